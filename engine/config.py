@@ -1,0 +1,52 @@
+"""What the operator chose at start-up, and what start-up found; built once and passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The operator's choices for the model side.
+
+    `model` is a local directory (a hub id is resolved before this is built). `dtype` "auto" keeps what the
+    checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
+    `step_tokens` and `step_requests` bound one forward pass.
+    """
+
+    model: str
+    device: Device = "auto"
+    dtype: DType = "auto"
+    tp: int = 1
+    max_model_len: int | None = None
+    block_size: int = 16
+    kv_tokens: int | None = None
+    memory_fraction: float = 0.9
+    step_tokens: int = 2048
+    step_requests: int = 256
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What start-up found; sent once to the server when the engine is ready.
+
+    `checkpoint_digest` identifies the weights by content of the index and configuration. `modalities` are the
+    kinds of input that the checkpoint has towers for.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    eos_token_ids: tuple[int, ...]
+    checkpoint_digest: str
+    dtype: str
+    device: str
+    tp: int
+    load_s: float
+    modalities: tuple[str, ...] = ("text",)
