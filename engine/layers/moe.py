@@ -1,0 +1,106 @@
+"""Sparse mixture of experts with one gate per modality."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.kernels.fused_moe import fused_moe
+from engine.kernels.router import RoutingRule, route
+from engine.layers.batch import Batch
+from engine.layers.linear import GatedMLP
+from engine.model_config import LLMConfig
+from engine.parallel import TensorParallel
+
+
+class Gate(nn.Module):
+    """Router of one modality, whole on every rank; `expert_bias` moves selection only."""
+
+    def __init__(self, cfg: LLMConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size))
+        self.expert_bias = nn.Parameter(torch.empty(cfg.num_experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, D] -> logits float32 [T, E].
+
+        float32 in and out is the evident intent of the released gate; its bfloat16 autocast undoes it on GPUs.
+        """
+        return F.linear(x.float(), self.weight.float())
+
+
+class Experts(nn.Module):
+    """The routed experts' packed weights, each expert split along its width over the ranks."""
+
+    def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        width = len(tp.split(cfg.moe_intermediate_size, "moe_intermediate_size"))
+        self.w13 = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
+        self.w2 = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
+
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """[T, D] with the router's choice -> [T, D], a partial sum over ranks."""
+        return fused_moe(x, self.w13, self.w2, ids, weights)
+
+
+class MultiRouter(nn.Module):
+    """Chooses experts per token with the gate of its modality; follows `BailingMoeV2MultiRouter`."""
+
+    def __init__(self, cfg: LLMConfig) -> None:
+        super().__init__()
+        self.rule = RoutingRule(cfg.num_experts_per_tok, cfg.n_group, cfg.topk_group, cfg.routed_scaling_factor)
+        self.gate = Gate(cfg)
+        multi = cfg.router_type == "MultiRouter"
+        self.image_gate = Gate(cfg) if multi else None
+        self.audio_gate = Gate(cfg) if multi else None
+
+    def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[T, D] -> expert ids int64 [T, k] and weights float32 [T, k]."""
+        logits = self.gate(x)
+        bias: Tensor = self.gate.expert_bias.float()
+        if batch.image_rows is not None or batch.audio_rows is not None:
+            bias = bias.expand_as(logits).clone()
+            self._overwrite(logits, bias, x, self.image_gate, batch.image_rows)
+            self._overwrite(logits, bias, x, self.audio_gate, batch.audio_rows)
+        return route(logits, bias, self.rule)
+
+    @staticmethod
+    def _overwrite(logits: Tensor, bias: Tensor, x: Tensor, gate: Gate | None, rows: Tensor | None) -> None:
+        """Give `rows` the verdict of `gate`, in place."""
+        if gate is not None and rows is not None:
+            logits[rows] = gate(x[rows])
+            bias[rows] = gate.expert_bias.float()
+
+
+class SparseMoE(nn.Module):
+    """Routed experts plus the shared expert; follows `BailingMoeV2SparseMoeBlock`."""
+
+    def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        self.tp = tp
+        self.router = MultiRouter(cfg)
+        self.experts = Experts(cfg, tp)
+        width = cfg.moe_intermediate_size * cfg.num_shared_experts
+        self.shared_experts = GatedMLP(cfg.hidden_size, width, tp, "shared expert width") if width else None
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """[T, D] -> [T, D]."""
+        ids, weights = self.router(x, batch)
+        out = self.experts(x, ids, weights)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(x)
+        return self.tp.all_reduce(out)  # once for both terms
+
+
+class DenseMLP(nn.Module):
+    """The feed-forward block of the leading dense layers."""
+
+    def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        self.tp = tp
+        self.mlp = GatedMLP(cfg.hidden_size, cfg.intermediate_size, tp, "intermediate_size")
+
+    def forward(self, x: Tensor, _batch: Batch) -> Tensor:
+        """[T, D] -> [T, D]; the signature is that of `SparseMoE`."""
+        return self.tp.all_reduce(self.mlp(x))

@@ -1,0 +1,21 @@
+"""RMS norm as a module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from engine.kernels.rms_norm import rms_norm
+
+
+class RMSNorm(nn.Module):
+    """`weight * normalised(x)` over the last dimension; follows `BailingMoeV2RMSNorm`."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return rms_norm(x, self.weight, self.eps)

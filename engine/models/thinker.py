@@ -1,0 +1,75 @@
+"""The understanding model: thinker, towers and projectors, as the root of the parameter tree.
+
+Follows `BailingMM2NativeForConditionalGeneration`: word embeddings with media features written over the
+placeholders, then the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.layers.batch import Batch, LayerCache
+from engine.model_config import ModelConfig
+from engine.models.audio_encoder import AudioEncoder
+from engine.models.bailing_moe import BailingMoe
+from engine.models.positions import Grid
+from engine.models.vision import VisionEncoder
+from engine.parallel import TensorParallel
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Encoder output [n, D] for the packed rows [n] that it replaces."""
+
+    rows: Tensor
+    values: Tensor
+
+
+class Ming(nn.Module):
+    """The model that one rank holds. A tower whose weights the checkpoint lacks is None."""
+
+    def __init__(self, cfg: ModelConfig, tp: TensorParallel, *, vision: bool, audio: bool) -> None:
+        super().__init__()
+        self.cfg = cfg
+        width, depth = cfg.llm.hidden_size, cfg.mlp_depth
+        self.model = BailingMoe(cfg.llm, tp)
+        self.vision_encoder = VisionEncoder(cfg.vision, width, depth) if cfg.vision and vision else None
+        self.audio_encoder = AudioEncoder(cfg.audio, width, depth) if cfg.audio and audio else None
+
+    def embed(self, ids: Tensor, features: Sequence[Features] = ()) -> Tensor:
+        """int64 [T] -> [T, D]; features are cast to the embedding dtype and never rescaled."""
+        embeddings: Tensor = self.model.word_embeddings(ids)
+        for feature in features:
+            embeddings[feature.rows] = feature.values.to(embeddings.dtype)
+        return embeddings
+
+    def forward(self, embeddings: Tensor, batch: Batch, caches: Sequence[LayerCache]) -> Tensor:
+        """[T, D] -> normed hidden states [T, D]."""
+        hidden: Tensor = self.model(embeddings, batch, caches)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, D] -> float32 [n, V]; the head runs in the model dtype, as released."""
+        return self.model.lm_head(hidden).float()
+
+    def encode_pixels(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
+        """Preprocessed patches [P_i, M] of images or frame pairs -> features [P_i / 4, D], in one packed call."""
+        assert self.vision_encoder is not None, "the server refuses pixels without a vision tower"
+        features = self.vision_encoder(torch.cat(list(pixels)), grids)
+        lengths = [t * h * w // self.vision_encoder.merge_size**2 for t, h, w in grids]
+        return list(features.split(lengths))
+
+    def encode_audio(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Log-mel clips [L_i, M] -> features [n_i, D], each clip on its own."""
+        assert self.audio_encoder is not None, "the server refuses audio without an audio tower"
+        return self.audio_encoder.encode(clips)
+
+    def reset_tables(self, device: torch.device) -> None:
+        """Fill the computed tables; a checkpoint that holds one overwrites it."""
+        self.model.rotary_emb.reset(device)
+        if self.audio_encoder is not None:
+            self.audio_encoder.audio.reset(device)

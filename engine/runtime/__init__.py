@@ -1,0 +1,1 @@
+"""Runs the scheduler's steps on a device."""

@@ -1,0 +1,157 @@
+"""From `EngineConfig` to a loaded model behind the scheduler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.config import DType, EngineConfig, EngineInfo
+from engine.core.blocks import BlockManager
+from engine.core.loop import EngineLoop
+from engine.core.request import Runner, SchedulerLimits
+from engine.core.scheduler import Scheduler
+from engine.errors import ConfigError
+from engine.model_config import ModelConfig, load_model_config
+from engine.models.thinker import Ming
+from engine.parallel import TensorParallel
+from engine.runtime.encoder import EncoderRunner
+from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
+from engine.runtime.model_runner import LocalRunner, ModelRunner
+from engine.weights.checkpoint import Checkpoint
+from engine.weights.load import load_weights, present_components
+from engine.weights.rules import AUDIO, THINKER, VISION, Shard
+
+log = logging.getLogger(__name__)
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """One rank's model and cache, with what start-up found."""
+
+    config: EngineConfig
+    info: EngineInfo
+    runner: ModelRunner
+
+    def make_loop(self, runner: Runner | None = None) -> EngineLoop:
+        """The scheduler over `runner`, or over this rank alone."""
+        info, config = self.info, self.config
+        limits = SchedulerLimits(config.step_tokens, config.step_requests, info.max_model_len)
+        scheduler = Scheduler(limits, BlockManager(info.num_blocks, info.block_size))
+        # On the CPU a launch is the whole step: scheduling ahead would only hold back what is finished.
+        overlap = self.runner.device.type == "cuda"
+        return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap)
+
+
+def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> LoadedEngine:
+    """Load this rank's share of the model and allocate its cache.
+
+    Raises:
+        ConfigError: configuration and machine do not allow it.
+        WeightError: the checkpoint does not fill the model.
+    """
+    started = time.perf_counter()
+    tp = tp or TensorParallel()
+    device = pick_device(config, tp)
+    if device.type == "cpu":
+        torch.set_num_threads(config.num_threads or default_threads(tp.size))
+    checkpoint = Checkpoint(Path(config.model))
+    cfg = load_model_config(checkpoint.path)
+    dtype = pick_dtype(config, checkpoint)
+    model = load_model(cfg, checkpoint, tp, device, dtype)
+    max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
+    shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
+    num_blocks = tp.minimum(count_blocks(config, shape, device, max_model_len))
+    max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), EncoderRunner(model, device), device)
+    info = EngineInfo(
+        max_model_len=max_model_len,
+        vocab_size=cfg.llm.vocab_size,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        eos_token_ids=(cfg.llm.eos_token_id,),
+        checkpoint_digest=checkpoint.digest(),
+        dtype=str(dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        tp=tp.size,
+        load_s=time.perf_counter() - started,
+        modalities=_modalities(model),
+    )
+    log.info(
+        "loaded %s in %.1f s: %d cache blocks of %d tokens", config.model, info.load_s, num_blocks, info.block_size
+    )
+    return LoadedEngine(config, info, runner)
+
+
+def load_model(
+    cfg: ModelConfig, checkpoint: Checkpoint, tp: TensorParallel, device: torch.device, dtype: torch.dtype
+) -> Ming:
+    """Build the model without storage, then read this rank's slices straight into parameters on `device`."""
+    present = present_components(checkpoint.files)
+    if THINKER not in present:
+        raise ConfigError(f"{checkpoint.path}: the checkpoint holds no thinker (no tensor starts with 'model.')")
+    with torch.device("meta"):
+        model = Ming(cfg, tp, vision=VISION in present, audio=AUDIO in present)
+    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    model.reset_tables(device)
+    for name, tower in (("vision", model.vision_encoder), ("audio", model.audio_encoder)):
+        if tower is None:
+            log.warning("%s: no %s tower in the checkpoint; such inputs are refused", checkpoint.path, name)
+    load_weights(model, checkpoint, Shard(tp, cfg.llm), present)
+    return model
+
+
+def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there, or has fewer devices than ranks.
+    """
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if torch.cuda.device_count() < tp.size:
+        raise ConfigError(f"--tp {tp.size} needs {tp.size} CUDA devices, {torch.cuda.device_count()} are visible")
+    device = torch.device("cuda", tp.rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def pick_dtype(config: EngineConfig, checkpoint: Checkpoint) -> torch.dtype:
+    """What was asked for, else what the checkpoint stores its embedding in."""
+    return TORCH_DTYPES.get(config.dtype) or checkpoint.stored_dtype("model.model.word_embeddings.weight")
+
+
+def default_threads(num_ranks: int) -> int:
+    """Half of the cores, shared by the ranks: the HTTP side, and on a laptop the client, need the others.
+
+    More threads than free cores is far worse than too few, since OpenMP's threads wait for each other spinning.
+    """
+    return max(1, (os.cpu_count() or 1) // 2 // num_ranks)
+
+
+def _fitting_length(config: EngineConfig, max_model_len: int, num_tokens: int) -> int:
+    """The context length, cut to the cache unless the operator insists on it."""
+    if max_model_len <= num_tokens:
+        return max_model_len
+    if config.max_model_len is not None:
+        raise ConfigError(
+            f"--max-model-len {max_model_len} does not fit the key/value cache of {num_tokens} tokens; "
+            "lower it, raise --kv-tokens, or raise --tp"
+        )
+    log.warning("context length cut from %d to %d tokens, which is what the cache holds", max_model_len, num_tokens)
+    return num_tokens
+
+
+def _modalities(model: Ming) -> tuple[str, ...]:
+    pixels = ("image", "video") if model.vision_encoder is not None else ()
+    return ("text", *pixels, *(("audio",) if model.audio_encoder is not None else ()))

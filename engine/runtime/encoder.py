@@ -1,0 +1,166 @@
+"""Running the towers on media of waiting requests, and keeping their features until they are prefilled."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.core.request import GenerationRequest, MediaInput
+from engine.models.thinker import Ming
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]  # request id, index into its media
+
+
+class FeatureCache:
+    """Features by content digest, the least recently used dropped above `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._items: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def get(self, key: bytes) -> Tensor | None:
+        """Features of this content, if they are still here."""
+        found = self._items.get(key)
+        if found is not None:
+            self._items.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, features: Tensor) -> None:
+        """Remember features; content larger than the whole cache is not kept."""
+        if features.nbytes > self._max_bytes or key in self._items:
+            return
+        self._items[key] = features
+        self._bytes += features.nbytes
+        while self._bytes > self._max_bytes:
+            _, oldest = self._items.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Media being encoded, equal content once, and who waits for each."""
+
+    future: Future[list[Tensor]]
+    waiting: dict[bytes, list[Key]]
+
+
+class EncoderRunner:
+    """Encodes in the order asked; features live until their request is dropped.
+
+    On the CPU the towers run in a thread of their own, so that decode steps go on meanwhile; on a GPU they
+    are queued on the device like everything else.
+    """
+
+    def __init__(self, model: Ming, device: torch.device, cache_bytes: int = 1 << 28) -> None:
+        self._model = model
+        self._device = device
+        self._cache = FeatureCache(cache_bytes)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder") if device.type == "cpu" else None
+        self._media: dict[Key, MediaInput] = {}
+        self._features: dict[Key, Tensor] = {}
+        self._jobs: list[_Job] = []
+        self._done: list[Key] = []
+        self._failed: list[tuple[int, str]] = []
+
+    def add(self, request: GenerationRequest) -> None:
+        """Know the media of a new request."""
+        self._media.update({(request.id, i): media for i, media in enumerate(request.media)})
+
+    def drop(self, request_id: int) -> None:
+        """Forget a request's media and features."""
+        for key in [key for key in self._media if key[0] == request_id]:
+            del self._media[key]
+            self._features.pop(key, None)
+
+    def start(self, keys: Sequence[Key]) -> None:
+        """Encode these media; equal content is encoded once."""
+        fresh: dict[bytes, list[Key]] = {}
+        for key in keys:
+            content = _content_key(self._media[key])
+            cached = self._cache.get(content)
+            if cached is None:
+                fresh.setdefault(content, []).append(key)
+            else:
+                self._finish([key], cached)
+        if fresh:
+            items = [self._media[same[0]] for same in fresh.values()]
+            self._jobs.append(_Job(self._submit(items), fresh))
+
+    def collect(self, *, wait: bool) -> tuple[tuple[Key, ...], tuple[tuple[int, str], ...]]:
+        """Media that became ready since the last call, and requests whose media failed.
+
+        With `wait` it does not return empty-handed while a job is under way.
+        """
+        if wait and not self._done and self._jobs:
+            self._jobs[0].future.exception()  # waits
+        while self._jobs and self._jobs[0].future.done():
+            self._close(self._jobs.pop(0))
+        done, self._done = tuple(self._done), []
+        failed, self._failed = tuple(self._failed), []
+        return done, failed
+
+    def features(self, request_id: int, index: int) -> Tensor:
+        """Features [n, D] of a medium that rank 0 reported as encoded; another rank may have to wait for its own."""
+        while (request_id, index) not in self._features:
+            self._close(self._jobs.pop(0))
+        return self._features[request_id, index]
+
+    def _submit(self, items: Sequence[MediaInput]) -> Future[list[Tensor]]:
+        if self._thread is not None:
+            return self._thread.submit(self._encode, items)
+        future: Future[list[Tensor]] = Future()
+        future.set_result(self._encode(items))
+        return future
+
+    def _close(self, job: _Job) -> None:
+        try:
+            encoded = job.future.result()
+        except (ValueError, torch.OutOfMemoryError) as error:
+            log.warning("media could not be encoded: %s", error)
+            self._failed += [
+                (key[0], "the media could not be encoded") for same in job.waiting.values() for key in same
+            ]
+            return
+        for (content, same), features in zip(job.waiting.items(), encoded, strict=True):
+            self._cache.put(content, features)
+            self._finish(same, features)
+
+    @torch.inference_mode()
+    def _encode(self, items: Sequence[MediaInput]) -> list[Tensor]:
+        """Features of each item; pixels share one packed call, and so do clips of equal length."""
+        pixels = [item for item in items if item.grid is not None]
+        clips = [item for item in items if item.grid is None]
+        features: dict[int, Tensor] = {}
+        if pixels:
+            grids = [item.grid for item in pixels if item.grid is not None]
+            encoded = self._model.encode_pixels([self._load(item) for item in pixels], grids)
+            features.update(zip(map(id, pixels), encoded, strict=True))
+        if clips:
+            encoded = self._model.encode_audio([self._load(item) for item in clips])
+            features.update(zip(map(id, clips), encoded, strict=True))
+        return [features[id(item)] for item in items]
+
+    def _finish(self, keys: Sequence[Key], features: Tensor) -> None:
+        for key in keys:
+            if key in self._media:  # its request may have been dropped meanwhile
+                self._features[key] = features
+                self._done.append(key)
+
+    def _load(self, media: MediaInput) -> Tensor:
+        array = np.frombuffer(media.data, dtype=media.dtype).reshape(media.shape)
+        return torch.from_numpy(array.copy()).to(self._device)
+
+
+def _content_key(media: MediaInput) -> bytes:
+    """The same bytes can be pixels of one request and sound of another."""
+    return media.kind.encode() + media.digest

@@ -1,0 +1,217 @@
+"""Turns a `Step` into tensors, runs the model, and turns the logits into a `StepResult`.
+
+`launch` starts a step and `finish` waits for its result, so that on a GPU the next step can be launched while this one
+runs: a token drawn by a step that is still under way is fed to the next one from device memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.core.request import Chunk, GenerationRequest, Sample, Step, StepResult, TokenLogprob
+from engine.kernels.paged_attention import PagedLayout
+from engine.layers.batch import Batch, LayerCache
+from engine.models.positions import positions_from_spans
+from engine.models.thinker import Features, Ming
+from engine.runtime.encoder import EncoderRunner
+from engine.runtime.request_state import RequestState
+from engine.runtime.sampler import Draw, SamplerRow, describe, sample
+
+SCORED_ROWS = 256  # prompt rows whose logits are held at once: V floats each
+
+
+@dataclass(slots=True)
+class Launched:
+    """A step under way: what was drawn and for whom, still on the device."""
+
+    step_id: int
+    states: list[RequestState] = field(default_factory=list)
+    draw: Draw | None = None
+    prompt_logprobs: list[tuple[int, tuple[TokenLogprob, ...]]] = field(default_factory=list)
+    encoded: tuple[tuple[int, int], ...] = ()
+    failed: tuple[tuple[int, str], ...] = ()
+
+
+class ModelRunner:
+    """One rank's model with its cache and the state of every request it knows."""
+
+    def __init__(self, model: Ming, caches: Sequence[LayerCache], encoder: EncoderRunner, device: torch.device) -> None:
+        self.model = model
+        self.caches = caches
+        self.encoder = encoder
+        self.device = device
+        self.block_size = caches[0].k.shape[1]
+        self.vocab_size = model.cfg.llm.vocab_size
+        self.states: dict[int, RequestState] = {}
+        self._drawn: dict[int, Tensor] = {}  # last drawn token of each request, on the device
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> Launched:
+        """Start `step`; on a GPU this does not wait for it."""
+        for request_id in step.dropped:
+            self.states.pop(request_id, None)
+            self._drawn.pop(request_id, None)
+            self.encoder.drop(request_id)
+        for request in step.new:
+            self.states[request.id] = self._start(request)
+            self.encoder.add(request)
+        self.encoder.start(step.encode)
+        launched = Launched(step.id)
+        if step.chunks:
+            self._run(step.chunks, launched)
+        launched.encoded, launched.failed = self.encoder.collect(wait=step.wait)
+        return launched
+
+    def finish(self, launched: Launched) -> StepResult:
+        """Wait for a launched step and read its tokens."""
+        samples = self._read(launched.states, launched.draw) if launched.draw else ()
+        return StepResult(launched.step_id, samples, tuple(launched.prompt_logprobs), launched.encoded, launched.failed)
+
+    def _start(self, request: GenerationRequest) -> RequestState:
+        prompt = torch.tensor(request.prompt_ids, device=self.device)
+        sampler = SamplerRow.start(request.sampling, prompt, self.vocab_size)
+        if not request.media:
+            return RequestState(request, sampler, None, 0)
+        spans = [(m.start, m.num_tokens, None if m.kind == "audio" else m.grid) for m in request.media]
+        positions, delta = positions_from_spans(len(request.prompt_ids), spans)
+        return RequestState(request, sampler, positions.numpy(), delta)
+
+    def _run(self, chunks: Sequence[Chunk], launched: Launched) -> None:
+        # Rows with one token take the decode path of the attention, so they come first.
+        ordered = sorted(chunks, key=lambda chunk: chunk.count > 1)
+        states = [self.states[chunk.request_id] for chunk in ordered]
+        for state, chunk in zip(states, ordered, strict=True):
+            state.extend_table(chunk)
+        starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
+        batch, features = self._batch(ordered, states, starts)
+        hidden = self.model(self.model.embed(self._ids(ordered, states, starts), features), batch, self.caches)
+        self._score_prompts(ordered, states, starts, hidden, launched)
+        sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
+        if sampled:
+            last = torch.tensor([starts[i + 1] - 1 for i in sampled], device=self.device)
+            launched.states = [states[i] for i in sampled]
+            launched.draw = sample(self.model.logits(hidden[last]), [state.sampler for state in launched.states])
+            for state, token in zip(launched.states, launched.draw.tokens.unbind(), strict=True):
+                state.sampler.note(token)
+                self._drawn[state.request.id] = token
+
+    def _ids(self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]) -> Tensor:
+        """Packed token ids [T]; a token whose value is still on its way is taken from the device."""
+        host = np.empty(starts[-1], dtype=np.int64)
+        pending: list[tuple[int, Tensor]] = []
+        for chunk, state, at in zip(chunks, states, starts[:-1], strict=True):
+            end = chunk.start + chunk.count
+            known = min(end, state.num_known)
+            host[at : at + known - chunk.start] = state.ids[chunk.start : known]
+            if known < end:
+                pending.append((at + chunk.count - 1, self._drawn[chunk.request_id]))
+        ids = torch.from_numpy(host).to(self.device, non_blocking=True)
+        if pending:
+            ids[torch.tensor([row for row, _ in pending], device=self.device)] = torch.stack([t for _, t in pending])
+        return ids
+
+    def _batch(
+        self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]
+    ) -> tuple[Batch, list[Features]]:
+        pairs = list(zip(states, chunks, strict=True))
+        positions = np.concatenate([s.positions(c.start, c.count) for s, c in pairs], axis=1)
+        slots = np.concatenate([s.slots(c.start, c.count, self.block_size) for s, c in pairs])
+        lengths = tuple(c.start + c.count for c in chunks)
+        longest = -(-max(lengths) // self.block_size)
+        tables = np.zeros((len(chunks), longest), dtype=np.int64)
+        for row, state in zip(tables, states, strict=True):
+            used = min(len(state.table), longest)
+            row[:used] = state.table[:used]
+        layout = PagedLayout(
+            self._to_device(tables),
+            self._to_device(np.asarray(lengths)),
+            sum(c.count == 1 for c in chunks),
+            tuple(starts),
+            lengths,
+        )
+        image, audio, features = self._media_rows(chunks, states, starts)
+        return Batch(self._to_device(positions), self._to_device(slots), layout, image, audio), features
+
+    def _media_rows(
+        self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor | None, list[Features]]:
+        """Packed rows that belong to the image and the audio gate, and the features written over them."""
+        image: list[int] = []
+        audio: list[int] = []
+        features: list[Features] = []
+        for chunk, state, at in zip(chunks, states, starts[:-1], strict=True):
+            for index, media in enumerate(state.request.media):
+                first = max(chunk.start, media.start)
+                end = min(chunk.start + chunk.count, media.start + media.num_tokens)
+                if first >= end:
+                    continue
+                offset = at - chunk.start
+                (audio if media.kind == "audio" else image).extend(range(first + offset, end + offset))
+                # A clip whose features are shorter than its placeholders keeps word embeddings behind them.
+                values = self.encoder.features(state.request.id, index)[first - media.start : end - media.start]
+                if len(values):
+                    rows = torch.arange(first + offset, first + offset + len(values), device=self.device)
+                    features.append(Features(rows, values))
+        return self._rows(image), self._rows(audio), features
+
+    def _rows(self, rows: list[int]) -> Tensor | None:
+        return torch.tensor(rows, device=self.device) if rows else None
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+    def _score_prompts(
+        self,
+        chunks: Sequence[Chunk],
+        states: Sequence[RequestState],
+        starts: Sequence[int],
+        hidden: Tensor,
+        launched: Launched,
+    ) -> None:
+        """Log-probabilities of the prompt tokens that this step's rows predict, for requests that asked."""
+        for chunk, state, at in zip(chunks, states, starts[:-1], strict=True):
+            wanted = state.request.sampling.prompt_logprobs
+            count = min(chunk.start + chunk.count, state.num_prompt - 1) - chunk.start
+            if wanted is None or count <= 0:
+                continue
+            targets = torch.from_numpy(state.ids[chunk.start + 1 : chunk.start + 1 + count]).to(self.device)
+            scored: list[TokenLogprob] = []
+            for first in range(0, count, SCORED_ROWS):
+                rows = slice(first, min(first + SCORED_ROWS, count))
+                logprobs = self.model.logits(hidden[at : at + count][rows]).log_softmax(dim=-1)
+                found = describe(logprobs, targets[rows], [wanted] * logprobs.shape[0])
+                scored.extend(entry for entry in found if entry is not None)
+            launched.prompt_logprobs.append((chunk.request_id, tuple(scored)))
+
+    def _read(self, states: Sequence[RequestState], draw: Draw) -> tuple[Sample, ...]:
+        tokens = draw.tokens.tolist()
+        counts = [state.request.sampling.logprobs for state in states]
+        described = [None] * len(states) if draw.logprobs is None else describe(draw.logprobs, draw.tokens, counts)
+        for state, token in zip(states, tokens, strict=True):
+            state.append(token)
+        return tuple(
+            Sample(state.request.id, token, logprob)
+            for state, token, logprob in zip(states, tokens, described, strict=True)
+        )
+
+
+class LocalRunner:
+    """The scheduler's `Runner` over one rank in this process."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._under_way: deque[Launched] = deque()
+
+    def submit(self, step: Step) -> None:
+        """Start a step."""
+        self._under_way.append(self._runner.launch(step))
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest step."""
+        return self._runner.finish(self._under_way.popleft())

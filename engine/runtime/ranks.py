@@ -1,0 +1,144 @@
+"""Tensor-parallel ranks on one host: one process each, told what to run over inherited Unix sockets.
+
+Rank 0 lives in the engine process, schedules, and sends every step to the others before it runs it itself; they
+run the same step on their share of the weights and meet in the collectives. A rank that dies takes the engine with
+it, since the others would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from engine.config import EngineConfig
+from engine.core.request import Step, StepResult
+from engine.ipc import FrameSplitter, frame
+from engine.parallel import TensorParallel
+from engine.runtime.build import LoadedEngine, load_engine
+from engine.runtime.model_runner import LocalRunner
+
+log = logging.getLogger(__name__)
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # a rank may have a hundred gigabytes to read first
+RANK_DIED = 70  # exit code of an engine process that lost a rank
+_RECEIVE_BYTES = 1 << 18
+
+_step_encoder = msgspec.msgpack.Encoder()
+_step_decoder = msgspec.msgpack.Decoder(Step)
+
+
+class StartRank(msgspec.Struct, frozen=True):
+    """First frame to a rank: which share to load and where to meet the others."""
+
+    config: EngineConfig
+    rank: int
+    store: str
+
+
+class RankGroup:
+    """The other ranks' processes, seen from rank 0."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._closing = False
+        self._sockets: list[socket.socket] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="ming-ranks-")  # mode 0700
+        self.store = str(Path(self._folder.name) / "store")
+        for rank in range(1, config.tp):
+            self._spawn(StartRank(config, rank, self.store))
+
+    def _spawn(self, start: StartRank) -> None:
+        mine, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "engine.runtime.ranks", str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        self._sockets.append(mine)
+        mine.sendall(frame(msgspec.msgpack.encode(start)))
+        threading.Thread(target=self._watch, args=(process, start.rank), daemon=True).start()
+
+    def _watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
+        code = process.wait()
+        if not self._closing:
+            log.critical("tensor-parallel rank %d ended with code %d; the engine cannot go on", rank, code)
+            # The main thread may be inside a collective that will never end, so nothing gentler works.
+            os._exit(RANK_DIED)
+
+    def send(self, step: Step) -> None:
+        """Hand a step to every other rank."""
+        data = frame(_step_encoder.encode(step))
+        for sock in self._sockets:
+            sock.sendall(data)
+
+    def close(self) -> None:
+        """Let the ranks go."""
+        self._closing = True
+        for sock in self._sockets:
+            sock.close()
+        self._folder.cleanup()
+
+
+class RankedRunner:
+    """The scheduler's `Runner` over all ranks; results are rank 0's, which every rank computes alike."""
+
+    def __init__(self, group: RankGroup, local: LocalRunner) -> None:
+        self._group = group
+        self._local = local
+
+    def submit(self, step: Step) -> None:
+        """Start a step everywhere."""
+        self._group.send(step)
+        self._local.submit(step)
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest step."""
+        return self._local.collect()
+
+
+def join(config: EngineConfig, rank: int, store: str) -> LoadedEngine:
+    """Meet the other ranks, then load this rank's share."""
+    if sys.platform == "linux":
+        # Without this gloo binds to whatever address the host name resolves to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=config.tp,
+        timeout=RENDEZVOUS_TIMEOUT,
+    )
+    return load_engine(config, TensorParallel(rank, config.tp))
+
+
+def _frames(sock: socket.socket) -> Iterator[bytes]:
+    splitter = FrameSplitter()
+    while data := sock.recv(_RECEIVE_BYTES):
+        yield from splitter.feed(data)
+
+
+def main(fd: int) -> None:
+    """One rank's life: load, then run steps until rank 0 hangs up."""
+    with socket.socket(fileno=fd) as sock:
+        frames = _frames(sock)
+        start = msgspec.msgpack.decode(next(frames), type=StartRank)
+        logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")
+        runner = join(start.config, start.rank, start.store).runner
+        for body in frames:
+            # `finish` reads the tokens, which later steps of this rank need as well.
+            runner.finish(runner.launch(_step_decoder.decode(body)))
+    os._exit(0)  # torch's process group would wait for ranks that are gone
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

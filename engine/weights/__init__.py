@@ -1,0 +1,1 @@
+"""From checkpoint files to parameters: every tensor used or skipped on purpose, every parameter filled."""

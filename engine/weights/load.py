@@ -1,0 +1,134 @@
+"""Filling a model from a checkpoint by the rule tables: nothing unused, nothing left empty."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import WeightError
+from engine.weights.checkpoint import Checkpoint
+from engine.weights.rules import COMPONENTS, Place, Rule, Rules, Shard
+
+log = logging.getLogger(__name__)
+
+EXPERT_PARAMETERS = (".experts.w13", ".experts.w2")
+HALVED_PARAMETERS = (".w13", ".gate_up_weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which checkpoint tensor fills which place, and what is wrong with that.
+
+    `skipped` maps a name to the reason it is left out on purpose.
+    """
+
+    assigned: Mapping[str, tuple[Rule, Place]]
+    skipped: Mapping[str, str]
+    unexpected: tuple[str, ...]
+    missing: tuple[Place, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        """One sentence per kind of mismatch; empty when the plan is complete."""
+        found = []
+        if self.unexpected:
+            found.append(f"{len(self.unexpected)} tensors have no place in the model: {_some(self.unexpected)}")
+        if self.missing:
+            names = [_place_name(place) for place in self.missing]
+            found.append(f"{len(self.missing)} parameters are not in the checkpoint: {_some(names)}")
+        return found
+
+
+def make_plan(names: Iterable[str], parameters: Mapping[str, torch.Size], present: Sequence[Rules]) -> Plan:
+    """Match tensor names against the rules of the components that are `present`; reads no weights."""
+    assigned: dict[str, tuple[Rule, Place]] = {}
+    skipped: dict[str, str] = {}
+    unexpected: list[str] = []
+    open_places = {place for name, shape in parameters.items() for place in _places(name, shape)}
+    for name in sorted(names):
+        why = _why_skipped(name, present)
+        found = None if why else _find(name, present)
+        if why:
+            skipped[name] = why
+        elif found is None or found[1] not in open_places:
+            unexpected.append(name)
+        else:
+            assigned[name] = found
+            open_places.remove(found[1])
+    missing = [place for place in open_places if not _optional(place, present)]
+    return Plan(assigned, skipped, tuple(unexpected), tuple(sorted(missing, key=_place_name)))
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, shard: Shard, present: Sequence[Rules]) -> Plan:
+    """Copy this rank's share of every tensor into `model`, whose parameters must have storage.
+
+    Raises:
+        WeightError: the names, or a shape, do not fit the model.
+    """
+    parameters = dict(model.named_parameters()) | dict(_persistent_buffers(model))
+    plan = make_plan(checkpoint.files, {n: p.shape for n, p in parameters.items()}, present)
+    if plan.problems:
+        raise WeightError(
+            f"{checkpoint.path}: {'; '.join(plan.problems)}. config.json and weights do not belong together"
+        )
+    with torch.no_grad():
+        for tensor in checkpoint.tensors():
+            if tensor.name in plan.assigned:
+                rule, place = plan.assigned[tensor.name]
+                _copy(rule.keep(tensor, shard), place.view(parameters[place.parameter]), tensor.name)
+    return plan
+
+
+def present_components(names: Iterable[str]) -> list[Rules]:
+    """The components of which the checkpoint holds anything; a tower may be left out as a whole."""
+    listed = list(names)
+    return [rules for rules in COMPONENTS if any(rules.owns(name) for name in listed)]
+
+
+def _copy(source: Tensor, target: Tensor, name: str) -> None:
+    if source.shape != target.shape:
+        raise WeightError(
+            f"{name}: this rank's part is {tuple(source.shape)}, config.json wants {tuple(target.shape)}; "
+            "config.json and weights do not belong together"
+        )
+    target.copy_(source)
+
+
+def _persistent_buffers(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    stored = model.state_dict(keep_vars=True)
+    return ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+
+
+def _places(name: str, shape: torch.Size) -> list[Place]:
+    """Everything that has to be written for parameter `name` to be full."""
+    experts: Sequence[int | None] = range(shape[0]) if name.endswith(EXPERT_PARAMETERS) else (None,)
+    halves: Sequence[int | None] = (0, 1) if name.endswith(HALVED_PARAMETERS) else (None,)
+    return [Place(name, expert, half) for expert in experts for half in halves]
+
+
+def _find(name: str, present: Sequence[Rules]) -> tuple[Rule, Place] | None:
+    return next((rules.find(name) for rules in present if rules.owns(name)), None)
+
+
+def _why_skipped(name: str, present: Sequence[Rules]) -> str | None:
+    return next((why for rules in present if (why := rules.skipped(name))), None)
+
+
+def _optional(place: Place, present: Sequence[Rules]) -> bool:
+    optional = (rule.match(rule.pattern) for rules in present for rule in rules.rows if rule.optional)
+    return place in optional
+
+
+def _place_name(place: Place) -> str:
+    expert = "" if place.expert is None else f"[expert {place.expert}]"
+    half = "" if place.half is None else ("[gate]", "[up]")[place.half]
+    return place.parameter + expert + half
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,59 @@
+"""Tensor parallelism on the CPU: the same tokens from one rank and from several."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from engine.parallel import TensorParallel
+from engine.runtime.build import load_engine
+
+SCRIPT = """
+import json, sys
+from engine.config import EngineConfig
+from engine.runtime.start import build_engine
+from tests.engine.runtime.helpers import media_request, text_request, tokens
+model, size = sys.argv[1], int(sys.argv[2])
+loop, info = build_engine(EngineConfig(model=model, device="cpu", tp=size, kv_tokens=4096, num_threads=1))
+requests = [text_request(1, 30), text_request(2, 7), text_request(4, 9, temperature=1.0, seed=5)]
+requests.append(media_request(3, [(1, 4, 4)], [30]))
+print(json.dumps([info.tp, tokens(loop, requests)]))
+"""
+
+
+def run_ranks(model: Path, size: int) -> str:
+    command = [sys.executable, "-c", SCRIPT, str(model), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()[-1].removeprefix(f"[{size}, ")
+
+
+def test_two_ranks_say_what_one_says(tiny_model: Path) -> None:
+    assert run_ranks(tiny_model, 2) == run_ranks(tiny_model, 1)
+
+
+@pytest.mark.slow
+def test_four_ranks_share_two_key_value_heads(tiny_model: Path) -> None:
+    assert run_ranks(tiny_model, 4) == run_ranks(tiny_model, 1)
+
+
+def test_shares() -> None:
+    assert TensorParallel(1, 4).split(8, "heads") == range(2, 4)
+    assert [TensorParallel(r, 8).split_kv_heads(4) for r in (0, 1, 2, 7)] == [
+        range(1),
+        range(1),
+        range(1, 2),
+        range(3, 4),
+    ]
+    with pytest.raises(ConfigError, match="heads 10 does not divide by tp 4"):
+        TensorParallel(0, 4).split(10, "heads")
+
+
+def test_context_that_the_cache_cannot_hold_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="--max-model-len 4096 does not fit"):
+        load_engine(EngineConfig(model=str(tiny_model), device="cpu", kv_tokens=1024, max_model_len=4096))

@@ -1,0 +1,103 @@
+"""`inspect` and `verify` on a directory that has only the configuration and the index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.inspect import main
+from tests.engine.released import NUM_ELEMENTS, NUM_TENSORS, released_config, released_names
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """The released snapshot without its weights."""
+    names = released_names()
+    shards = {name: f"model-{1 + i % 42:05d}-of-00042.safetensors" for i, name in enumerate(names)}
+    (tmp_path / "config.json").write_text(json.dumps(released_config()))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    return tmp_path
+
+
+def edit_index(snapshot: Path, remove: str | None = None, add: str | None = None) -> None:
+    index = snapshot / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    if remove:
+        del weight_map[remove]
+    if add:
+        weight_map[add] = "model-00001-of-00042.safetensors"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_released_size(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(snapshot), "--tp", "2", "--memory", "141", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(family["tensors"] for family in found["families"]) == NUM_TENSORS
+    assert sum(family["elements"] for family in found["families"]) == NUM_ELEMENTS
+    assert len(found["missing_files"]) == 42
+    assert found["problems"] == []
+    # 4 key/value heads of 128 on two ranks, keys and values, 32 layers, 2 bytes.
+    assert found["cache_bytes_per_token_per_rank"] == 2 * 2 * 128 * 32 * 2
+    assert found["fits"] is True
+
+
+def test_one_device_does_not_hold_it(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(snapshot), "--memory", "141"]) == 0
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_verify_accepts_the_release(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(snapshot)]) == 0
+    assert "25131 tensors fill the model exactly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.model.layers.7.mlp.image_gate.expert_bias",
+        "model.model.layers.31.mlp.experts.255.up_proj.weight",
+        "vision.deepstack_merger_list.2.norm.weight",
+        "audio.blocks.3.attn.key.weight",
+    ],
+)
+def test_verify_names_a_missing_tensor(snapshot: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    edit_index(snapshot, remove=name)
+    assert main(["verify", str(snapshot)]) == 1
+    said = capsys.readouterr().out
+    assert "1 parameters are not in the checkpoint" in said
+    assert name.split(".")[-3] in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.model.layers.3.mlp.experts.256.up_proj.weight", "model.model.layers.3.attention.dense.bias", "talker.x"],
+)
+def test_verify_names_an_unexpected_tensor(snapshot: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    edit_index(snapshot, add=name)
+    assert main(["verify", str(snapshot)]) == 1
+    assert f"have no place in the model: {name}" in capsys.readouterr().out
+
+
+def test_position_table_may_be_absent(snapshot: Path) -> None:
+    edit_index(snapshot, remove="audio.positional_embedding")
+    assert main(["verify", str(snapshot)]) == 0
+
+
+def test_unknown_configuration_keys_are_listed(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = released_config()
+    tree["llm_config"]["shiny"] = 1
+    (snapshot / "config.json").write_text(json.dumps(tree))
+    assert main(["inspect", str(snapshot)]) == 0
+    assert "llm_config.shiny" in capsys.readouterr().out
+
+
+def test_unusable_directory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_indivisible_tp_is_refused(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(snapshot), "--tp", "3"]) == 2
+    assert "tp 3" in capsys.readouterr().err
