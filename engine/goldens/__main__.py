@@ -1,0 +1,117 @@
+"""`python -m engine.goldens DIR [--json PATH]`: run every known case folder of DIR against its tolerance."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import math
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from engine.errors import EngineError
+from engine.goldens.compare import CaseResult
+
+# Case folder -> module and function here; imported when the case is found, since some need media libraries.
+CASES = {
+    "a_thinker_text": "thinker:run_text",
+    "b_thinker_multirouter": "thinker:run_multirouter",
+    "c_position_ids": "towers:run_position_case",
+    "d_vision": "towers:run_vision_case",
+    "e_audio": "towers:run_audio_case",
+    "f_preprocessing": "preprocessing:run_preprocessing",
+    "g_end_to_end": "end_to_end:run_end_to_end",
+    "h_chat_template": "prompts:run_prompts",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 when at least one case ran and all that ran passed."""
+    args = _parse(argv)
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    if not args.dir.is_dir():
+        print(f"{args.dir}: no such directory; give a folder that holds case folders", file=sys.stderr)
+        return 2
+    folders = sorted(p for p in args.dir.iterdir() if p.is_dir())
+    if args.dir.name in CASES:
+        folders = [args.dir]
+    results = [run_case(folder) for folder in folders if folder.name in CASES]
+    for result in results:
+        print(line(result))
+    unknown = [folder.name for folder in folders if folder.name not in CASES]
+    if unknown:
+        print(f"not known yet, not run: {', '.join(unknown)}")
+    if not results:
+        print(f"{args.dir}: no known case folder in it; known are {', '.join(CASES)}", file=sys.stderr)
+    if args.json:
+        _write_json(args.json, results, unknown)
+    return 0 if results and all(result.ok for result in results) else 1
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.goldens",
+        description="Run reference cases of the released code and compare within their stated tolerances.",
+        epilog="example: python -m engine.goldens tests/goldens/understanding --json goldens.json",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of case folders, or one case folder")
+    parser.add_argument("--json", metavar="PATH", help="also write every comparison here; - is standard output")
+    return parser.parse_args(argv)
+
+
+def run_case(folder: Path) -> CaseResult:
+    """Run one case folder; a case that cannot run has failed."""
+    module, _, function = CASES[folder.name].partition(":")
+    try:
+        run = getattr(importlib.import_module(f"engine.goldens.{module}"), function)
+        result: CaseResult = run(folder)
+    except (EngineError, OSError, KeyError, ImportError) as error:
+        print(f"{folder.name}: {traceback.format_exc()}", file=sys.stderr)
+        result = CaseResult(folder.name)
+        result.equal("ran to the end", f"{type(error).__name__}: {error}", "no error")
+    return result
+
+
+def line(result: CaseResult) -> str:
+    """One line: verdict, number of checks, and the check closest to (or beyond) its tolerance."""
+    worst = result.worst
+    if worst is None:
+        return f"FAIL {result.case}: nothing to compare"
+    share = "mismatch" if math.isinf(worst.error) else f"{worst.error:.3f} of its tolerance"
+    verdict = "ok  " if result.ok else "FAIL"
+    detail = f" ({worst.detail})" if worst.detail else ""
+    failed = sum(not check.ok for check in result.checks)
+    count = f"{failed} of {len(result.checks)} checks failed" if failed else f"{len(result.checks)} checks"
+    return f"{verdict} {result.case}: {count}, largest error {share} at {worst.name}{detail}"
+
+
+def _write_json(path: str, results: list[CaseResult], unknown: list[str]) -> None:
+    def number(x: float) -> float | None:
+        return x if math.isfinite(x) else None
+
+    table: dict[str, Any] = {
+        "cases": [
+            {
+                "case": result.case,
+                "ok": result.ok,
+                "checks": [
+                    {"name": c.name, "ok": c.ok, "error_of_tolerance": number(c.error), "detail": c.detail}
+                    for c in result.checks
+                ],
+            }
+            for result in results
+        ],
+        "unknown": unknown,
+    }
+    text = json.dumps(table, indent=1) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
