@@ -1,0 +1,84 @@
+"""The command line: which commands there are. What they do is in `ming_eval.commands`.
+
+Nothing that is slow to import is imported here: `ming-eval --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ming_eval.commands import engine, listing, stored
+from ming_eval.commands import sweep as sweeping
+
+EXAMPLES = """
+\b
+Examples:
+  ming-eval sweep --concurrency 1..32
+      measure the bundled engine with its embedded tiny model
+  ming-eval sweep --backend mine=http://localhost:8000
+      measure a server that is running
+  ming-eval serve --model ./Ming-flash-omni-2.0 --tp 4
+      serve a checkpoint
+  ming-eval runs
+      what has been measured
+
+\b
+Exit codes: 0 done; 1 done, with more failed requests than --max-error-rate;
+2 wrong usage; 3 server not there; 4 data or results cannot be read or written;
+130 interrupted, what there is has been written.
+"""
+
+
+class _CommandLine(TyperGroup):
+    """Keeps the words as typed, for the manifest of a run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+# Plain help: rich would take twice as long to import as everything else together.
+app = typer.Typer(
+    cls=_CommandLine, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+model_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ming-eval {version('ming-eval')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EXAMPLES)
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks and evaluation for omni-modal inference servers."""
+
+
+app.command("serve", help=engine.SERVE_HELP, epilog=engine.SERVE_EXAMPLES, context_settings=engine.PASS_ON)(
+    engine.serve
+)
+app.command("sweep", epilog=sweeping.EXAMPLES, context_settings={"allow_extra_args": True})(sweeping.sweep)
+app.command("runs", epilog=stored.RUNS_EXAMPLES)(stored.runs)
+app.command("report", epilog=stored.REPORT_EXAMPLES)(stored.report)
+app.command("list", epilog=listing.EXAMPLES)(listing.list_names)
+
+model_app.command("inspect", epilog=engine.INSPECT_EXAMPLES, context_settings=engine.PASS_ON)(engine.inspect)
+model_app.command("verify", epilog=engine.VERIFY_EXAMPLES, context_settings=engine.PASS_ON)(engine.verify)
+app.add_typer(
+    model_app, name="model", help="Look into a checkpoint.", epilog=engine.INSPECT_EXAMPLES + engine.VERIFY_EXAMPLES
+)
+
+
+def main() -> None:
+    """Entry point of the `ming-eval` script."""
+    app()

@@ -1,0 +1,112 @@
+"""What is asked of a server outside the measurement: health, model cards, version, metrics. Over aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from ming_eval.client.wire import error_text
+from ming_eval.errors import TargetError
+from ming_eval.targets import Target
+
+_LIMITS = aiohttp.ClientTimeout(total=9.0, connect=5.0)
+_POLL_S = 0.1
+
+
+async def fetch_models(target: Target) -> list[dict[str, Any]]:
+    """The server's model cards, each with at least an `id`.
+
+    Raises:
+        TargetError: nobody listens, or the answer is no list of models.
+    """
+    url = f"{target.base_url}/models"
+    status, body = await _get(target, url)
+    if status != 200:
+        raise TargetError(f"{url} answers HTTP {status}: {error_text(body)}")
+    cards = _cards(body)
+    if cards is None:
+        raise TargetError(f"{url} answers no list of models: is this an OpenAI-compatible server?")
+    return cards
+
+
+async def fetch_version(target: Target) -> str | None:
+    """What GET /version says, None where there is no such route.
+
+    Raises:
+        TargetError: nobody listens.
+    """
+    status, body = await _get(target, f"{target.root_url}/version")
+    content = _json(body) if status == 200 else None
+    version = content.get("version") if isinstance(content, dict) else None
+    return version if isinstance(version, str) else None
+
+
+async def fetch_metrics(target: Target) -> str | None:
+    """The Prometheus text of GET /metrics, None where there is no such route.
+
+    Raises:
+        TargetError: nobody listens.
+    """
+    status, body = await _get(target, f"{target.root_url}/metrics")
+    return body.decode("utf-8", "replace") if status == 200 else None
+
+
+async def is_healthy(target: Target) -> bool:
+    """True when the server takes work; one without GET /health is judged by its model list."""
+    try:
+        status, _ = await _get(target, f"{target.root_url}/health")
+        if status == 404:
+            status, _ = await _get(target, f"{target.base_url}/models")
+    except TargetError:
+        return False
+    return status == 200
+
+
+async def wait_healthy(target: Target, *, timeout_s: float) -> None:
+    """Return as soon as the server takes work.
+
+    Raises:
+        TargetError: it does not within `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not await is_healthy(target):
+        if time.monotonic() >= deadline_s:
+            raise TargetError(f"{target.root_url} is not healthy after {timeout_s:g} s: look at the server's log")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _get(target: Target, url: str) -> tuple[int, bytes]:
+    headers = dict(target.all_headers())
+    try:
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=_LIMITS) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            return response.status, await response.read()
+    except aiohttp.ClientConnectorError as exc:
+        reason = "connection refused" if isinstance(exc.os_error, ConnectionRefusedError) else str(exc.os_error)
+        raise TargetError(f"cannot connect to {url}: {reason}; is the server up?") from exc
+    except TimeoutError as exc:
+        raise TargetError(f"no answer from {url} within {_LIMITS.total:g} s") from exc
+    except aiohttp.ClientError as exc:
+        raise TargetError(f"cannot read {url}: {exc}") from exc
+
+
+def _json(body: bytes) -> Any:
+    """The decoded body, None when it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except ValueError:
+        return None
+
+
+def _cards(body: bytes) -> list[dict[str, Any]] | None:
+    content = _json(body)
+    cards = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
+        return None
+    return cards

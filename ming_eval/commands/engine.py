@@ -1,0 +1,87 @@
+"""`ming-eval serve` and `ming-eval model`: the bundled engine as a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ming_eval.commands.common import exit_on_error
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+SERVE_HELP = """
+Serve a model over the OpenAI API.
+
+Every option is passed on to `python -m engine`; `ming-eval serve -- --help`
+shows all of them. Ctrl-C or SIGTERM lets running requests finish.
+
+\b
+Main options:
+  --model PATH|ID           checkpoint directory or hub id
+                            [default: an embedded tiny model, random weights]
+  --tokenizer PATH          tokenizer files, where the checkpoint has none
+  --host ADDRESS            address to listen on [default: 127.0.0.1]
+  --port PORT               port to listen on, 0 for any free one [default: 8000]
+  --served-model-name NAME  model name that clients use
+  --tp N                    ranks of tensor parallelism [default: 1]
+  --device cpu|cuda         where the model runs
+  --dtype TYPE              bfloat16 or float32 [default: as stored]
+  --skip-tokenizer          token ids in and out only
+  --api-key-file PATH       keys that clients must send, one a line
+  --max-queue N             waiting requests above which new ones get HTTP 429
+  --drain-timeout SECONDS   how long running requests may take to end on SIGTERM
+"""
+
+SERVE_EXAMPLES = """
+\b
+Examples:
+  ming-eval serve
+  ming-eval serve --model ./Ming-flash-omni-2.0 --tp 4 --port 8000
+  ming-eval serve --model ORG/NAME --revision COMMIT --device cuda
+  ming-eval serve --host 0.0.0.0 --api-key-file keys.txt
+"""
+
+INSPECT_EXAMPLES = """
+\b
+Examples:
+  ming-eval model inspect ./Ming-flash-omni-2.0
+  ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16
+"""
+
+VERIFY_EXAMPLES = """
+\b
+Examples:
+  ming-eval model verify ./Ming-flash-omni-2.0
+"""
+
+ModelPath = Annotated[Path, typer.Argument(metavar="PATH", help="Checkpoint directory.")]
+
+
+def serve(ctx: typer.Context) -> None:
+    """Serve a model (the text that users see is `SERVE_HELP`)."""
+    _run(["serve", *ctx.args])
+
+
+def inspect(ctx: typer.Context, path: ModelPath) -> None:
+    """Show what a checkpoint holds and needs.
+
+    Further options are passed on to `python -m engine inspect`.
+    """
+    _run(["inspect", str(path), *ctx.args])
+
+
+def verify(ctx: typer.Context, path: ModelPath) -> None:
+    """Check a checkpoint against the loader.
+
+    No weights are read. Further options are passed on to `python -m engine verify`.
+    """
+    _run(["verify", str(path), *ctx.args])
+
+
+def _run(args: list[str]) -> None:
+    from ming_eval.launch import run_engine
+
+    with exit_on_error():
+        raise typer.Exit(run_engine(args))

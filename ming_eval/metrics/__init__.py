@@ -1,0 +1,1 @@
+"""Latency, audio and run-level figures, computed from what the client recorded."""

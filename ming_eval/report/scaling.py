@@ -1,0 +1,58 @@
+"""How throughput grows with concurrency; what the table and the observations both need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from ming_eval.results import Point, Summary
+
+KNEE_ELASTICITY = 0.5  # below it, doubling the load brings less than 41 % more throughput
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """The last point that was worth going to: beyond it throughput grows with less than the root of the load."""
+
+    at: Point
+    next: Point
+
+
+def curves(summary: Summary) -> dict[str, list[Point]]:
+    """The points of each backend, by rising concurrency."""
+    ordered = sorted(summary.points, key=lambda point: (point.backend, point.concurrency))
+    found = {name: list(points) for name, points in groupby(ordered, key=lambda point: point.backend)}
+    return {backend.name: found[backend.name] for backend in summary.backends if backend.name in found}
+
+
+def speedup(point: Point, base: Point) -> float | None:
+    """Output tokens per second against those of `base`."""
+    if not point.output_tokens_per_s or not base.output_tokens_per_s:
+        return None
+    return point.output_tokens_per_s / base.output_tokens_per_s
+
+
+def elasticity(low: Point, high: Point) -> float | None:
+    """Exponent with which throughput follows load between two points: 1 is proportional, 0 is flat."""
+    gain = speedup(high, low)
+    return math.log(gain) / math.log(high.concurrency / low.concurrency) if gain is not None else None
+
+
+def find_knee(points: Sequence[Point]) -> Knee | None:
+    """The knee of one backend's curve, None if there is none or fewer than three points have a throughput.
+
+    It lies before the first step from which on every step stays below `KNEE_ELASTICITY`.
+    """
+    known = [point for point in points if point.output_tokens_per_s]
+    if len(known) < 3:
+        return None
+    knee = None
+    for low, high in reversed(list(pairwise(known))):
+        grown = elasticity(low, high)
+        assert grown is not None  # both have a throughput
+        if grown >= KNEE_ELASTICITY:
+            break
+        knee = Knee(low, high)
+    return knee

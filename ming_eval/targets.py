@@ -1,0 +1,175 @@
+"""What is measured: a server's URL, its model and the dialect of the HTTP API that it speaks.
+
+Servers differ by one row of data here and a branch in `client/wire.py`; sending and timing exist once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from ming_eval.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one family of servers spells the chat API where the families differ.
+
+    `always_modalities`: a server that speaks unasked must be told "text" with every text request.
+    `transcript_is_text`: streamed speech brings its words only as `audio.transcript`, not also as content.
+    `default_voice`: sent when the request names none; None leaves the choice to the server.
+    `pcm_sample_rate_hz`: rate of header-less PCM when the response does not say; None is unknown.
+    """
+
+    name: str
+    title: str
+    supports_ignore_eos: bool
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
+    audio_part: Literal["input_audio", "audio_url"] = "input_audio"
+    always_modalities: bool = False
+    transcript_is_text: bool = False
+    default_voice: str | None = None
+    pcm_sample_rate_hz: int | None = None
+
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(
+            name="openai",
+            title="OpenAI API",
+            supports_ignore_eos=False,
+            max_tokens_key="max_completion_tokens",
+            transcript_is_text=True,
+            default_voice="alloy",
+            pcm_sample_rate_hz=24_000,
+        ),
+        Dialect(
+            name="ming",
+            title="the bundled engine",
+            supports_ignore_eos=True,
+            max_tokens_key="max_completion_tokens",
+        ),
+        Dialect(
+            name="vllm",
+            title="vLLM, vLLM-omni",
+            supports_ignore_eos=True,
+            max_tokens_key="max_completion_tokens",
+            always_modalities=True,
+        ),
+        Dialect(
+            name="sglang",
+            title="SGLang, SGLang-omni",
+            supports_ignore_eos=True,
+            max_tokens_key="max_tokens",
+            audio_part="audio_url",
+        ),
+    )
+}
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in DIALECTS:
+        raise UsageError(f"unknown dialect {name!r}: choose one of {', '.join(DIALECTS)}")
+    return DIALECTS[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One server under test. `base_url` ends in /v1; key and headers stay out of `repr`."""
+
+    name: str
+    base_url: str
+    model: str | None
+    dialect: Dialect
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def at(
+        cls,
+        url: str,
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        api_key: str | None = None,
+        dialect: str = "openai",
+    ) -> Target:
+        """A target from what a user typed; `name` defaults to host and port.
+
+        Raises:
+            UsageError: the URL, a header or the dialect cannot be used.
+        """
+        parts = _split_url(url)
+        return cls(
+            name=name or _default_name(parts),
+            base_url=f"{parts.scheme}://{parts.netloc}{_api_path(parts.path)}",
+            model=model,
+            dialect=find_dialect(dialect),
+            headers=tuple(_checked_header(key, value) for key, value in headers),
+            api_key=_checked_key(api_key),
+        )
+
+    @property
+    def root_url(self) -> str:
+        """Where /health, /version and /metrics live."""
+        return self.base_url.removesuffix("/v1")
+
+    def all_headers(self) -> tuple[tuple[str, str], ...]:
+        """The user's headers and, where there is a key, the Authorization header. Holds secrets."""
+        if self.api_key is None:
+            return self.headers
+        return (*self.headers, ("Authorization", f"Bearer {self.api_key}"))
+
+
+def _split_url(url: str) -> SplitResult:
+    if "://" not in url:
+        raise UsageError(f"no scheme in URL {url!r}: write http://{url} or https://{url}")
+    if not re.fullmatch(r"[\x21-\x5b\x5d-\x7e]+", url):
+        raise UsageError(f"URL {url!r} holds a blank, backslash, control or non-ASCII character: percent-encode it")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as exc:
+        raise UsageError(f"bad URL {url!r}: {exc}") from exc
+    if parts.scheme not in ("http", "https"):
+        raise UsageError(f"cannot measure {parts.scheme}:// in {url!r}: use http:// or https://")
+    if not host:
+        raise UsageError(f"no host in URL {url!r}: write something like http://localhost:8000")
+    if parts.username is not None:
+        raise UsageError(f"user name in the URL of {host}: keys belong into an environment variable or a header")
+    return parts
+
+
+def _api_path(path: str) -> str:
+    path = path.rstrip("/").removesuffix("/chat/completions")
+    return path if path.endswith("/v1") else f"{path}/v1"
+
+
+def _default_name(parts: SplitResult) -> str:
+    host = (parts.hostname or "").replace(":", "-")  # an IPv6 address as part of a folder name
+    return f"{host}-{parts.port}" if parts.port else host
+
+
+def _checked_header(name: str, value: str) -> tuple[str, str]:
+    """A header that cannot break out of its line; the value may be secret, so it is not repeated."""
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise UsageError(f"bad header name {name!r}: write NAME: VALUE with letters, digits and dashes in the name")
+    if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+        raise UsageError(f"control or non-Latin character in the value of header {name!r}")
+    return name, value.strip()
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        raise UsageError("the API key is empty or holds blanks or control characters: check the variable it comes from")
+    return api_key

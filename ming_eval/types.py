@@ -1,0 +1,207 @@
+"""The values that pass through a measurement; frozen, no I/O.
+
+A `Request` is what is asked, `Event`s are what arrived and when, a `RequestRecord` is one line of
+`requests.jsonl`. Times are seconds. In events they are readings of the client's monotonic clock; in records
+they are seconds since the run's clock zero, so that a stored run can be read without that clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Task(StrEnum):
+    """Input modality to output modality."""
+
+    T2T = "T2T"
+    I2T = "I2T"
+    A2T = "A2T"
+    V2T = "V2T"
+    T2S = "T2S"
+    I2S = "I2S"
+    A2S = "A2S"
+    V2S = "V2S"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text part of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, audio or video part; `data` is the encoded file (PNG, WAV, MP4, ...) as it will be sent."""
+
+    kind: Literal["image", "audio", "video"]
+    data: bytes
+    mime: str
+
+
+Part = Text | Media
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing to ask a server, independent of its dialect.
+
+    `id` is stable over repeats of a run (it pairs records of two systems). `extra` is merged into the JSON body last.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    task: Task = Task.T2T
+    max_tokens: int | None = None
+    temperature: float | None = 0.0
+    seed: int | None = None
+    ignore_eos: bool = False
+    stream: bool = True
+    voice: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wants_audio(self) -> bool:
+        """True when the reply must hold speech."""
+        return self.task.value.endswith("S")
+
+
+class EventKind(StrEnum):
+    """What an event of a reply carries. TEXT, REASONING, TOOL_CALL and AUDIO are output."""
+
+    TEXT = "text"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+    AUDIO = "audio"
+    ROLE = "role"
+    FINISH = "finish"
+    USAGE = "usage"
+    ERROR = "error"
+    DONE = "done"
+
+
+OUTPUT_KINDS = frozenset({EventKind.TEXT, EventKind.REASONING, EventKind.TOOL_CALL, EventKind.AUDIO})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the server reports them; None where it does not."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One piece of a reply, stamped when its bytes arrived.
+
+    One server-sent event can give several (a last delta with text and finish reason gives TEXT and FINISH).
+    `text` is the text piece, or for ERROR the message, or for FINISH the finish reason. `audio` is raw file or
+    sample bytes.
+    """
+
+    kind: EventKind
+    time_s: float
+    text: str = ""
+    audio: bytes = b""
+    usage: Usage | None = None
+
+
+class Failure(StrEnum):
+    """Why a request failed (reference: measurement definitions, `failures`)."""
+
+    CONNECT = "connect"
+    HTTP_4XX = "http_4xx"
+    HTTP_429 = "http_429"
+    HTTP_5XX = "http_5xx"
+    RESET = "reset"
+    EARLY_EOF = "early_eof"
+    MALFORMED = "malformed"
+    INBAND_ERROR = "inband_error"
+    TIMEOUT_FIRST = "timeout_first"
+    TIMEOUT_IDLE = "timeout_idle"
+    TIMEOUT_TOTAL = "timeout_total"
+    EMPTY = "empty"
+    NO_FINISH_REASON = "no_finish_reason"
+
+
+class TokenSource(StrEnum):
+    """Where `num_output_tokens` comes from; runs with different sources do not compare."""
+
+    USAGE = "usage"
+    CONTINUOUS_USAGE = "continuous_usage"
+    TOKENIZER = "tokenizer"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What happened to one request: one line of `requests.jsonl`.
+
+    Times are seconds since the run's clock zero. `intended_s` is when it was due (open loop) or None (closed loop);
+    `sent_s` the instant before its first byte was handed to the connection. `output_times_s` has one entry per
+    output-bearing event and `output_event_tokens` how many tokens each carried (estimated evenly from the token
+    count when the server does not say). `slot` is which of a closed loop's users sent it. A value that does not exist
+    is None, never 0.
+    """
+
+    id: str
+    backend: str
+    task: Task
+    concurrency: int
+    warmup: bool
+    index: int
+    intended_s: float | None
+    sent_s: float
+    first_byte_s: float | None
+    first_output_s: float | None
+    first_content_s: float | None
+    first_audio_s: float | None
+    last_output_s: float | None
+    done_s: float
+    output_times_s: tuple[float, ...]
+    output_event_tokens: tuple[int, ...]
+    num_first_event_tokens: int | None
+    num_output_tokens: int | None
+    num_prompt_tokens: int | None
+    num_cached_tokens: int | None
+    token_source: TokenSource | None
+    finish_reason: str | None
+    failure: Failure | None
+    http_status: int | None
+    error: str | None
+    num_request_bytes: int
+    num_text_chars: int
+    num_audio_bytes: int = 0
+    audio_s: float | None = None
+    connect_s: float | None = None
+    reused_connection: bool = True
+    slot: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True when the reply is complete and usable."""
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished request: its record, and what it said."""
+
+    record: RequestRecord
+    text: str
+    reasoning: str = ""
+    audio: bytes = b""
+    request_body: bytes = b""

@@ -1,0 +1,1 @@
+"""Data of the suites: bundled prompts and test items. Imports nothing."""

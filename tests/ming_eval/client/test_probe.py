@@ -1,0 +1,87 @@
+"""Probes over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ming_eval.client import probe
+from ming_eval.errors import TargetError
+from ming_eval.targets import Target
+from tests.fakes import FakeServer
+from tests.ming_eval.client.helpers import run
+
+
+def test_model_cards() -> None:
+    async def play() -> list[str]:
+        async with FakeServer(models=("a/b", "c")) as server:
+            return [card["id"] for card in await probe.fetch_models(Target.at(server.url, api_key="k"))]
+
+    assert run(play()) == ["a/b", "c"]
+
+
+def test_server_without_models_says_so() -> None:
+    async def play() -> None:
+        async with FakeServer(models_status=404) as server:
+            await probe.fetch_models(Target.at(server.url))
+
+    with pytest.raises(TargetError, match=r"/v1/models answers HTTP 404"):
+        run(play())
+
+
+@pytest.mark.parametrize("body", [[], {"data": {}}, {"data": [{"name": "a"}]}, "models"])
+def test_answer_that_is_no_list_of_models(body: object) -> None:
+    async def play() -> None:
+        async with FakeServer(models_body=body) as server:
+            await probe.fetch_models(Target.at(server.url))
+
+    with pytest.raises(TargetError, match="no list of models"):
+        run(play())
+
+
+def test_nobody_there_is_one_line() -> None:
+    async def play() -> None:
+        async with FakeServer() as server:
+            url = server.url
+        await probe.fetch_models(Target.at(url))
+
+    with pytest.raises(TargetError, match=r"cannot connect to http://127\.0\.0\.1:\d+/v1/models: connection refused"):
+        run(play())
+
+
+def test_version_and_metrics_are_none_where_there_is_no_such_route() -> None:
+    async def play() -> tuple[str | None, str | None]:
+        async with FakeServer() as server:
+            target = Target.at(server.url)
+            return await probe.fetch_version(target), await probe.fetch_metrics(target)
+
+    assert run(play()) == ("fake 1.0", None)
+
+
+def test_wait_healthy_returns_when_the_server_is_ready() -> None:
+    async def play() -> int:
+        async with FakeServer(health_status=503) as server:
+            asyncio.get_running_loop().call_later(0.3, setattr, server, "health_status", 200)
+            await probe.wait_healthy(Target.at(server.url), timeout_s=20)
+            return server.health_status
+
+    assert run(play()) == 200
+
+
+def test_server_without_health_is_judged_by_its_models() -> None:
+    async def play(models_status: int) -> bool:
+        async with FakeServer(health_status=404, models_status=models_status) as server:
+            return await probe.is_healthy(Target.at(server.url))
+
+    assert run(play(200))
+    assert not run(play(500))
+
+
+def test_wait_healthy_gives_up() -> None:
+    async def play() -> None:
+        async with FakeServer(health_status=503) as server:
+            await probe.wait_healthy(Target.at(server.url), timeout_s=0.2)
+
+    with pytest.raises(TargetError, match=r"not healthy after 0\.2 s"):
+        run(play())

@@ -1,0 +1,145 @@
+"""Figures of a point and verdict of a run, worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ming_eval.errors import DataError
+from ming_eval.load.summary import INTERRUPTED, distribution_ms, summarise_point, summarise_run
+from ming_eval.results import Distribution
+from ming_eval.types import Failure, RequestRecord, TokenSource
+from tests.ming_eval.factories import make_backend, make_manifest, make_plan, make_record
+
+FAILED = {
+    "failure": Failure.RESET,
+    "first_output_s": None,
+    "last_output_s": None,
+    "output_times_s": (),
+    "output_event_tokens": (),
+    "num_output_tokens": None,
+    "num_prompt_tokens": None,
+    "num_cached_tokens": None,
+    "token_source": None,
+    "finish_reason": None,
+    "error": "connection reset",
+}
+
+
+def two_good_one_failed() -> list[RequestRecord]:
+    """Sent at 1.0, 1.2 and 1.4; the good ones take 0.16 s each, the failed one 0.6 s."""
+    return [
+        make_record(id="w", warmup=True, sent_s=0.5, **FAILED, done_s=0.6),
+        make_record(sent_s=1.0, index=0),
+        make_record(sent_s=1.4, index=2, **FAILED, done_s=2.0, reused_connection=False),
+        make_record(sent_s=1.2, index=1),
+    ]
+
+
+def test_point_by_hand() -> None:
+    point = summarise_point(two_good_one_failed(), "a", 1, make_plan(requests=5))
+    assert (point.planned, point.requests, point.failed, point.failures) == (5, 3, 1, {"reset": 1})
+    assert point.error_rate == pytest.approx(1 / 3)
+    assert (point.warmup_requests, point.warmup_failed) == (1, 1)
+    assert (point.started_s, point.wall_s) == (1.0, pytest.approx(1.0))
+    assert (point.output_tokens, point.prompt_tokens, point.cached_tokens) == (8, 20, 0)
+    assert point.requests_per_s == pytest.approx(2.0)
+    assert point.output_tokens_per_s == pytest.approx(8.0)
+    assert (point.token_source, point.tokens_per_event) == (TokenSource.USAGE, 1.0)
+    assert point.finish_reasons == {"length": 2}
+    assert point.reconnections == 1
+    assert point.ttft_ms.p50 == pytest.approx(100.0)
+    assert point.e2e_ms.p99 == pytest.approx(160.0)
+    assert point.tpot_ms.mean == pytest.approx(20.0)
+    assert (point.itl_ms.count, point.itl_ms.mean) == (6, pytest.approx(20.0))
+
+
+def test_closed_loop_has_no_send_lag_and_says_so_with_null() -> None:
+    assert summarise_point(two_good_one_failed(), "a", 1, make_plan()).send_lag_ms == Distribution()
+
+
+def test_only_failures_give_no_latency_and_no_token_count_of_zero_dressed_as_a_value() -> None:
+    point = summarise_point([make_record(**FAILED, done_s=1.0)], "a", 1, make_plan())
+    assert point.ttft_ms == point.e2e_ms == Distribution()
+    assert point.prompt_tokens is None
+    assert point.token_source is None
+    assert point.error_rate == 1.0
+
+
+def test_an_unknown_token_count_makes_the_sum_unknown() -> None:
+    unknown = make_record(sent_s=1.0, num_output_tokens=None, num_prompt_tokens=None, token_source=None)
+    point = summarise_point([make_record(), unknown], "a", 1, make_plan())
+    assert point.output_tokens is None
+    assert point.output_tokens_per_s is None
+    assert point.prompt_tokens is None
+
+
+def test_the_least_exact_token_source_names_the_point() -> None:
+    records = [make_record(), make_record(sent_s=1.0, token_source=TokenSource.EVENTS)]
+    assert summarise_point(records, "a", 1, make_plan()).token_source is TokenSource.EVENTS
+
+
+def test_achieved_concurrency_needs_more_requests_than_slots() -> None:
+    records = [make_record(sent_s=0.0, slot=0), make_record(sent_s=0.01, slot=1), make_record(sent_s=0.16, slot=0)]
+    assert summarise_point(records[:2], "a", 2, make_plan()).achieved_concurrency.mean is None
+    achieved = summarise_point(records, "a", 2, make_plan()).achieved_concurrency
+    assert achieved.max == 2
+    assert achieved.mean == pytest.approx((0.01 * 1 + 0.15 * 2) / 0.16)
+
+
+def test_steady_window_by_hand() -> None:
+    """Two slots, 10 requests of 0.16 s each, back to back: the window is the 9 rounds after the first."""
+    records = [
+        make_record(sent_s=0.16 * turn, slot=slot, index=2 * turn + slot) for turn in range(10) for slot in range(2)
+    ]
+    steady = summarise_point(records, "a", 2, make_plan(requests=20)).steady
+    assert steady is not None
+    assert steady.window_s == pytest.approx(9 * 0.16)
+    assert steady.requests_per_s == pytest.approx(2 / 0.16)
+    assert steady.output_tokens_per_s == pytest.approx(8 / 0.16)
+
+
+def test_no_steady_figure_gives_its_reason() -> None:
+    point = summarise_point([make_record()], "a", 1, make_plan())
+    assert point.steady is None
+    assert point.steady_reason
+
+
+def test_milliseconds() -> None:
+    assert distribution_ms([0.001, None, 0.003]) == Distribution(2, 2.0, 2.0, 2.9, 2.98, 1.0, 3.0)
+    assert distribution_ms([]) == Distribution()
+
+
+@pytest.mark.parametrize(
+    ("num_failed", "status", "exit_code"), [(0, "complete", 0), (1, "complete", 0), (2, "errors", 1)]
+)
+def test_exit_code_follows_the_share_of_failures(num_failed: int, status: str, exit_code: int) -> None:
+    """5 % of 20 requests is one: allowed; two are not."""
+    records = [make_record(index=i, **(FAILED if i < num_failed else {})) for i in range(20)]
+    summary = summarise_run(make_manifest(make_plan()), records, finished="later", cut_short=None)
+    assert (summary.verdict.status, summary.verdict.exit_code) == (status, exit_code)
+    assert (summary.requests, summary.failed, summary.partial) == (20, num_failed, False)
+
+
+def test_points_come_by_backend_and_concurrency_and_only_if_reached() -> None:
+    records = [make_record(backend=b, concurrency=c) for c, b in [(1, "b"), (1, "a"), (2, "a"), (2, "b"), (4, "b")]]
+    manifest = make_manifest(make_plan(concurrencies=(1, 2, 4)), make_backend("b"), make_backend("a"))
+    summary = summarise_run(manifest, records, finished=None, cut_short=INTERRUPTED)
+    places = [(point.backend, point.concurrency) for point in summary.points]
+    assert places == [("b", 1), ("b", 2), ("b", 4), ("a", 1), ("a", 2)]
+    assert summary.partial
+    assert summary.verdict.exit_code == 130
+
+
+def test_a_run_without_any_request_is_no_success() -> None:
+    summary = summarise_run(make_manifest(make_plan()), [], finished=None, cut_short=None)
+    assert summary.verdict.exit_code == 1
+    assert summary.error_rate is None
+
+
+def test_a_manifest_of_something_else_is_a_data_error() -> None:
+    manifest = make_manifest(make_plan())
+    strange = replace(manifest, settings={})
+    with pytest.raises(DataError, match="no sweep"):
+        summarise_run(strange, [], finished=None, cut_short=None)

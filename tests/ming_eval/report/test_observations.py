@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+from ming_eval.report.observations import observations
+from ming_eval.results import Achieved, Distribution, Point, Summary
+from ming_eval.types import TokenSource
+from tests.ming_eval.factories import make_point, make_summary
+
+
+def said(*points: Point) -> str:
+    return "\n".join(observations(make_summary(*points)))
+
+
+def slow(p50: float, p95: float) -> Distribution:
+    return Distribution(count=100, mean=p50, p50=p50, p95=p95, p99=p95, min=p50, max=p95)
+
+
+def test_a_clean_run_says_so_and_gives_scaling_knee_and_tail() -> None:
+    points = (make_point(1, 100), make_point(2, 190), make_point(4, 200, e2e_ms=slow(200, 210)))
+    assert observations(make_summary(*points)) == [
+        "All 300 requests succeeded.",
+        "c=4 gives 2.00 x the tokens per second of c=1: 200 tok/s, the highest of the run.",
+        "Knee at c=2: from there to c=4 throughput is 1.05 x, median E2E 2.00 x as long.",
+        "Tail: p95 E2E is at most 1.10 x the median (at c=1).",
+    ]
+
+
+def test_no_knee_is_claimed_from_two_points() -> None:
+    assert "nee" not in said(make_point(1, 100), make_point(2, 100))
+
+
+def test_growth_to_the_end_is_no_knee() -> None:
+    assert "No knee up to c=4" in said(make_point(1, 100), make_point(2, 190), make_point(4, 370))
+
+
+def test_a_peak_before_the_end_is_named() -> None:
+    assert "the highest is 300 tok/s at c=2" in said(make_point(1, 100), make_point(2, 300), make_point(4, 250))
+
+
+def test_failures_are_counted_by_class_and_place() -> None:
+    bad = make_point(2, failed=5, failures={"reset": 1, "http_5xx": 4}, error_rate=0.05)
+    assert "5 of 200 requests failed (2.5 %): a c=2: 4 http_5xx, 1 reset." in said(make_point(1), bad)
+
+
+def test_a_run_without_requests_claims_nothing() -> None:
+    assert observations(make_summary()) == ["No request has ended."]
+
+
+def test_long_tail_names_point_and_figures() -> None:
+    text = said(make_point(1), make_point(2, e2e_ms=slow(100, 350)))
+    assert "Long tail: at c=2 p95 E2E is 3.50 x the median (350 against 100 ms)." in text
+
+
+def test_failed_warmup_is_not_hidden() -> None:
+    assert "3 of 3 warm-up requests failed" in said(make_point(1), make_point(2, warmup_failed=3))
+    assert "warm-up" not in said(make_point(1))
+
+
+def test_load_that_was_not_reached_is_named() -> None:
+    assert "asked for: c=8: 6.0 on average." in said(make_point(8, achieved_concurrency=Achieved(6.0, 8)))
+    assert "asked for: c=8: at most 5." in said(make_point(8, achieved_concurrency=Achieved(None, 5)))
+    assert "asked for" not in said(make_point(8, achieved_concurrency=Achieved(7.9, 8)))
+
+
+def test_token_counts_that_are_not_the_servers_own_are_named() -> None:
+    assert "counted from events" in said(make_point(1, token_source=TokenSource.EVENTS))
+    mixed = said(make_point(1), make_point(2, token_source=TokenSource.EVENTS))
+    assert "do not compare" in mixed
+
+
+def test_replies_shorter_than_asked_for_are_named_only_where_the_length_is_fixed() -> None:
+    summary = make_summary(make_point(1, output_tokens=3200))
+    assert "a: replies are 32.0 tokens long on average, not 64" in "\n".join(observations(summary))
+    natural = replace(summary, settings={**summary.settings, "ignore_eos": False})
+    assert "on average" not in "\n".join(observations(natural))
+
+
+def test_different_ends_of_replies_are_named() -> None:
+    text = said(make_point(1, finish_reasons={"length": 90, "stop": 10}))
+    assert "Replies ended for different reasons: 90 length, 10 stop." in text
+
+
+def test_percentiles_of_few_requests_are_put_in_their_place() -> None:
+    assert "Points with fewer than 100 requests: 1;" in said(make_point(1, requests=16), make_point(2))
+
+
+def test_backends_are_told_apart_where_there_are_several() -> None:
+    both = [make_point(c, 100 * c, backend=name) for name in ("a", "b") for c in (1, 2)]
+    lines: list[str] = observations(make_summary(*both))
+    assert sum(line.startswith("a: ") for line in lines) == sum(line.startswith("b: ") for line in lines) == 2
+
+
+def test_unfinished_points_do_not_break_it() -> None:
+    empty = Distribution()
+    hole = make_point(4, None, requests=0, planned=16, error_rate=None, wall_s=None, e2e_ms=empty, output_tokens=None)
+    summary: Summary = make_summary(make_point(1), make_point(2), hole)
+    assert observations(summary)[0] == "All 200 requests succeeded."
