@@ -13,12 +13,14 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 class EngineConfig:
     """The operator's choices for the model side.
 
-    `model` is a local directory (a hub id is resolved before this is built). `dtype` "auto" keeps what the
+    `model` is a local directory (a hub id is resolved before this is built), `processor` the one that may hold
+    `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
     checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `step_tokens` and `step_requests` bound one forward pass.
     """
 
     model: str
+    processor: str | None = None
     device: Device = "auto"
     dtype: DType = "auto"
     tp: int = 1

@@ -190,7 +190,7 @@ def parse_model_config(tree: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _build(cls: type[C], tree: Mapping[str, Any], where: str, consumed: frozenset[str] = frozenset()) -> C:
+def build(cls: type[C], tree: Mapping[str, Any], where: str, consumed: frozenset[str] = frozenset()) -> C:
     """Fill dataclass `cls` from `tree`; keys it does not know go to `unknown`."""
     names = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     missing = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING and n not in tree]
@@ -218,7 +218,7 @@ def _parse_llm(tree: Mapping[str, Any]) -> LLMConfig:
         {"rope_scaling", "hidden_act", "use_bias", "use_qkv_bias", "use_sliding_window", "sliding_window"}
         | {"tie_word_embeddings", "max_window_layers"}
     )
-    return _build(LLMConfig, flat, "llm_config", consumed)
+    return build(LLMConfig, flat, "llm_config", consumed)
 
 
 def _derived_head_dim(hidden_size: int, num_heads: int) -> int:
@@ -299,7 +299,7 @@ def _check_token_ids(c: LLMConfig, refuse: Any) -> None:
 
 
 def _parse_vision(tree: Mapping[str, Any]) -> VisionConfig:
-    return _build(VisionConfig, tree, "vision_config")
+    return build(VisionConfig, tree, "vision_config")
 
 
 def _check_vision(c: VisionConfig) -> None:
@@ -326,8 +326,8 @@ def _parse_audio(tree: Mapping[str, Any]) -> AudioConfig | None:
     whisper = tree.get("whisper_encoder_config")
     if not isinstance(whisper, Mapping):
         raise ConfigError("audio_config: whisper_encoder_config missing; only the Whisper encoder is implemented")
-    flat = dict(tree) | {"whisper_encoder_config": _build(WhisperConfig, whisper, "whisper_encoder_config")}
-    return _build(AudioConfig, flat, "audio_config")
+    flat = dict(tree) | {"whisper_encoder_config": build(WhisperConfig, whisper, "whisper_encoder_config")}
+    return build(AudioConfig, flat, "audio_config")
 
 
 def _check_audio(c: AudioConfig) -> None:

@@ -21,7 +21,7 @@ ENGINE_PARTS: dict[str, set[str]] = {
     "weights": set(),
     "inputs": {"core"},
     "server": {"inputs", "core"},
-    "runtime": {"models", "weights", "core", "layers", "kernels"},
+    "runtime": {"models", "weights", "core", "layers", "kernels", "inputs"},
     "stages": {"models", "weights", "core", "inputs", "layers"},
     "tiny": {"inputs"},
     "hub": set(),

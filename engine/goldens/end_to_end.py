@@ -13,6 +13,7 @@ from engine.core.request import GenerationRequest, MediaInput, MediaKind, Sampli
 from engine.goldens.compare import CaseResult, Tolerance, load_case
 from engine.goldens.observe import Observations, observed
 from engine.goldens.session import GoldenEngine
+from engine.model_config import LLMConfig
 from engine.models.observe import grids_of
 from engine.models.positions import positions_from_spans
 
@@ -35,8 +36,8 @@ def run_end_to_end(folder: Path) -> CaseResult:
 def run_prompt(engine: GoldenEngine, inputs: dict[str, Tensor], num_tokens: int) -> dict[str, Tensor]:
     """Greedy generation for one prompt, with what the case stores of the way there."""
     ids = inputs["input_ids"][0].tolist()
-    media = tuple(sorted(media_of(engine, inputs), key=lambda item: item.start))
-    request = GenerationRequest(engine.next_id(), tuple(ids), SamplingParams(num_tokens, temperature=0.0), media)
+    request = request_of(engine.model.cfg.llm, inputs, engine.next_id(), num_tokens)
+    media = request.media
     with observed(engine.model) as seen, engine.recorded_logits() as steps:
         tokens = engine.run(request)
     got = seen.tensors(len(ids)) | features_by_kind(seen, media)
@@ -51,9 +52,15 @@ def run_prompt(engine: GoldenEngine, inputs: dict[str, Tensor], num_tokens: int)
     }
 
 
-def media_of(engine: GoldenEngine, inputs: dict[str, Tensor]) -> Iterator[MediaInput]:
+def request_of(llm: LLMConfig, inputs: dict[str, Tensor], request_id: int, num_tokens: int) -> GenerationRequest:
+    """The case's prompt as a greedy request."""
+    media = tuple(sorted(media_of(llm, inputs), key=lambda item: item.start))
+    ids = tuple(inputs["input_ids"][0].tolist())
+    return GenerationRequest(request_id, ids, SamplingParams(num_tokens, temperature=0.0), media)
+
+
+def media_of(llm: LLMConfig, inputs: dict[str, Tensor]) -> Iterator[MediaInput]:
     """The case's tensors as encoder chunks: an image, a frame pair or a clip each."""
-    llm = engine.model.cfg.llm
     ids = inputs["input_ids"][0]
     if "pixel_values" in inputs:
         at = _placeholders(ids, llm.image_patch_token)

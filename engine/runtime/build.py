@@ -16,6 +16,7 @@ from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
+from engine.inputs.processor_config import load_image_config
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
@@ -73,7 +74,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
     num_blocks = tp.minimum(count_blocks(config, shape, device, max_model_len))
     max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
-    runner = ModelRunner(model, allocate(shape, num_blocks, device), EncoderRunner(model, device), device)
+    encoder = EncoderRunner(model, device, load_image_config(Path(config.processor or config.model), cfg.vision))
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device)
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,

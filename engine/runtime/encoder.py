@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from engine.core.request import GenerationRequest, MediaInput
+from engine.inputs.pixels import pixel_table
+from engine.inputs.processor_config import ImageProcessorConfig
 from engine.models.thinker import Ming
 
 log = logging.getLogger(__name__)
@@ -61,8 +63,11 @@ class EncoderRunner:
     are queued on the device like everything else.
     """
 
-    def __init__(self, model: Ming, device: torch.device, cache_bytes: int = 1 << 28) -> None:
+    def __init__(
+        self, model: Ming, device: torch.device, pixels: ImageProcessorConfig, cache_bytes: int = 1 << 28
+    ) -> None:
         self._model = model
+        self._pixel_table = torch.tensor(pixel_table(pixels), device=device)  # [3, 256]
         self._device = device
         self._cache = FeatureCache(cache_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder") if device.type == "cpu" else None
@@ -157,8 +162,13 @@ class EncoderRunner:
                 self._done.append(key)
 
     def _load(self, media: MediaInput) -> Tensor:
-        array = np.frombuffer(media.data, dtype=media.dtype).reshape(media.shape)
-        return torch.from_numpy(array.copy()).to(self._device)
+        """The preprocessed array on the device; 8-bit patches [P, M] become normalised float32 values."""
+        array = torch.from_numpy(np.frombuffer(media.data, dtype=media.dtype).reshape(media.shape).copy())
+        values = array.to(self._device)
+        if values.dtype != torch.uint8:
+            return values
+        channel = torch.arange(3, device=self._device).repeat_interleave(values.shape[1] // 3)
+        return self._pixel_table[channel, values.long()]
 
 
 def _content_key(media: MediaInput) -> bytes:

@@ -14,7 +14,7 @@ from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
 
 CPU_MEMORY_SHARE = 0.25  # of what is available: the machine is not ours alone
-CPU_MAX_TOKENS = 131_072
+CPU_MAX_TOKENS = 65_536
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
+
+GOLDEN = Path(__file__).parents[2] / "goldens" / "understanding" / "g_end_to_end"
 
 SCRIPT = """
 import json, sys
@@ -26,8 +30,30 @@ print(json.dumps([info.tp, tokens(loop, requests)]))
 """
 
 
-def run_ranks(model: Path, size: int) -> str:
-    command = [sys.executable, "-c", SCRIPT, str(model), str(size)]
+GOLDEN_SCRIPT = """
+import json, sys
+from pathlib import Path
+from engine.config import EngineConfig
+from engine.goldens.compare import load_case
+from engine.goldens.end_to_end import request_of
+from engine.model_config import load_model_config
+from engine.runtime.start import build_engine
+from tests.engine.runtime.helpers import tokens
+folder, size = Path(sys.argv[1]), int(sys.argv[2])
+inputs, expected = load_case(folder)
+loop, info = build_engine(EngineConfig(model=str(folder), device="cpu", tp=size, kv_tokens=1024, num_threads=1))
+names = sorted({name.split(".")[0] for name in inputs})
+llm = load_model_config(folder).llm
+requests = []
+for i, name in enumerate(names):
+    mine = {key.removeprefix(name + "."): x for key, x in inputs.items() if key.startswith(name + ".")}
+    requests.append(request_of(llm, mine, i, len(expected[name + ".greedy.tokens"])))
+print(json.dumps([info.tp, tokens(loop, requests)]))
+"""
+
+
+def run_ranks(model: Path, size: int, script: str = SCRIPT) -> str:
+    command = [sys.executable, "-c", script, str(model), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()[-1].removeprefix(f"[{size}, ")
@@ -40,6 +66,15 @@ def test_two_ranks_say_what_one_says(tiny_model: Path) -> None:
 @pytest.mark.slow
 def test_four_ranks_share_two_key_value_heads(tiny_model: Path) -> None:
     assert run_ranks(tiny_model, 4) == run_ranks(tiny_model, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_released_media_prompts_on_ranks(size: int) -> None:
+    """Images, frames and audio of the end-to-end golden, batched together: the released greedy tokens."""
+    said = json.loads(run_ranks(GOLDEN, size, GOLDEN_SCRIPT).removesuffix("]"))
+    expected = load_file(GOLDEN / "expected.safetensors")
+    names = sorted({name.split(".")[0] for name in expected})
+    assert [said[str(i)] for i in range(len(names))] == [expected[f"{n}.greedy.tokens"].tolist() for n in names]
 
 
 def test_shares() -> None:

@@ -1,0 +1,173 @@
+"""A few processes that decode and preprocess media, so that a bad file can cost no more than one request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from engine.core.request import MediaKind
+from engine.errors import ConfigError, EngineError, InvalidRequest
+from engine.inputs.decode_wire import Job, Reply, Setup, receive_frame, send_frame
+from engine.inputs.media import EncodedMedia, Preprocessed, undecodable
+from engine.inputs.processor_config import MediaConfig
+
+START_LIMIT_S = 60
+_INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
+
+
+class MediaPool:
+    """Workers for media, one job each at a time; further jobs wait their turn.
+
+    A worker that crashes, takes too long or too much memory, or whose request is cancelled, is killed. Its place is
+    filled again by the next job that gets it.
+    """
+
+    def __init__(
+        self,
+        config: MediaConfig | None = None,
+        *,
+        num_workers: int = 2,
+        time_limit_s: float = 20.0,
+        memory_bytes: int = 2 << 30,
+    ) -> None:
+        self._setup = Setup(config or MediaConfig(), memory_bytes, time_limit_s)
+        self._workers: list[_Worker] = []
+        self._num_workers = num_workers
+        self._idle: asyncio.Queue[int] = asyncio.Queue()
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="media")
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers."""
+        return tuple(worker.pid for worker in self._workers)
+
+    async def start(self) -> None:
+        """Start all workers.
+
+        Raises:
+            ConfigError: a decoder is not installed, or the workers do not start.
+        """
+        self._workers = [_Worker() for _ in range(self._num_workers)]
+        try:
+            await asyncio.gather(*(self._get_ready(worker) for worker in self._workers))
+        except BaseException:
+            await self.close()
+            raise
+        for slot in range(self._num_workers):
+            self._idle.put_nowait(slot)
+
+    async def preprocess(
+        self, kind: MediaKind, data: bytes | tuple[bytes, ...], declared_mime: str | None
+    ) -> Preprocessed:
+        """Decode one medium; `data` is a tuple for a list of JPEG frames (declared video/jpeg).
+
+        Raises:
+            InvalidRequest: the medium is refused, or was the end of its worker.
+        """
+        parts = data if isinstance(data, tuple) else (data,)
+        job = Job(kind, EncodedMedia(parts, declared_mime))
+        slot = await self._idle.get()
+        try:
+            reply = await self._run(slot, job)
+        except (TimeoutError, _WorkerGoneError):
+            raise undecodable(kind) from None
+        finally:
+            self._idle.put_nowait(slot)
+        if reply.result is None:
+            raise InvalidRequest(reply.message, code=reply.code)
+        return reply.result
+
+    async def close(self) -> None:
+        """Kill all workers; jobs that are running fail."""
+        self._threads.shutdown(wait=False)
+        for worker in self._workers:
+            worker.kill()
+        await asyncio.to_thread(self._threads.shutdown)
+        for worker in self._workers:
+            worker.reap()
+
+    async def _run(self, slot: int, job: Job) -> Reply:
+        if not self._workers[slot].alive:
+            self._workers[slot].reap()
+            self._workers[slot] = _Worker()
+            await self._get_ready(self._workers[slot])
+        return await self._exchange(self._workers[slot], job, self._setup.time_limit_s)
+
+    async def _get_ready(self, worker: _Worker) -> None:
+        try:
+            reply = await self._exchange(worker, self._setup, START_LIMIT_S)
+        except (TimeoutError, _WorkerGoneError):
+            raise ConfigError("a media worker does not start; its output above says why") from None
+        if reply.message:
+            raise ConfigError(reply.message)
+
+    async def _exchange(self, worker: _Worker, message: msgspec.Struct, time_limit_s: float) -> Reply:
+        """Send and wait for the answer in a thread; a worker that does not give one in time is killed."""
+        try:
+            async with asyncio.timeout(time_limit_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, worker.exchange, message)
+        except BaseException:
+            worker.kill()
+            raise
+
+
+class _WorkerGoneError(EngineError):
+    """The process ended before it answered, or answers nonsense."""
+
+
+class _Worker:
+    """One worker process and the socket to it."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "engine.inputs.decode_worker"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self._killed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return not self._killed and self._process.poll() is None
+
+    def exchange(self, message: msgspec.Struct) -> Reply:
+        """Blocks until the answer is there; `kill` from another thread ends the wait."""
+        try:
+            send_frame(self._sock, message)
+            frame = receive_frame(self._sock)
+        except OSError:
+            raise _WorkerGoneError from None
+        if frame is None:
+            raise _WorkerGoneError
+        try:
+            return msgspec.msgpack.decode(frame, type=Reply)
+        except msgspec.MsgspecError:
+            raise _WorkerGoneError from None
+
+    def kill(self) -> None:
+        self._killed = True
+        self._process.kill()
+
+    def reap(self) -> None:
+        """Free what a killed worker leaves behind."""
+        self._process.wait()
+        self._sock.close()
+
+
+def _environment() -> dict[str, str]:
+    """No secret of this process, and one core for each worker: threads of a matrix library would only add memory."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,153 @@
+"""The engine as the HTTP side sees it: requests go in, outputs come back to the queue of their HTTP request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.config import EngineInfo
+from engine.core.request import EngineStats, GenerationRequest, Output
+from engine.ipc import Abort, Command, Event, Failed, Ready, Report, Submit
+from engine.server.admission import DrainRate, QueueLoad
+from engine.server.errors import ApiError, unavailable
+from engine.server.outputs import OutputQueue
+
+
+class EngineState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Open:
+    """An engine request whose terminal output has not come."""
+
+    queue: OutputQueue
+    num_prompt_tokens: int
+    is_waiting: bool = True  # no output so far
+
+
+class EngineHandle:
+    """Keeps account of the requests that are open in the engine; everything happens on the event loop.
+
+    `send` carries commands to the engine, whose events come in through `receive`. `lose` says that it is gone,
+    which ends every open request; the last event of an engine that fails on purpose does the same.
+    """
+
+    def __init__(self, send: Callable[[Command], None]) -> None:
+        self.state = EngineState.STARTING
+        self.stats = EngineStats()
+        self.drain = DrainRate()
+        self.failure: str | None = None
+        self._send = send
+        self._info: EngineInfo | None = None
+        self._open: dict[int, _Open] = {}
+        self._last_id = 0
+        self._num_submitted = 0
+        self._num_received = 0
+        self._waiting_tokens = 0
+        self._on_change: list[Callable[[], None]] = []
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine found at start-up.
+
+        Raises:
+            ApiError: it has not started, or is gone.
+        """
+        if self.state is EngineState.FAILED:
+            raise unavailable("engine_failed")
+        if self._info is None:
+            raise unavailable("starting")
+        return self._info
+
+    @property
+    def load(self) -> QueueLoad:
+        num_unseen = self._num_submitted - self._num_received
+        return QueueLoad(self.stats.num_running, self.stats.num_waiting, num_unseen, self._waiting_tokens)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever `state` has changed."""
+        self._on_change.append(callback)
+
+    def next_id(self) -> int:
+        """An id that no request of this engine has had."""
+        self._last_id += 1
+        return self._last_id
+
+    def submit(self, requests: Sequence[GenerationRequest], queue: OutputQueue) -> None:
+        """Start requests whose outputs all go to `queue`, each until its terminal output or `abort`.
+
+        Raises:
+            ApiError: the engine is not there.
+        """
+        assert self.info is not None
+        for request in requests:
+            self._open[request.id] = _Open(queue, len(request.prompt_ids))
+            self._waiting_tokens += len(request.prompt_ids)
+        self._num_submitted += len(requests)
+        self._send(Submit(tuple(requests)))
+
+    def abort(self, request_ids: Iterable[int]) -> None:
+        """Forget requests; those that are still open end in the engine, too, and put out nothing more."""
+        gone = tuple(request_id for request_id in request_ids if self._forget(request_id))
+        if gone and self.state is EngineState.READY:
+            self._send(Abort(gone))
+
+    def receive(self, event: Event) -> None:
+        """Take in what the engine says."""
+        if isinstance(event, Report):
+            self.stats, self._num_received = event.stats, event.num_received
+            for output in event.outputs:
+                self._route(output)
+        elif isinstance(event, Ready):
+            self._info = event.info
+            self._change(EngineState.READY)
+        elif isinstance(event, Failed):
+            self.lose(event.message)
+
+    def lose(self, message: str) -> None:
+        """The engine is gone; `message` is for the operator. Only the first reason is kept."""
+        if self.state is EngineState.FAILED:
+            return
+        self.failure = message
+        self.stats = EngineStats(num_blocks=self.stats.num_blocks, num_free_blocks=self.stats.num_blocks)
+        still_open, self._open, self._waiting_tokens = self._open, {}, 0
+        self._change(EngineState.FAILED)
+        for entry in still_open.values():
+            entry.queue.fail(unavailable("engine_failed"))
+
+    def fail_open(self, error: ApiError) -> None:
+        """End every open request with `error`; the engine goes on."""
+        queues = [entry.queue for entry in self._open.values()]
+        self.abort(list(self._open))
+        for queue in queues:
+            queue.fail(error)
+
+    def _route(self, output: Output) -> None:
+        entry = self._open.get(output.request_id)
+        if entry is None:
+            return  # aborted meanwhile
+        self._mark_started(entry)
+        if output.finish is not None:
+            self._forget(output.request_id)
+        entry.queue.put(output)
+
+    def _mark_started(self, entry: _Open) -> None:
+        if entry.is_waiting:
+            entry.is_waiting = False
+            self._waiting_tokens -= entry.num_prompt_tokens
+            self.drain.note()
+
+    def _forget(self, request_id: int) -> bool:
+        entry = self._open.pop(request_id, None)
+        if entry is not None:
+            self._mark_started(entry)
+        return entry is not None
+
+    def _change(self, state: EngineState) -> None:
+        self.state = state
+        for callback in self._on_change:
+            callback()

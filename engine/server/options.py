@@ -1,0 +1,193 @@
+"""The command line of `serve`; imports nothing heavy, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+KEY_VARIABLE = "MING_API_KEY"
+_EXAMPLES = """\
+examples:
+  python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
+  python -m engine --port 0 --port-file /run/ming.port  any free port, written to a file
+  python -m engine --model inclusionAI/Ming-flash-omni-2.0 --tp 4
+  python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
+  python -m engine --host 0.0.0.0 --api-key-file keys.txt
+  python -m engine inspect ./checkpoint                 what it holds and needs
+  python -m engine verify ./checkpoint                  whether it loads, without reading weights
+
+exit codes: 0 stopped by a signal and drained, 1 the engine failed, 2 options or machine do not allow it
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `serve`, in groups."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine",
+        usage="python -m engine [serve] [options] | inspect PATH | verify PATH",
+        description="Serve Ming-flash-omni-2.0 with an OpenAI-compatible HTTP endpoint.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model_options(parser.add_argument_group("model"))
+    _add_engine_options(parser.add_argument_group("engine"))
+    _add_http_options(parser.add_argument_group("endpoint"))
+    _add_limit_options(parser.add_argument_group("limits"))
+    _add_access_options(parser.add_argument_group("access"))
+    return parser
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model", metavar="PATH|ID", help="checkpoint directory or hub id (default: the embedded tiny model)")
+    add("--revision", help="commit, tag or branch, when --model is a hub id")
+    add("--tokenizer", type=Path, metavar="PATH", help="directory that has tokenizer.json (default: the model's)")
+    add("--skip-tokenizer", action="store_true", help="serve /v1/completions with token ids only")
+    add(
+        "--served-model-name",
+        action="append",
+        metavar="NAME",
+        help="name that clients use; repeat it for aliases (default: ming-flash-omni-2.0, or -tiny)",
+    )
+    add(
+        "--system-default",
+        choices=("none", "ming"),
+        default="none",
+        help="system sentence of chats that bring none: none at all (default), or the released one",
+    )
+    add(
+        "--cache-dir", type=Path, metavar="PATH", help="where the embedded model is written (default: the user's cache)"
+    )
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--tp", type=_positive, default=1, metavar="N", help="tensor-parallel ranks, one GPU each (default: 1)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default) is a GPU where there is one")
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="type of weights and cache; auto (default) keeps what the checkpoint stores",
+    )
+    add("--max-model-len", type=_positive, metavar="N", help="context in tokens (default: the checkpoint's)")
+    add("--block-size", type=_positive, default=16, metavar="N", help="tokens of one cache block (default: 16)")
+    add("--kv-tokens", type=_positive, metavar="N", help="tokens that the cache holds (default: what memory allows)")
+    add(
+        "--memory-fraction",
+        type=_fraction,
+        default=0.9,
+        metavar="F",
+        help="share of device memory to use, weights included (default: 0.9)",
+    )
+    add("--step-tokens", type=_positive, default=2048, metavar="N", help="most tokens in one step (default: 2048)")
+    add("--max-num-seqs", type=_positive, default=256, metavar="N", help="most sequences in one step (default: 256)")
+    add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
+
+
+def _add_http_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=_port, default=8000, help="port to listen on, 0 for any free one (default: 8000)")
+    add("--port-file", type=Path, metavar="PATH", help="file that gets the port number once it is open")
+    add(
+        "--drain-timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds that running requests have after SIGTERM (default: 30)",
+    )
+    add("--metrics-vllm-names", action="store_true", help="show metrics under vllm: names, too")
+
+
+def _add_limit_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--max-queue", type=_count, default=256, metavar="N", help="most sequences that wait (default: 256)")
+    add(
+        "--max-queue-tokens",
+        type=_positive,
+        metavar="N",
+        help="most prompt tokens that wait (default: eight times the context)",
+    )
+    add(
+        "--max-body",
+        type=_positive,
+        default=64 << 20,
+        metavar="BYTES",
+        help="largest request body, uncompressed (default: 67108864)",
+    )
+    add("--body-timeout", type=_seconds, default=60.0, metavar="S", help="seconds for a body to arrive (default: 60)")
+    add("--request-timeout", type=_seconds, default=600.0, metavar="S", help="seconds for an answer (default: 600)")
+    add(
+        "--limit-mm",
+        type=_media_limit,
+        action="append",
+        default=[],
+        metavar="KIND=N",
+        help="parts of a kind in one request; repeatable (default: image=16 audio=4 video=2)",
+    )
+    add("--max-connections", type=_positive, default=1024, metavar="N", help="most open connections (default: 1024)")
+
+
+def _add_access_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="PATH",
+        help=f"file of accepted keys, one a line; those in the variable {KEY_VARIABLE} are accepted, too",
+    )
+    add("--allow-no-key", action="store_true", help="listen on other addresses than this machine's own without a key")
+    add(
+        "--media-domain",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="exact host from which http(s) media may be fetched; repeatable (default: none)",
+    )
+    add("--metrics-auth", action="store_true", help="ask for a key on /metrics, too")
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _count(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+    return int(text)
+
+
+def _media_limit(text: str) -> tuple[str, int]:
+    kind, _, count = text.partition("=")
+    if kind not in ("image", "audio", "video"):
+        raise argparse.ArgumentTypeError(f"must be image=N, audio=N or video=N, got {text!r}")
+    return kind, _at_least(count, 0)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "seconds of at least 0", 0.0, float("inf"))
+
+
+def _fraction(text: str) -> float:
+    return _number(text, "between 0 and 1", 0.0, 1.0)
+
+
+def _number(text: str, what: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
+    return value

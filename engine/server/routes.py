@@ -1,0 +1,150 @@
+"""Handlers of all routes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from engine.errors import InvalidRequest
+from engine.server.answers import EventStream, Format, answer_stream, answer_whole
+from engine.server.body import BodyLimits, answer_expectation, read_body
+from engine.server.chunks import ChatChunks, CompletionChunks
+from engine.server.errors import RETRY_AFTER_S
+from engine.server.generation import Caller, Generation
+from engine.server.jsonbody import quoted
+from engine.server.labels import request_label
+from engine.server.media import NeedsMedia
+from engine.server.plan import Plan, Serving
+from engine.server.protocol import plan_chat, plan_completion
+from engine.server.replies import Collected, chat_reply, completion_reply
+from engine.server.service import Service
+from engine.server.tokens import detokenize, tokenize, tokenizer_info
+
+TENANT_KEY = web.RequestKey("tenant", str)  # set where the API key was checked
+
+_CHAT = Format("chatcmpl-", ChatChunks, chat_reply)
+_COMPLETION = Format("cmpl-", CompletionChunks, completion_reply)
+
+T = TypeVar("T")
+
+
+class Routes:
+    """The endpoint's handlers over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def table(self) -> list[web.RouteDef]:
+        """Every route there is."""
+        return [
+            web.get("/health", self.health),
+            web.get("/metrics", self.metrics),
+            web.get("/version", self.version),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{name:.+}", self.model),
+            web.post("/v1/chat/completions", self.chat, expect_handler=answer_expectation),
+            web.post("/v1/completions", self.completions, expect_handler=answer_expectation),
+            web.post("/tokenize", self.tokenize, expect_handler=answer_expectation),
+            web.post("/detokenize", self.detokenize, expect_handler=answer_expectation),
+            web.get("/tokenizer_info", self.tokenizer_info),
+        ]
+
+    async def health(self, _request: web.Request) -> web.Response:
+        status = self._service.status
+        headers = {} if status in ("ok", "failed") else {"Retry-After": str(RETRY_AFTER_S)}
+        return _json({"status": status}, status=200 if status == "ok" else 503, headers=headers)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        service = self._service
+        prefixes = ("ming:", "vllm:") if service.options.metrics_vllm_names else ("ming:",)
+        text = service.metrics.render(service.engine.stats, service.options.model_names[0], prefixes)
+        return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def version(self, _request: web.Request) -> web.Response:
+        return _json({"version": metadata.version("ming-eval")})
+
+    async def models(self, _request: web.Request) -> web.Response:
+        serving = self._service.serving()
+        return _json({"object": "list", "data": [self._card(name, serving) for name in serving.names]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        serving = self._service.serving()
+        name = request.match_info["name"]
+        if name not in serving.names:
+            message = f"the model {quoted(name)} is not served here; GET /v1/models lists what is"
+            raise InvalidRequest(message, param="model", code="model_not_found", status=404)
+        return _json(self._card(name, serving))
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, plan_chat, _CHAT)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, plan_completion, _COMPLETION)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return _json(await self._parse(request, tokenize, self._service.options.tokenizer_body))
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        return _json(await self._parse(request, detokenize, self._service.options.tokenizer_body))
+
+    async def tokenizer_info(self, _request: web.Request) -> web.Response:
+        return _json(tokenizer_info(self._service.serving()))
+
+    async def _generate(
+        self, request: web.Request, plan_of: Callable[[bytes, Serving], Plan | NeedsMedia[Plan]], form: Format
+    ) -> web.StreamResponse:
+        arrived_s = asyncio.get_running_loop().time()
+        service = self._service
+        serving = service.serving()
+        with service.active():
+            plan = await self._parse(request, plan_of, service.options.generation_body)
+            service.serving()  # it may have stopped meanwhile
+            caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
+            reply_id, created = form.prefix + secrets.token_hex(12), int(time.time())
+            if plan.stream:
+                stream = EventStream(request)
+                generation = Generation(service, serving, plan, caller, stream.break_off)
+                return await answer_stream(generation, form.chunks(plan, reply_id, created), stream)
+            generation = Generation(service, serving, plan, caller, None)
+
+            def write(choices: list[Collected]) -> bytes:
+                return form.reply(plan, reply_id, created, choices, generation.usage)
+
+            return await answer_whole(generation, write)
+
+    async def _parse(
+        self, request: web.Request, parse: Callable[[bytes, Serving], T | NeedsMedia[T]], limits: BodyLimits
+    ) -> T:
+        """Read the body and have a thread make something of it, with its media decoded in between."""
+        service = self._service
+        serving = service.serving()
+        body = await read_body(request, limits)
+        loop = asyncio.get_running_loop()
+        parsed = await loop.run_in_executor(service.pool, parse, body, serving)
+        if not isinstance(parsed, NeedsMedia):
+            return parsed
+        media = await service.media.load(parsed.parts)
+        return await loop.run_in_executor(service.pool, parsed.finish, media)
+
+    def _card(self, name: str, serving: Serving) -> dict[str, object]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._service.created,
+            "owned_by": "ming-eval",
+            "root": serving.names[0],
+            "max_model_len": serving.info.max_model_len,
+        }
+
+
+def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
+    )

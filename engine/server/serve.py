@@ -1,0 +1,159 @@
+"""The server process from its bound port to its exit code: start the engine, serve, drain or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from engine.inputs.processor_config import MediaConfig
+from engine.inputs.tokenizer import Tokenizer
+from engine.server.app import make_app
+from engine.server.handle import EngineState
+from engine.server.http import HttpServer
+from engine.server.process import ENGINE_COMMAND, EngineProcess
+from engine.server.service import ServerOptions, Service
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found on disk; `tokenizer` is None where the server takes and gives token ids only."""
+
+    config: EngineConfig
+    tokenizer: Tokenizer | None
+    media: MediaConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to serve and how. `prepare` finds the model on disk, perhaps by downloading it: it runs in a thread."""
+
+    options: ServerOptions
+    prepare: Callable[[], Prepared]
+    port_file: Path | None = None
+    drain_timeout_s: float = 30.0
+    engine_command: Sequence[str] = ENGINE_COMMAND
+
+
+async def serve(launch: Launch, sock: socket.socket) -> int:
+    """Serve on a bound socket until a signal or a failure; returns the exit code.
+
+    Raises:
+        ConfigError: the model cannot be found or read.
+    """
+    return await _Server(launch, sock).run()
+
+
+class _Server:
+    def __init__(self, launch: Launch, sock: socket.socket) -> None:
+        self._launch = launch
+        self._engine = EngineProcess(launch.engine_command)
+        self._service = Service(launch.options, self._engine.handle)
+        app = make_app(self._service)
+        self._http = HttpServer(app, sock, max_connections=launch.options.max_connections)
+        self._end: asyncio.Future[Literal["signal", "failure"]] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        self._engine.handle.on_change(self._on_engine_change)
+        await self._http.start()
+        try:
+            self._write_port()
+            start = asyncio.create_task(self._start())
+            start.add_done_callback(self._on_started)
+            try:
+                return await self._wait_end()
+            finally:
+                start.cancel()
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        await self._http.stop()
+        await self._engine.stop()
+        await self._service.close()
+        if self._launch.port_file is not None:
+            self._launch.port_file.unlink(missing_ok=True)
+
+    async def _wait_end(self) -> int:
+        if await self._end == "signal":
+            log.info("draining: running requests have %g s to finish", self._launch.drain_timeout_s)
+            await self._service.drain(self._launch.drain_timeout_s)
+            return 0
+        log.error("%s", self._engine.handle.failure)
+        await self._service.settle()
+        return 1
+
+    async def _start(self) -> None:
+        """Find the model, start the engine and begin to take work."""
+        prepared = await _in_daemon_thread(self._launch.prepare)
+        await self._engine.start(prepared.config)
+        info = await self._engine.wait_ready()
+        self._service.open(prepared.tokenizer, prepared.media)
+        log.info("ready: %s, context %d tokens, %s", info.device, info.max_model_len, info.dtype)
+
+    def _on_started(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) and not self._end.done():
+            self._end.set_exception(error)
+
+    def _on_engine_change(self) -> None:
+        if self._engine.handle.state is EngineState.FAILED and not self._end.done():
+            self._end.set_result("failure")
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._end.done():
+            self._end.set_result("signal")
+            return
+        log.warning("second signal: not waiting any longer")
+        self._engine.kill()
+        os._exit(128 + number)
+
+    def _write_port(self) -> None:
+        log.info("listening on port %d", self._http.port)
+        path = self._launch.port_file
+        if path is None:
+            return
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(f"{self._http.port}\n")
+            partial.replace(path)  # a reader never sees half of it
+        except OSError as error:
+            raise ConfigError(f"--port-file {path}: cannot be written ({error.strerror})") from None
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that does not keep the process alive: a download may take hours."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where it is waited for
+            loop.call_soon_threadsafe(_settle, done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(_settle, done.set_result, result)
+
+    def _settle(settle: Callable[..., None], value: object) -> None:
+        if not done.done():
+            settle(value)
+
+    threading.Thread(target=run, daemon=True, name="prepare").start()
+    return await done

@@ -1,0 +1,170 @@
+"""What all routes share: the engine, what it serves, and whether it takes work now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.core.request import MediaKind
+from engine.inputs.fetch import MediaFetcher
+from engine.inputs.media_pool import MediaPool
+from engine.inputs.processor_config import MediaConfig
+from engine.inputs.tokenizer import Tokenizer
+from engine.server.admission import QueueLimits
+from engine.server.auth import KeyRing
+from engine.server.body import BodyLimits
+from engine.server.errors import unavailable
+from engine.server.handle import EngineHandle, EngineState
+from engine.server.jsonbody import FieldLog
+from engine.server.media import DEFAULT_LIMITS, MediaLoader
+from engine.server.metrics import Metrics
+from engine.server.plan import Serving
+
+Status = Literal["ok", "starting", "draining", "failed"]
+
+_TOKENIZER_BODY_BYTES = 4 << 20
+_NUM_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """The operator's choices for the HTTP side.
+
+    `max_queue_tokens` is None for eight contexts. `num_running` is how many requests the engine runs at once.
+    `loopback_only` says that the server is bound to this machine's own address. `media_hosts` are the names from
+    which http(s) media is fetched, `media_limits` how many parts of a kind one request may have.
+    """
+
+    model_names: tuple[str, ...]
+    num_running: int = 256
+    max_queue: int = 256
+    max_queue_tokens: int | None = None
+    max_body_bytes: int = 64 << 20
+    body_timeout_s: float = 60.0
+    request_timeout_s: float = 600.0
+    max_connections: int = 1024
+    keys: KeyRing = field(default_factory=lambda: KeyRing(()))
+    loopback_only: bool = True
+    metrics_auth: bool = False
+    metrics_vllm_names: bool = False
+    system_default: str | None = None
+    media_hosts: tuple[str, ...] = ()
+    media_limits: Mapping[MediaKind, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
+
+    @property
+    def generation_body(self) -> BodyLimits:
+        return BodyLimits(self.max_body_bytes, self.body_timeout_s)
+
+    @property
+    def tokenizer_body(self) -> BodyLimits:
+        return BodyLimits(_TOKENIZER_BODY_BYTES, self.body_timeout_s)
+
+
+class Service:
+    """State of the endpoint; lives on the event loop.
+
+    Attributes:
+        created: start of the server, in seconds since the epoch; model cards keep showing it.
+        pool: threads for parsing and tokenising, which must not hold up the event loop.
+    """
+
+    def __init__(self, options: ServerOptions, engine: EngineHandle) -> None:
+        self.options = options
+        self.engine = engine
+        self.metrics = Metrics()
+        self.created = int(time.time())
+        self.pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="parse")
+        self._media: MediaLoader | None = None
+        self._serving: Serving | None = None
+        self._is_draining = False
+        self._num_active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def status(self) -> Status:
+        if self.engine.state is EngineState.FAILED:
+            return "failed"
+        if self._is_draining:
+            return "draining"
+        return "starting" if self._serving is None else "ok"
+
+    @property
+    def queue_limits(self) -> QueueLimits:
+        options = self.options
+        tokens = options.max_queue_tokens or 8 * self.engine.info.max_model_len
+        return QueueLimits(options.num_running, options.max_queue, tokens)
+
+    @property
+    def media(self) -> MediaLoader:
+        """Decodes media; there once work is taken."""
+        assert self._media is not None, "asked for media before the engine was ready"
+        return self._media
+
+    def open(self, tokenizer: Tokenizer | None, media: MediaConfig | None = None) -> None:
+        """The engine is ready: take work from now on."""
+        options = self.options
+        self._media = MediaLoader(MediaFetcher(options.media_hosts), MediaPool(media or MediaConfig()))
+        self._serving = Serving(
+            names=options.model_names,
+            info=self.engine.info,
+            tokenizer=tokenizer,
+            system_default=options.system_default,
+            media_limits=options.media_limits,
+            field_log=FieldLog(),
+        )
+
+    def serving(self) -> Serving:
+        """What is served, for a request that wants work done.
+
+        Raises:
+            ApiError: 503, no work is taken now.
+        """
+        if self.engine.state is EngineState.FAILED:
+            raise unavailable("engine_failed")
+        if self._is_draining:
+            raise unavailable("draining")
+        if self._serving is None:
+            raise unavailable("starting")
+        return self._serving
+
+    async def close(self) -> None:
+        """Give up the threads and the processes that decode media."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self._media is not None:
+            await self._media.close()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Around the handling of a generation: draining waits for it."""
+        self._num_active += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_active -= 1
+            if self._num_active == 0:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more work, let what runs finish, and end what is left after `timeout_s` with an error."""
+        self._is_draining = True
+        if not await self._wait_idle(timeout_s):
+            self.engine.fail_open(unavailable("draining"))
+            await self.settle()
+
+    async def settle(self, timeout_s: float = 2.0) -> None:
+        """Give generations that were ended the time to tell their clients."""
+        await self._wait_idle(timeout_s)
+
+    async def _wait_idle(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,301 @@
+"""Workers as processes: results, refusals, and what happens to a worker that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from PIL import Image
+
+from engine.errors import ConfigError, InvalidRequest
+from engine.inputs import media_pool
+from engine.inputs.decode_wire import MAX_FRAME_BYTES, Reply, receive_frame, send_frame
+from engine.inputs.media import EncodedMedia, Preprocessed
+from engine.inputs.media_pool import MediaPool
+from engine.inputs.preprocess import preprocess
+from engine.inputs.processor_config import ImageProcessorConfig, MediaConfig
+from tests.engine.inputs.media_files import AUDIO_FILES, VIDEO_FILES, audio_file, image_file, video_file, yamaha_wav
+
+PNG = image_file("PNG")
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+
+
+@asynccontextmanager
+async def pool(**options: Any) -> AsyncIterator[MediaPool]:
+    workers = MediaPool(**({"num_workers": 1} | options))
+    await workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.close()
+
+
+def with_pool(test: Callable[[MediaPool], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def main() -> None:
+        async with pool(**options) as workers:
+            await asyncio.wait_for(test(workers), 60)
+
+    asyncio.run(main())
+
+
+async def still_serves(workers: MediaPool) -> None:
+    result = await workers.preprocess("image", PNG, "image/png")
+    assert result.arrays[0].num_tokens == 4
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split()[2] == "Z":
+            return
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_every_format_passes_through_a_worker() -> None:
+    files: list[tuple[str, bytes, str | None]] = [
+        *(("image", image_file(fmt), f"image/{fmt.lower()}") for fmt in ("PNG", "JPEG", "WEBP", "GIF", "BMP")),
+        *(("audio", audio_file(kind, 8_000), f"audio/{kind.partition('-')[0]}") for kind in AUDIO_FILES),
+        ("audio", yamaha_wav(), "audio/wav"),
+        *(("video", video_file(kind, num_frames=4), None) for kind in VIDEO_FILES),
+        ("video", video_file(num_frames=4, sound=True), "video/mp4"),
+    ]
+
+    async def test(workers: MediaPool) -> None:
+        for kind, data, mime in files:
+            got = await workers.preprocess(kind, data, mime)
+            assert got == preprocess(kind, EncodedMedia((data,), mime), MediaConfig())
+
+    with_pool(test)
+
+
+def test_a_frame_list_passes_through_a_worker() -> None:
+    parts = (image_file("JPEG", (64, 48)), image_file("JPEG", (48, 64)))
+
+    async def test(workers: MediaPool) -> None:
+        got = await workers.preprocess("video", parts, "video/jpeg")
+        assert got == preprocess("video", EncodedMedia(parts, "video/jpeg"), MediaConfig())
+        assert [array.timestamp_s for array in got.arrays] == [0.25]
+
+    with_pool(test)
+
+
+def test_the_configuration_reaches_the_worker() -> None:
+    config = MediaConfig(ImageProcessorConfig(patch_size=8))
+
+    async def test(workers: MediaPool) -> None:
+        assert (await workers.preprocess("image", PNG, None)).arrays[0].shape == (8 * 10, 3 * 2 * 8 * 8)
+
+    with_pool(test, config=config)  # 70x50 pixels: 64x48 has too few; 4,096 at least gives 80x64
+
+
+def test_a_refusal_keeps_its_message_and_its_worker() -> None:
+    async def test(workers: MediaPool) -> None:
+        before = workers.pids
+        with pytest.raises(InvalidRequest, match="declared type 'image/webp'") as caught:
+            await workers.preprocess("image", PNG, "image/webp")
+        assert caught.value.code == "invalid_media"
+        await still_serves(workers)
+        assert workers.pids == before
+
+    with_pool(test)
+
+
+def test_jobs_wait_for_a_free_worker() -> None:
+    async def test(workers: MediaPool) -> None:
+        results = await asyncio.gather(*(workers.preprocess("image", PNG, None) for _ in range(8)))
+        assert len(set(results)) == 1
+
+    with_pool(test, num_workers=2)
+
+
+@linux
+def test_a_killed_worker_is_one_refusal_and_is_replaced() -> None:
+    async def test(workers: MediaPool) -> None:
+        (pid,) = workers.pids
+        os.kill(pid, signal.SIGSTOP)  # it can take the job, and does not answer
+        job = asyncio.create_task(workers.preprocess("image", PNG, None))
+        await asyncio.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(InvalidRequest, match="could not be decoded") as caught:
+            await job
+        assert caught.value.code == "invalid_media"
+        await still_serves(workers)
+        assert pid not in workers.pids
+
+    with_pool(test)
+
+
+@linux
+def test_a_worker_that_died_idle_costs_nobody_a_request() -> None:
+    async def test(workers: MediaPool) -> None:
+        (pid,) = workers.pids
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone(pid)
+        await still_serves(workers)
+
+    with_pool(test)
+
+
+@linux
+def test_a_slow_worker_is_killed_at_the_time_limit() -> None:
+    async def test(workers: MediaPool) -> None:
+        (pid,) = workers.pids
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(InvalidRequest, match="could not be decoded"):
+            await workers.preprocess("image", PNG, None)
+        wait_until_gone(pid)
+        await still_serves(workers)
+
+    with_pool(test, time_limit_s=1.0)
+
+
+@linux
+def test_cancelling_a_job_kills_its_worker() -> None:
+    async def test(workers: MediaPool) -> None:
+        (pid,) = workers.pids
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.create_task(workers.preprocess("image", PNG, None))
+        await asyncio.sleep(0.2)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        wait_until_gone(pid)
+        await still_serves(workers)
+
+    with_pool(test)
+
+
+def test_cancelling_a_waiting_job_harms_nobody() -> None:
+    async def test(workers: MediaPool) -> None:
+        jobs = [asyncio.create_task(workers.preprocess("image", PNG, None)) for _ in range(3)]
+        await asyncio.sleep(0)
+        jobs[2].cancel()
+        assert isinstance(await jobs[0], Preprocessed)
+        assert isinstance(await jobs[1], Preprocessed)
+        await still_serves(workers)
+
+    with_pool(test)
+
+
+@linux
+def test_too_much_memory_is_a_refusal() -> None:
+    buffer = BytesIO()
+    Image.new("1", (6_000, 6_000)).save(buffer, "PNG")  # a small file, and 144 MB as RGB in Pillow
+    large = buffer.getvalue()
+
+    async def test(workers: MediaPool) -> None:
+        with pytest.raises(InvalidRequest, match="could not be decoded"):
+            await workers.preprocess("image", large, None)
+        await still_serves(workers)
+
+    with_pool(test, memory_bytes=100 << 20)
+
+
+@linux
+def test_a_worker_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MING_API_KEY", "hunter2")
+
+    async def test(workers: MediaPool) -> None:
+        assert b"hunter2" not in Path(f"/proc/{workers.pids[0]}/environ").read_bytes()
+
+    with_pool(test)
+
+
+@pytest.mark.parametrize("attempt", ["socket.socket()", "socket.getaddrinfo('localhost', 80)"])
+def test_a_confined_process_makes_no_connection(attempt: str) -> None:
+    code = f"import socket; from engine.inputs.decode_worker import confine; confine(1 << 30); {attempt}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "PermissionError: socket." in result.stderr
+
+
+@linux
+def test_a_confined_process_has_a_memory_limit() -> None:
+    code = "from engine.inputs.decode_worker import confine; confine(64 << 20); bytearray({} << 20)"
+    results = [
+        subprocess.run([sys.executable, "-c", code.format(size)], capture_output=True, text=True, check=False)
+        for size in (32, 96)
+    ]
+    assert [result.returncode for result in results] == [0, 1]
+    assert "MemoryError" in results[1].stderr
+
+
+@linux
+def test_workers_end_with_the_pool_and_with_its_process() -> None:
+    async def main() -> tuple[int, ...]:
+        async with pool(num_workers=2) as workers:
+            return workers.pids
+
+    for pid in asyncio.run(main()):
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_missing_decoder_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "soundfile.py").write_text("raise ImportError('no libsndfile')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match=r"soundfile is not installed .*ming-eval\[engine\]"):
+            await MediaPool(num_workers=1).start()
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_cannot_start_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match="does not start"):
+            await MediaPool(num_workers=1).start()
+
+    asyncio.run(main())
+
+
+def test_frames_survive_any_split() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(theirs, Reply(message="x" * 1_000))
+        theirs.close()
+        frame = receive_frame(ours)
+        assert frame is not None
+        assert msgspec.msgpack.decode(frame, type=Reply).message == "x" * 1_000
+        assert receive_frame(ours) is None
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x05\0\0\0", (MAX_FRAME_BYTES + 1).to_bytes(8, "little"), b"\x05" + bytes(7) + b"ab"]
+)
+def test_broken_frames_read_as_the_end(sent: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(sent)
+        theirs.close()
+        assert receive_frame(ours) is None
+
+
+def test_a_worker_that_answers_nonsense_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(workers: MediaPool) -> None:
+        (pid,) = workers.pids
+        with monkeypatch.context() as patch:
+            patch.setattr(media_pool, "receive_frame", lambda sock: bytearray(b"\xc1"))
+            with pytest.raises(InvalidRequest, match="could not be decoded"):
+                await workers.preprocess("image", PNG, None)
+        await still_serves(workers)
+        assert pid not in workers.pids
+
+    with_pool(test)
