@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +32,9 @@ class GoldenEngine:
     _ids: Iterator[int] = field(default_factory=count)
 
     @classmethod
-    def load(cls, folder: Path, **options: int) -> GoldenEngine:
+    def load(cls, folder: Path, **options: Any) -> GoldenEngine:
         """The checkpoint of `folder`; `options` override fields of `EngineConfig`."""
-        fields = {"block_size": 4, "kv_tokens": 2048, "num_threads": 1} | options
+        fields: dict[str, Any] = {"block_size": 4, "kv_tokens": 2048, "num_threads": 1} | options
         loaded = load_engine(EngineConfig(model=str(folder), device="cpu", dtype="float32", **fields))
         return cls(loaded, loaded.make_loop())
 
