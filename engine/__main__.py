@@ -154,6 +154,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         step_tokens=options.step_tokens,
         step_requests=options.max_num_seqs,
         num_threads=options.threads,
+        audio_batching=options.audio_batching,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
     return Prepared(config, tokenizer, MediaConfig.load(processor, load_model_config(path)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+AudioBatching = Literal["alone", "padded"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -16,7 +17,8 @@ class EngineConfig:
     `model` is a local directory (a hub id is resolved before this is built), `processor` the one that may hold
     `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
     checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
-    `step_tokens` and `step_requests` bound one forward pass.
+    `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
+    zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     """
 
     model: str
@@ -31,6 +33,7 @@ class EngineConfig:
     step_tokens: int = 2048
     step_requests: int = 256
     num_threads: int | None = None
+    audio_batching: AudioBatching = "alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,4 @@ class EngineInfo:
     tp: int
     load_s: float
     modalities: tuple[str, ...] = ("text",)
+    audio_batching: AudioBatching = "alone"

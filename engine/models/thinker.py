@@ -68,6 +68,11 @@ class Ming(nn.Module):
         assert self.audio_encoder is not None, "the server refuses audio without an audio tower"
         return self.audio_encoder.encode(clips)
 
+    def encode_audio_padded(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """The clips zero-padded to the longest without a mask, as released: shorter ones hear the padding."""
+        assert self.audio_encoder is not None, "the server refuses audio without an audio tower"
+        return self.audio_encoder.encode_padded(clips)
+
     def reset_tables(self, device: torch.device) -> None:
         """Fill the computed tables; a checkpoint that holds one overwrites it."""
         self.model.rotary_emb.reset(device)

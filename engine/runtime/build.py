@@ -29,6 +29,8 @@ from engine.weights.rules import AUDIO, THINKER, VISION, Shard
 
 log = logging.getLogger(__name__)
 
+STEP_ENCODES = 4  # media of different requests that share one call of the towers
+
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -48,7 +50,8 @@ class LoadedEngine:
         """The scheduler over `runner`, or over this rank alone."""
         info, config = self.info, self.config
         limits = SchedulerLimits(config.step_tokens, config.step_requests, info.max_model_len)
-        scheduler = Scheduler(limits, BlockManager(info.num_blocks, info.block_size))
+        blocks = BlockManager(info.num_blocks, info.block_size)
+        scheduler = Scheduler(limits, blocks, step_encodes=STEP_ENCODES)
         # On the CPU a launch is the whole step: scheduling ahead would only hold back what is finished.
         overlap = self.runner.device.type == "cuda"
         return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap)
@@ -74,7 +77,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
     num_blocks = tp.minimum(count_blocks(config, shape, device, max_model_len))
     max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
-    encoder = EncoderRunner(model, device, load_image_config(Path(config.processor or config.model), cfg.vision))
+    pixels = load_image_config(Path(config.processor or config.model), cfg.vision)
+    encoder = EncoderRunner(model, device, pixels, config.audio_batching)
     runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device)
     info = EngineInfo(
         max_model_len=max_model_len,
@@ -88,6 +92,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
         tp=tp.size,
         load_s=time.perf_counter() - started,
         modalities=_modalities(model),
+        audio_batching=config.audio_batching,
     )
     log.info(
         "loaded %s in %.1f s: %d cache blocks of %d tokens", config.model, info.load_s, num_blocks, info.block_size

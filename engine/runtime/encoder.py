@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.config import AudioBatching
 from engine.core.request import GenerationRequest, MediaInput
 from engine.inputs.pixels import pixel_table
 from engine.inputs.processor_config import ImageProcessorConfig
@@ -49,6 +50,14 @@ class FeatureCache:
 
 
 @dataclass(frozen=True, slots=True)
+class _Item:
+    """A medium to encode, and the clips of its request (itself among them) if they are to be padded together."""
+
+    media: MediaInput
+    padded_with: tuple[MediaInput, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     """Media being encoded, equal content once, and who waits for each."""
 
@@ -64,9 +73,15 @@ class EncoderRunner:
     """
 
     def __init__(
-        self, model: Ming, device: torch.device, pixels: ImageProcessorConfig, cache_bytes: int = 1 << 28
+        self,
+        model: Ming,
+        device: torch.device,
+        pixels: ImageProcessorConfig,
+        audio_batching: AudioBatching = "alone",
+        cache_bytes: int = 1 << 28,
     ) -> None:
         self._model = model
+        self._pads_audio = audio_batching == "padded"
         self._pixel_table = torch.tensor(pixel_table(pixels), device=device)  # [3, 256]
         self._device = device
         self._cache = FeatureCache(cache_bytes)
@@ -98,7 +113,7 @@ class EncoderRunner:
             else:
                 self._finish([key], cached)
         if fresh:
-            items = [self._media[same[0]] for same in fresh.values()]
+            items = [self._item(same[0]) for same in fresh.values()]
             self._jobs.append(_Job(self._submit(items), fresh))
 
     def collect(self, *, wait: bool) -> tuple[tuple[Key, ...], tuple[tuple[int, str], ...]]:
@@ -120,7 +135,14 @@ class EncoderRunner:
             self._close(self._jobs.pop(0))
         return self._features[request_id, index]
 
-    def _submit(self, items: Sequence[MediaInput]) -> Future[list[Tensor]]:
+    def _item(self, key: Key) -> _Item:
+        media = self._media[key]
+        if media.kind != "audio" or not self._pads_audio:
+            return _Item(media)
+        clips = [m for (request_id, _), m in self._media.items() if request_id == key[0] and m.kind == "audio"]
+        return _Item(media, tuple(clips))
+
+    def _submit(self, items: Sequence[_Item]) -> Future[list[Tensor]]:
         if self._thread is not None:
             return self._thread.submit(self._encode, items)
         future: Future[list[Tensor]] = Future()
@@ -141,19 +163,23 @@ class EncoderRunner:
             self._finish(same, features)
 
     @torch.inference_mode()
-    def _encode(self, items: Sequence[MediaInput]) -> list[Tensor]:
+    def _encode(self, items: Sequence[_Item]) -> list[Tensor]:
         """Features of each item; pixels share one packed call, and so do clips of equal length."""
-        pixels = [item for item in items if item.grid is not None]
-        clips = [item for item in items if item.grid is None]
+        pixels = [item.media for item in items if item.media.grid is not None]
+        clips = [item.media for item in items if item.media.grid is None and not item.padded_with]
         features: dict[int, Tensor] = {}
         if pixels:
-            grids = [item.grid for item in pixels if item.grid is not None]
-            encoded = self._model.encode_pixels([self._load(item) for item in pixels], grids)
+            grids = [media.grid for media in pixels if media.grid is not None]
+            encoded = self._model.encode_pixels([self._load(media) for media in pixels], grids)
             features.update(zip(map(id, pixels), encoded, strict=True))
         if clips:
-            encoded = self._model.encode_audio([self._load(item) for item in clips])
+            encoded = self._model.encode_audio([self._load(media) for media in clips])
             features.update(zip(map(id, clips), encoded, strict=True))
-        return [features[id(item)] for item in items]
+        for item in items:
+            if item.padded_with:
+                together = self._model.encode_audio_padded([self._load(clip) for clip in item.padded_with])
+                features[id(item.media)] = together[item.padded_with.index(item.media)]
+        return [features[id(item.media)] for item in items]
 
     def _finish(self, keys: Sequence[Key], features: Tensor) -> None:
         for key in keys:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from engine.config import AudioBatching
 from engine.core.request import MediaInput, MediaKind
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.chat import MediaTokens, Prompt
@@ -101,14 +103,26 @@ def media_tokens(media: Sequence[Preprocessed]) -> list[MediaTokens]:
     ]
 
 
-def media_inputs(prompt: Prompt, media: Sequence[Preprocessed]) -> tuple[MediaInput, ...]:
+def media_inputs(prompt: Prompt, media: Sequence[Preprocessed], batching: AudioBatching) -> tuple[MediaInput, ...]:
     """The encoder inputs, each with the placeholders that it fills."""
+    clips = b"".join(array.digest for item in media if item.kind == "audio" for array in item.arrays)
     inputs = []
     for slot in prompt.slots:
         array = media[slot.index].arrays[slot.frame]
+        digest = array.digest
+        if slot.kind == "audio" and batching == "padded":
+            # Padded together, a clip's features depend on its neighbours, and so must every cache key made of it.
+            digest = hashlib.sha256(clips + digest + slot.index.to_bytes(4, "big")).digest()
         inputs.append(
             MediaInput(
-                slot.kind, slot.start, slot.num_tokens, array.grid, array.digest, array.shape, array.dtype, array.data
+                kind=slot.kind,
+                start=slot.start,
+                num_tokens=slot.num_tokens,
+                grid=array.grid,
+                digest=digest,
+                shape=array.shape,
+                dtype=array.dtype,
+                data=array.data,
             )
         )
     return tuple(inputs)

@@ -82,6 +82,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--step-tokens", type=_positive, default=2048, metavar="N", help="most tokens in one step (default: 2048)")
     add("--max-num-seqs", type=_positive, default=256, metavar="N", help="most sequences in one step (default: 256)")
+    add(
+        "--audio-batching",
+        choices=("alone", "padded"),
+        default="alone",
+        help="clips of a request on their own (default), or zero-padded together as released",
+    )
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
 
 

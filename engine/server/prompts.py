@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.config import AudioBatching
 from engine.errors import InvalidRequest
 from engine.inputs.chat import PromptOptions, Segment, build_prompt, encode_prompt, media_parts
 from engine.inputs.media import Preprocessed
@@ -65,11 +66,12 @@ class PromptDraft:
     segments: tuple[Segment, ...]
     media: tuple[MediaPart, ...]
     tokenizer: Tokenizer
+    audio_batching: AudioBatching
 
     def encode(self, media: Sequence[Preprocessed]) -> PromptInput:
         """The prompt in ids, every medium expanded to its placeholders."""
         prompt = encode_prompt(self.segments, self.tokenizer, media_tokens(media))
-        return PromptInput(prompt.ids, media_inputs(prompt, media))
+        return PromptInput(prompt.ids, media_inputs(prompt, media, self.audio_batching))
 
 
 def draft_prompt(
@@ -91,7 +93,7 @@ def draft_prompt(
     _check_chars(num_chars, tokenizer, serving.info.max_model_len, "messages")
     media = media_parts(segments)
     check_parts(media, serving.info.modalities, serving.media_limits)
-    return PromptDraft(segments, media, tokenizer)
+    return PromptDraft(segments, media, tokenizer, serving.info.audio_batching)
 
 
 def encode_text(text: str, serving: Serving) -> list[int]:

@@ -89,7 +89,7 @@ def plan_completion(body: bytes, serving: Serving) -> Plan:
     check_range("max_tokens", request.max_tokens, Range(0 if request.echo else 1, context))
     check_range("logprobs", request.logprobs, Range(0, MAX_TOP_LOGPROBS))
     if not request.return_token_ids:
-        serving.need_tokenizer("an answer without return_token_ids")
+        serving.need_tokenizer("text output (send return_token_ids: true)")
     prompts = tuple(_encode(prompt, serving) for prompt in _prompts(request.prompt))
     longest = max(len(prompt.ids) for prompt in prompts)
     default = min(_DEFAULT_COMPLETION_TOKENS, context - longest)

@@ -16,7 +16,7 @@ from engine.errors import InvalidRequest
 from engine.server.answers import EventStream, Format, answer_stream, answer_whole
 from engine.server.body import BodyLimits, answer_expectation, read_body
 from engine.server.chunks import ChatChunks, CompletionChunks
-from engine.server.errors import RETRY_AFTER_S
+from engine.server.errors import RETRY_AFTER_S, request_timeout
 from engine.server.generation import Caller, Generation
 from engine.server.jsonbody import quoted
 from engine.server.labels import request_label
@@ -130,7 +130,12 @@ class Routes:
         parsed = await loop.run_in_executor(service.pool, parse, body, serving)
         if not isinstance(parsed, NeedsMedia):
             return parsed
-        media = await service.media.load(parsed.parts)
+        limit_s = service.options.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                media = await service.media.load(parsed.parts)
+        except TimeoutError:
+            raise request_timeout(limit_s) from None
         return await loop.run_in_executor(service.pool, parsed.finish, media)
 
     def _card(self, name: str, serving: Serving) -> dict[str, object]:

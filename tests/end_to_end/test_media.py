@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +171,10 @@ def test_client_that_leaves_while_its_media_is_decoded(server: RunningServer) ->
     connection.close()
     until(lambda: server.metric("num_requests_running") == 0)
     assert prompt_details(server, image_part(image_file()))["image_tokens"] == 4
+
+
+def test_media_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--request-timeout", "0.02") as server:
+        content = [video_part(video_file("mp4-h264", num_frames=300, fps=30, size=(320, 240))), QUESTION]
+        status, answer = server.chat(content)
+        assert (status, answer["error"]["code"]) == (504, "request_timeout")

@@ -1,10 +1,16 @@
-"""The official OpenAI client, sync and async, against the endpoint over a scripted engine."""
+"""The official OpenAI client, sync and async, against the endpoint over a scripted engine and over the real one."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -172,3 +178,68 @@ def test_async_client_that_cancels_frees_the_engine() -> None:
             await asyncio.wait_for(engine.until_idle(), 1.0)
 
     asyncio.run(asyncio.wait_for(cancel(), 10))
+
+
+@pytest.fixture(scope="module")
+def tiny_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python -m engine` with the embedded model, once it is ready."""
+    port_file = tmp_path_factory.mktemp("serve") / "port"
+    options = ("--model", str(tiny_model), "--threads", "1", "--kv-tokens", "4096", "--max-model-len", "2048")
+    command = (sys.executable, "-m", "engine", "--port", "0", "--port-file", str(port_file), *options)
+    with subprocess.Popen(command) as process:
+        try:
+            while not (port_file.exists() and is_ready(f"http://127.0.0.1:{port_file.read_text().strip()}")):
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port_file.read_text().strip()}"
+        finally:
+            process.terminate()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url + "/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except urllib.error.HTTPError:
+        return False  # it says 503 while it starts
+
+
+@pytest.mark.slow
+def test_real_engine_streams_what_it_answers_whole(tiny_url: str) -> None:
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+        model = client.models.list().data[0].id
+        whole = client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=24)
+        stream = client.chat.completions.create(
+            model=model, messages=QUESTION, temperature=0, max_tokens=24, stream=True
+        )
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == whole.choices[0].message.content
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 24 or whole.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.slow
+def test_real_engine_draws_by_seed_and_scores_what_it_drew(tiny_url: str) -> None:
+    """The same seed gives the same tokens, alone or beside others, and scoring them again gives their values."""
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+        model = client.models.list().data[0].id
+        fields = {"ignore_eos": True, "return_token_ids": True}
+        prompt = list(range(100, 140))
+
+        def draw(prompts: list[list[int]], seed: int) -> list[list[int]]:
+            reply = client.completions.create(
+                model=model, prompt=prompts, max_tokens=12, temperature=1.5, seed=seed, logprobs=0, extra_body=fields
+            )
+            drawn.extend(reply.choices)
+            return [(choice.model_extra or {})["token_ids"] for choice in reply.choices]
+
+        drawn: list[openai.types.CompletionChoice] = []
+        (alone,) = draw([prompt], 5)
+        beside = draw([[7, 8, 9], prompt, prompt[:3]], 5)
+        assert beside[1] == alone
+        assert draw([prompt], 6) != [alone]
+        scored = client.completions.create(model=model, prompt=[prompt + alone], max_tokens=0, echo=True, logprobs=0)
+        assert scored.choices[0].logprobs is not None
+        assert drawn[0].logprobs is not None
+        assert scored.choices[0].logprobs.token_logprobs is not None
+        values = scored.choices[0].logprobs.token_logprobs[len(prompt) :]
+        assert values == pytest.approx(drawn[0].logprobs.token_logprobs, abs=1e-3)

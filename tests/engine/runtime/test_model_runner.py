@@ -101,3 +101,11 @@ def test_stop_token_ends_with_its_id(tiny_model: Path) -> None:
     assert last.finish is FinishReason.STOP
     assert last.stop_token_id == stop
     assert loop.stats().generation_tokens == len(plain) + first + 1
+
+
+def test_padded_clips_hear_each_other(tiny_model: Path, alone: dict[int, list[int]]) -> None:
+    """MEDIA[1] has a clip of 40 and one of 9 frames: padded together as released, the short one sounds different."""
+    padded = make_loop(tiny_model, audio_batching="padded")
+    assert tokens(padded, [MEDIA[1]])[MEDIA[1].id] != alone[MEDIA[1].id]
+    single = make_loop(tiny_model, audio_batching="padded")
+    assert tokens(single, [MEDIA[0]])[MEDIA[0].id] == alone[MEDIA[0].id]  # one clip has nothing to be padded to

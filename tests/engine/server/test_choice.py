@@ -79,8 +79,9 @@ def test_stop_string_wins_over_length() -> None:
 
 def test_control_tokens_in_the_middle_do_not_show() -> None:
     role = TOKENIZER.token_id("<role>")
-    deltas, _ = feed(plan_of(), [output((ord("a"), role, ord("b")), FinishReason.LENGTH)])
+    deltas, _ = feed(plan_of(logprobs=0), [output((ord("a"), role, ord("b")), FinishReason.LENGTH)])
     assert text_of(deltas) == "ab"
+    assert [(entry.text, entry.raw) for entry in deltas[0].entries] == [("a", b"a"), ("<role>", b""), ("b", b"b")]
 
 
 def test_output_before_the_first_token_says_nothing() -> None:

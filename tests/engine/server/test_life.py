@@ -214,13 +214,16 @@ async def test_request_that_fails_in_the_middle_of_a_stream() -> None:
 
 @on_loop
 async def test_outputs_of_a_choice_that_has_ended_are_ignored() -> None:
-    """The engine may be a token ahead of a stop string."""
-    engine = FakeEngine(says("Hello"), hold_after=3)
+    """The engine may be a token ahead of a stop string; some of it is read together with the match."""
+    engine = held(0)
     async with endpoint(engine) as server:
         task = asyncio.create_task(server.chat(stop="el"))
+        await engine.until_running()
+        engine.report(*(Output(1, tokens=(token,)) for token in b"Helix"))
         reply = await task
-        engine.report(Output(1, tokens=(33,)), Output(1, tokens=(34,), finish=FinishReason.LENGTH))
+        engine.report(Output(1, tokens=(33,), finish=FinishReason.LENGTH))
         assert reply["choices"][0]["message"]["content"] == "H"
+        assert reply["usage"]["completion_tokens"] == 3
         engine.gate.set()
         assert (await server.chat())["choices"][0]["message"]["content"] == "Hello"
 
@@ -228,12 +231,13 @@ async def test_outputs_of_a_choice_that_has_ended_are_ignored() -> None:
 @on_loop
 async def test_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "_UNREAD_S", 0.2)
+    monkeypatch.setattr(outputs, "MAX_UNREAD_ENTRIES", 1 << 30)
     engine = FakeEngine(says("x" * 256))
     async with endpoint(engine) as server:
         with await unread_stream(server):
             await engine.until_running(16)
-            await asyncio.wait_for(engine.until_idle(), 5.0)
-        assert engine.aborted
+            await asyncio.wait_for(server.service.drain(10.0), 5.0)
+            assert server.service.metrics.finished[FinishReason.ABORT] > 0
 
 
 @on_loop
@@ -243,8 +247,8 @@ async def test_outputs_that_pile_up_unread_end_the_request(monkeypatch: pytest.M
     async with endpoint(engine) as server:
         with await unread_stream(server):
             await engine.until_running(16)
-            await asyncio.wait_for(engine.until_idle(), 5.0)
-        assert engine.aborted
+            await asyncio.wait_for(server.service.drain(10.0), 5.0)
+            assert server.service.metrics.finished[FinishReason.ABORT] > 0
 
 
 async def unread_stream(server: Endpoint) -> socket.socket:
