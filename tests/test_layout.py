@@ -33,7 +33,7 @@ HARNESS_ROWS = (
     {"targets"},
     {"client"},
     {"metrics"},
-    {"results"},
+    {"results", "accuracy_results"},
     {"run_folder", "manifest"},
     {"evals", "report", "launch"},
     {"load", "compare", "coverage"},
@@ -88,6 +88,7 @@ def test_harness_arrows() -> None:
     for file, imported in breaches("ming_eval"):
         importer = part(ROOT / file)
         if importer != "__init__":
+            assert {importer, imported} <= row.keys(), f"{file}: give {importer} and {imported} a row in HARNESS_ROWS"
             assert row[imported] < row[importer], f"{file} imports {imported}"
 
 
