@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 # Weights and text; nothing that holds code or would have to be unpickled.
 FILE_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 
+# Parts of the released snapshot that draw images, some 30 GB; nothing here reads them.
+_IMAGE_GENERATION = ("transformer/", "vae/", "scheduler/", "connector/", "byt5/", "mlp/")
+
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 # The HTTP library under the hub's client changed between its major versions: this is that library's base error,
@@ -82,11 +85,12 @@ def _fetch(model: str, revision: str | None, api: HubApi) -> Path:
         raise ConfigError(f"{model}: no such directory, and no such repository on the hub") from None
     except _TRANSPORT_ERRORS as error:
         return _cached(model, revision, api, type(error).__name__)
-    missing = _missing_files(model, info)
+    wanted = _wanted_files(model, info)
+    missing = {name: size for name, size in wanted.items() if not _is_cached(model, name, info.sha)}
     if missing:
         _check_space(model, sum(missing.values()))
         log.info("downloading %d files of %s at %s: %s", len(missing), model, info.sha, _gb(sum(missing.values())))
-    return _download(model, info.sha, api)
+    return _download(model, info.sha, sorted(wanted), api)
 
 
 def _cached(model: str, revision: str | None, api: HubApi, reason: str) -> Path:
@@ -101,29 +105,32 @@ def _cached(model: str, revision: str | None, api: HubApi, reason: str) -> Path:
     return Path(found)
 
 
-def _download(model: str, commit: str, api: HubApi) -> Path:
+def _download(model: str, commit: str, names: list[str], api: HubApi) -> Path:
     try:
-        return Path(api.snapshot_download(model, revision=commit, allow_patterns=list(FILE_PATTERNS)))
+        return Path(api.snapshot_download(model, revision=commit, allow_patterns=names))
     except _TRANSPORT_ERRORS as error:
         raise ConfigError(
             f"{model}: the download stopped ({type(error).__name__}); run the command again to go on with it"
         ) from error
 
 
-def _missing_files(model: str, info: Any) -> dict[str, int]:
-    """Sizes in bytes of the files to fetch that are not in the cache."""
+def _wanted_files(model: str, info: Any) -> dict[str, int]:
+    """Names and sizes in bytes of the weights and texts that this engine may read."""
+    sizes = {file.rfilename: file.size for file in info.siblings}
+    draws_images = any(name.startswith("transformer/") for name in sizes)
+    skipped = _IMAGE_GENERATION if draws_images else ()
     wanted = {
-        file.rfilename: file.size
-        for file in info.siblings
-        if any(fnmatch(file.rfilename, pattern) for pattern in FILE_PATTERNS)
+        name: size
+        for name, size in sizes.items()
+        if any(fnmatch(name, pattern) for pattern in FILE_PATTERNS) and not name.startswith(skipped)
     }
     if not any(name.endswith(".safetensors") for name in wanted):
         raise ConfigError(f"{model}: the repository has no safetensors files, and no other weights are read")
-    return {
-        name: size
-        for name, size in wanted.items()
-        if not isinstance(try_to_load_from_cache(model, name, revision=info.sha), str)
-    }
+    return wanted
+
+
+def _is_cached(model: str, name: str, commit: str) -> bool:
+    return isinstance(try_to_load_from_cache(model, name, revision=commit), str)
 
 
 def _check_space(model: str, needed_bytes: int) -> None:

@@ -28,6 +28,9 @@ FILES = {
 }
 
 
+WANTED = sorted(name for name in FILES if not name.endswith((".py", ".bin")))
+
+
 class FakeApi:
     """A hub with one repository; `fails` are errors that its two calls raise."""
 
@@ -97,10 +100,15 @@ def test_weights_and_text_of_one_commit_are_fetched(
     api = FakeApi(tmp_path)
     with caplog.at_level(logging.INFO):
         assert hub.resolve("owner/name", "main", api=api) == tmp_path
-    assert api.downloads == [
-        {"revision": COMMIT, "local": False, "patterns": ["*.safetensors", "*.json", "*.txt", "*.jinja"]}
-    ]
+    assert api.downloads == [{"revision": COMMIT, "local": False, "patterns": WANTED}]
     assert f"downloading 5 files of owner/name at {COMMIT}: 7.0 GB" in caplog.text
+
+
+def test_what_only_draws_images_is_left_out(cache: Path, tmp_path: Path) -> None:
+    drawing = {"transformer/model.safetensors": 30_000_000_000, "vae/config.json": 1, "mlp/x.safetensors": 1}
+    api = FakeApi(tmp_path, FILES | drawing)
+    hub.resolve("owner/name", api=api)
+    assert api.downloads[0]["patterns"] == WANTED
 
 
 def test_too_little_space_is_said_before_the_download(
