@@ -25,6 +25,15 @@ CASES = {
     "f_preprocessing": "preprocessing:run_preprocessing",
     "g_end_to_end": "end_to_end:run_end_to_end",
     "h_chat_template": "prompts:run_prompts",
+    "dit_blocks": "speech:run_dit",
+    "cfm_sampling": "speech:run_cfm",
+    "aggregator": "speech:run_aggregator",
+    "talker_llm_step": "speech:run_llm_step",
+    "vae_decode": "speech:run_vae_decode",
+    "vae_encode": "speech:run_vae_encode",
+    "silence_trim": "speech_text:run_silence",
+    "text_frontend": "speech_text:run_front_end",
+    "e2e_talker": "talker:run_talker",
 }
 
 

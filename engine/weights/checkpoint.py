@@ -48,7 +48,7 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The safetensors files of one directory, by the index file or the single file of small models."""
+    """The safetensors files of one directory: those of the index, else the one of small models, else all there are."""
 
     path: Path
 
@@ -57,18 +57,29 @@ class Checkpoint:
         """Tensor name -> file name.
 
         Raises:
-            WeightError: neither an index nor a single file is there, or the index is damaged.
+            WeightError: no such file is there, the index is damaged, or two files hold the same tensor.
         """
         index = self.path / INDEX
         if index.is_file():
             return self._read_index(index)
-        single = self.path / SINGLE
-        if not single.is_file():
+        if (self.path / SINGLE).is_file():
+            return self._list([SINGLE])
+        loose = sorted(file.name for file in self.path.glob("*.safetensors"))
+        if not loose:
             raise WeightError(
                 f"{self.path}: neither {INDEX} nor {SINGLE} found; point --model at the snapshot directory"
             )
-        with self._open(SINGLE) as file:
-            return dict.fromkeys(file.keys(), SINGLE)
+        return self._list(loose)
+
+    def _list(self, file_names: list[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for file_name in file_names:
+            with self._open(file_name) as file:
+                names = set(file.keys())
+            if twice := sorted(names & found.keys()):
+                raise WeightError(f"{self.path}: both {found[twice[0]]} and {file_name} hold {twice[0]}; remove one")
+            found |= dict.fromkeys(names, file_name)
+        return found
 
     @staticmethod
     def _read_index(index: Path) -> dict[str, str]:

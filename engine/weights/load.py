@@ -69,18 +69,32 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, shard: Shard, present
     Raises:
         WeightError: the names, or a shape, do not fit the model.
     """
-    parameters = dict(model.named_parameters()) | dict(_persistent_buffers(model))
-    plan = make_plan(checkpoint.files, {n: p.shape for n, p in parameters.items()}, present)
+    plan = make_plan(checkpoint.files, stored_shapes(model), present)
     if plan.problems:
         raise WeightError(
             f"{checkpoint.path}: {'; '.join(plan.problems)}. config.json and weights do not belong together"
         )
+    fill(model, checkpoint, shard, plan)
+    return plan
+
+
+def stored_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Everything that a checkpoint has to fill, by name."""
+    return {name: tensor.shape for name, tensor in _stored(model).items()}
+
+
+def fill(model: nn.Module, checkpoint: Checkpoint, shard: Shard, plan: Plan) -> None:
+    """Copy what `plan` assigns.
+
+    Raises:
+        WeightError: a shape does not fit the model.
+    """
+    parameters = _stored(model)
     with torch.no_grad():
         for tensor in checkpoint.tensors():
             if tensor.name in plan.assigned:
                 rule, place = plan.assigned[tensor.name]
                 _copy(rule.keep(tensor, shard), place.view(parameters[place.parameter]), tensor.name)
-    return plan
 
 
 def present_components(names: Iterable[str]) -> list[Rules]:
@@ -98,9 +112,10 @@ def _copy(source: Tensor, target: Tensor, name: str) -> None:
     target.copy_(source)
 
 
-def _persistent_buffers(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    stored = model.state_dict(keep_vars=True)
-    return ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and the buffers that checkpoints may hold."""
+    state = model.state_dict(keep_vars=True)
+    return dict(model.named_parameters()) | {n: buffer for n, buffer in model.named_buffers() if n in state}
 
 
 def _places(name: str, shape: torch.Size) -> list[Place]:

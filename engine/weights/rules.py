@@ -17,10 +17,10 @@ from engine.weights.checkpoint import LazyTensor
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a placement needs to know: whose share, and of which model."""
+    """What a placement needs to know: whose share, and of which thinker (a model that is never split has none)."""
 
     tp: TensorParallel
-    llm: LLMConfig
+    llm: LLMConfig | None = None
 
 
 Keep = Callable[[LazyTensor, Shard], Tensor]
@@ -60,7 +60,9 @@ def columns(tensor: LazyTensor, shard: Shard) -> Tensor:
 
 def qkv_heads(tensor: LazyTensor, shard: Shard) -> Tensor:
     """This rank's query heads and the key/value heads they read, out of packed q | k | v rows."""
-    llm, c = shard.llm, shard.llm.head_dim
+    llm = shard.llm
+    assert llm is not None, "only the thinker has packed heads"
+    c = llm.head_dim
     q = shard.tp.split(llm.num_attention_heads, "num_attention_heads")
     kv = shard.tp.split_kv_heads(llm.num_key_value_heads)
     first_k = llm.num_attention_heads
@@ -112,28 +114,39 @@ def _component(part: str) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """A component's table. `prefix` starts every name it owns; what it does not match there is an error."""
+    """A component's table. `prefixes` start every name it owns; what it does not match there is an error.
+
+    `wrappers` are name parts that some packagings put in front of all the others: of each group at most one, in order.
+    """
 
     name: str
     prefixes: tuple[str, ...]
     rows: tuple[Rule, ...]
-    skip: Mapping[str, str] = field(default_factory=dict)  # pattern -> why it is not loaded
+    skip: Mapping[str, str] = field(default_factory=dict)  # prefix -> why it is not loaded
+    wrappers: tuple[tuple[str, ...], ...] = ()
 
     def owns(self, name: str) -> bool:
         """True when `name` belongs to this component."""
-        return name.startswith(self.prefixes)
+        return self.unwrap(name).startswith(self.prefixes)
+
+    def unwrap(self, name: str) -> str:
+        """`name` as the component itself spells it."""
+        for group in self.wrappers:
+            name = name.removeprefix(next((part for part in group if name.startswith(part)), ""))
+        return name
 
     def find(self, name: str) -> tuple[Rule, Place] | None:
         """The first rule that matches, with the place it gives."""
         for rule in self.rows:
-            place = rule.match(name)
+            place = rule.match(self.unwrap(name))
             if place is not None:
                 return rule, place
         return None
 
     def skipped(self, name: str) -> str | None:
         """Why `name` is left out on purpose, or None."""
-        return next((why for prefix, why in self.skip.items() if name.startswith(prefix)), None)
+        inner = self.unwrap(name)
+        return next((why for prefix, why in self.skip.items() if inner.startswith(prefix)), None)
 
 
 _LAYER = "model.model.layers.{layer}."
@@ -149,9 +162,29 @@ def _gated_mlp(theirs: str, mine: str) -> tuple[Rule, ...]:
     )
 
 
+# The speech part, which merged packagings keep beside the thinker. Its audio VAE has one of the wrappers in front, of
+# which `audio.` is also the prefix of the thinker's Whisper tower: what follows tells the two apart.
+TALKER_WRAPPER = "talker."
+TALKER_PREFIXES = ("model.", "cfm.", "aggregator.", "stop_head.", "spk_head.")
+VAE_WRAPPERS = ("audio_vae.", "talker_vae.", "vae.", "audio.")
+VAE_PREFIXES = (
+    *(f"encoder.{part}" for part in ("encoder.", "aggregator.", "fc1.", "fc2.", "fc3.", "norm.", "cls_embed")),
+    *(f"decoder.{part}" for part in ("decoder.", "fc1.", "head.")),
+)
+_SPEECH = (
+    *(TALKER_WRAPPER + prefix for prefix in TALKER_PREFIXES),
+    *(
+        outer + wrapper + prefix
+        for outer in ("", TALKER_WRAPPER)
+        for wrapper in VAE_WRAPPERS
+        for prefix in VAE_PREFIXES
+    ),
+)
+
 THINKER = Rules(
     name="thinker",
     prefixes=("model.",),
+    skip=dict.fromkeys(_SPEECH, "part of the talker and its audio VAE"),
     rows=(
         Rule("model.model.word_embeddings.weight", rows, to("model.word_embeddings.weight")),
         Rule("model.lm_head.weight", rows, to("model.lm_head.weight")),

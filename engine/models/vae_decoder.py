@@ -1,0 +1,91 @@
+"""The audio VAE's decoder: latents to waveform, whole or as a stream of chunks that gives the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.istft import OverlapState, SpectrumHead, join_frames
+from engine.models.qwen2 import Qwen2Model
+from engine.models.qwen2_memory import WindowMemory, WindowState
+from engine.models.upsample import UpsampleState, upsample, upsample_stream
+from engine.models.windowed import empty_window, run_windowed
+from engine.talker_config import AudioVAEConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """Where one stream stands; a value, so that a failed call leaves it as it was."""
+
+    window: WindowState
+    upsampling: UpsampleState | None = None
+    overlap: OverlapState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatentChunk:
+    """The next latents [n, latent_dim] of one stream, n > 0; `last` ends it."""
+
+    latents: Tensor
+    state: DecoderState
+    last: bool
+
+
+class VAEDecoder(nn.Module):
+    """The tensors under `decoder.`."""
+
+    def __init__(self, cfg: AudioVAEConfig) -> None:
+        super().__init__()
+        hidden = cfg.decoder.hidden_size
+        self.factor = cfg.patch_size
+        self.fc1 = nn.Linear(cfg.latent_dim, hidden)
+        self.decoder = Qwen2Model(cfg.decoder)
+        self.head = SpectrumHead(hidden, cfg.hop_size)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Whole sequences [B, T, latent_dim] -> float32 samples [B, T * latent_samples], not limited to -1..1."""
+        hidden = self.fc1(latents.to(self.fc1.weight.dtype))
+        columns = torch.stack([upsample(row, self.factor) for row in hidden])
+        frames = self.head(run_windowed(self.decoder, columns))
+        return torch.stack([join_frames(row, self.head.window, None, last=True)[0] for row in frames])
+
+    def start(self) -> DecoderState:
+        """The state of a new stream."""
+        return DecoderState(empty_window(self.decoder))
+
+    def stream(self, chunks: Sequence[LatentChunk]) -> list[tuple[Tensor, DecoderState]]:
+        """Decode the next chunk of each of several streams: float32 samples [n] and the state to go on from.
+
+        A stream runs one chunk behind, and its first call gives no samples; the call with `last` gives all the rest.
+        """
+        hidden = self.fc1(torch.cat([chunk.latents for chunk in chunks]).to(self.fc1.weight.dtype))
+        parts = hidden.split([len(chunk.latents) for chunk in chunks])
+        raised = [
+            upsample_stream(part, self.factor, chunk.state.upsampling, chunk.last)
+            for part, chunk in zip(parts, chunks, strict=True)
+        ]
+        results: dict[int, tuple[Tensor, DecoderState]] = {}
+        # Streams of one length share the backbone, whose cost hardly depends on how many there are.
+        for length in {len(columns) for columns, _ in raised}:
+            members = [i for i, (columns, _) in enumerate(raised) if len(columns) == length]
+            decoded = self._decode([raised[i][0] for i in members], [chunks[i] for i in members])
+            results.update(zip(members, decoded, strict=True))
+        return [
+            (results[i][0], replace(results[i][1], upsampling=upsampling)) for i, (_, upsampling) in enumerate(raised)
+        ]
+
+    def _decode(self, columns: Sequence[Tensor], chunks: Sequence[LatentChunk]) -> list[tuple[Tensor, DecoderState]]:
+        """Upsampled columns [F, D] of equal length -> samples and states."""
+        states = [chunk.state for chunk in chunks]
+        if len(columns[0]) == 0:
+            return [(columns[0].new_zeros(0, dtype=torch.float32), state) for state in states]
+        memory = WindowMemory([state.window for state in states], len(columns[0]))
+        frames = self.head(self.decoder(torch.stack(list(columns)), memory))
+        results = []
+        for row, chunk, window in zip(frames, chunks, memory.states(), strict=True):
+            samples, overlap = join_frames(row, self.head.window, chunk.state.overlap, chunk.last)
+            results.append((samples, DecoderState(window, None, overlap)))
+        return results

@@ -1,0 +1,74 @@
+"""The speech cases pass, and fail when an expectation or a weight is changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from engine.goldens.__main__ import CASES, run_case
+
+FOLDER = Path(__file__).parents[2] / "goldens" / "speech"
+NAMES = sorted(p.name for p in FOLDER.iterdir() if p.is_dir())
+
+
+def test_every_case_of_the_set_is_known() -> None:
+    assert set(NAMES) <= CASES.keys()
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_case_passes(case: str) -> None:
+    result = run_case(FOLDER / case)
+    assert [(c.name, c.detail) for c in result.checks if not c.ok] == []
+    assert result.checks
+
+
+def copy(tmp_path: Path, case: str) -> Path:
+    shutil.copytree(FOLDER / case, tmp_path / case)
+    return tmp_path / case
+
+
+@pytest.mark.parametrize("case", [name for name in NAMES if name != "text_frontend"])
+def test_every_stored_expectation_is_compared(tmp_path: Path, case: str) -> None:
+    """Each expected tensor, changed alone by far more than its tolerance, is among the failures."""
+    folder = copy(tmp_path, case)
+    expected = load_file(folder / "expected.safetensors")
+    names = {name for name in expected if not name.endswith("_stream_official")}  # information only
+    save_file({name: x + 1 if name in names else x for name, x in expected.items()}, folder / "expected.safetensors")
+    failed = {check.name for check in run_case(folder).checks if not check.ok}
+    assert names <= failed
+
+
+def test_every_kind_of_text_expectation_is_compared(tmp_path: Path) -> None:
+    folder = copy(tmp_path, "text_frontend")
+    cases = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    for case in cases["segmentation"]:
+        case |= {name: None for name in case if name != "text"}
+    for case in cases["captions"] + cases["prompt_assembly"]:
+        case |= {name: None for name in ("instruction", "rendered", "length") if name in case}
+    # `instruction` of a prompt is an input: give it back.
+    original = json.loads((FOLDER / "text_frontend" / "expected.json").read_text(encoding="utf-8"))
+    for case, before in zip(cases["prompt_assembly"], original["prompt_assembly"], strict=True):
+        case["instruction"] = before["instruction"]
+    (folder / "expected.json").write_text(json.dumps(cases), encoding="utf-8")
+    assert all(not check.ok for check in run_case(folder).checks)
+
+
+@pytest.mark.parametrize(
+    ("case", "tensor"),
+    [
+        ("dit_blocks", "cfm.model.c_embedder.cond_embedder.bias"),
+        ("aggregator", "aggregator.word_embedder.weight"),
+        ("talker_llm_step", "model.layers.2.self_attn.k_proj.bias"),
+        ("vae_encode", "encoder.cls_embed"),
+    ],
+)
+def test_a_changed_weight_fails(tmp_path: Path, case: str, tensor: str) -> None:
+    folder = copy(tmp_path, case)
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor] += 0.1
+    save_file(weights, folder / "model.safetensors")
+    assert not run_case(folder).ok

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from engine.stages.number_words import cardinal, decimal, ordinal
+
+
+@pytest.mark.parametrize(
+    ("digits", "words"),
+    [
+        ("0", "zero"),
+        ("000", "zero"),
+        ("007", "seven"),
+        ("13", "thirteen"),
+        ("20", "twenty"),
+        ("21", "twenty-one"),
+        ("100", "one hundred"),
+        ("101", "one hundred one"),
+        ("999", "nine hundred ninety-nine"),
+        ("1000", "one thousand"),
+        ("2014", "two thousand fourteen"),
+        ("2114", "two thousand, one hundred fourteen"),
+        ("1000000", "one million"),
+        ("1000001", "one million one"),
+        ("1234567", "one million, two hundred thirty-four thousand, five hundred sixty-seven"),
+        ("10000000000", "ten billion"),
+        ("999000000000000", "nine hundred ninety-nine trillion"),
+        ("1234567890123456", "one two three four five six seven eight nine zero one two three four five six"),
+    ],
+)
+def test_cardinals(digits: str, words: str) -> None:
+    assert cardinal(digits) == words
+
+
+def test_decimals_are_read_digit_by_digit() -> None:
+    assert decimal("3.50") == "three point five zero"
+    assert decimal("0.05") == "zero point zero five"
+    assert decimal("12") == "twelve"
+
+
+@pytest.mark.parametrize(
+    ("digits", "words"),
+    [
+        ("1", "first"),
+        ("2", "second"),
+        ("3", "third"),
+        ("4", "fourth"),
+        ("5", "fifth"),
+        ("8", "eighth"),
+        ("9", "ninth"),
+        ("12", "twelfth"),
+        ("20", "twentieth"),
+        ("32", "thirty-second"),
+        ("100", "one hundredth"),
+        ("1011", "one thousand eleventh"),
+    ],
+)
+def test_ordinals(digits: str, words: str) -> None:
+    assert ordinal(digits) == words
