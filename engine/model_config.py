@@ -32,6 +32,17 @@ _INERT_KEYS = frozenset(
     }
 )
 
+_ACCEPTED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+# Switches that the released code does not look at, and what it always does.
+_UNCONDITIONAL = {
+    "use_qk_norm": True,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "norm_head": False,
+    "norm_softmax": False,
+}
+
 C = TypeVar("C")
 
 
@@ -159,8 +170,8 @@ def load_model_config(path: Path) -> ModelConfig:
     file = path / "config.json"
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; --model wants a directory with config.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{file}: no such file; a snapshot is a directory with config.json in it") from None
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error}); fetch the file again") from None
     return parse_model_config(tree)
@@ -196,9 +207,26 @@ def build(cls: type[C], tree: Mapping[str, Any], where: str, consumed: frozenset
     missing = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING and n not in tree]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} missing; the configuration is incomplete")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items() if k in names and v is not None}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items() if k in names}
+    for name, value in values.items():
+        _check_type(f"{where}.{name}", value, str(names[name].type), names[name].default)
     rest = {k: v for k, v in tree.items() if k not in names and k not in _INERT_KEYS | consumed}
     return cls(**values, unknown=rest)  # type: ignore[call-arg]
+
+
+def _check_type(name: str, value: Any, wanted: str, default: Any) -> None:
+    """A wrong type would surface far away, or not at all: `"256"` multiplies into text, null becomes a default."""
+    if value is None:
+        if default is not None:
+            raise ConfigError(f"{name} is null; give it a value, or leave the key out")
+        return
+    accepted = _ACCEPTED.get(wanted.removesuffix(" | None"))
+    if accepted is None:
+        return
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted != "bool"):
+        raise ConfigError(f"{name} is {value!r}; it must be of type {wanted.removesuffix(' | None')}")
+    if isinstance(value, int) and wanted == "int" and value < 0:
+        raise ConfigError(f"{name} is {value}; it cannot be negative")
 
 
 def _parse_llm(tree: Mapping[str, Any]) -> LLMConfig:
@@ -212,8 +240,9 @@ def _parse_llm(tree: Mapping[str, Any]) -> LLMConfig:
     flat["rope_type"] = rope.get("type", rope.get("rope_type", "video_rope"))
     if rope.get("mrope_section") is not None:
         flat["mrope_section"] = rope["mrope_section"]
-    if not flat.get("head_dim") and flat.get("num_attention_heads") and flat.get("hidden_size"):
-        flat["head_dim"] = _derived_head_dim(flat["hidden_size"], flat["num_attention_heads"])
+    hidden_size, num_heads = flat.get("hidden_size"), flat.get("num_attention_heads")
+    if not flat.get("head_dim") and isinstance(hidden_size, int) and isinstance(num_heads, int) and num_heads > 0:
+        flat["head_dim"] = _derived_head_dim(hidden_size, num_heads)
     consumed = frozenset(
         {"rope_scaling", "hidden_act", "use_bias", "use_qkv_bias", "use_sliding_window", "sliding_window"}
         | {"tie_word_embeddings", "max_window_layers"}
@@ -234,6 +263,13 @@ def _refuse_unsupported_llm(tree: Mapping[str, Any]) -> None:
     for key in ("use_bias", "use_qkv_bias", "use_sliding_window", "tie_word_embeddings"):
         if tree.get(key):
             raise ConfigError(f"llm_config.{key} is true; Ming's thinker has none, and this engine does not build it")
+    for key, always in _UNCONDITIONAL.items():
+        if tree.get(key, always) is not always:
+            log.warning(
+                "llm_config.%s is %r, which changes nothing: the released code never reads it, and neither does this "
+                "engine; if the weights were trained otherwise, the answers will be wrong",
+                *(key, tree[key]),
+            )
     if tree.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"llm_config.hidden_act is {tree['hidden_act']!r}; only 'silu' is implemented")
 
@@ -242,6 +278,9 @@ def _check_llm(c: LLMConfig) -> None:
     def refuse(what: str, remedy: str) -> None:
         raise ConfigError(f"llm_config: {what}; {remedy}")
 
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size"):
+        if getattr(c, name) < 1:
+            refuse(f"{name} is {getattr(c, name)}", "it must be at least 1")
     if c.num_attention_heads % c.num_key_value_heads:
         refuse(
             f"num_attention_heads {c.num_attention_heads} is not a multiple of num_key_value_heads "
@@ -257,8 +296,9 @@ def _check_llm(c: LLMConfig) -> None:
         refuse(f"rope_scaling.type is {c.rope_type!r}", "only the released 'video_rope' layout is implemented")
     if len(c.mrope_section) != 3 or sum(c.mrope_section) != c.rotary_dim // 2:
         refuse(
-            f"rope_scaling.mrope_section {list(c.mrope_section)} does not partition {c.rotary_dim // 2} frequencies",
-            "its three parts (T, H, W) must add up to half the rotary width",
+            f"head_dim {c.head_dim} with partial_rotary_factor {c.partial_rotary_factor} leaves {c.rotary_dim // 2} "
+            f"rotary frequencies, which rope_scaling.mrope_section {list(c.mrope_section)} does not partition",
+            "its three parts (T, H, W) must add up to them; without the key the released [8, 12, 12] is meant",
         )
     _check_experts(c, refuse)
     _check_token_ids(c, refuse)

@@ -8,12 +8,13 @@ import json
 import logging
 import math
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from engine.errors import EngineError
-from engine.goldens.compare import CaseResult
+from engine.goldens.compare import CaseResult, Check
 
 # Case folder -> module and function here; imported when the case is found, since some need media libraries.
 CASES = {
@@ -64,7 +65,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m engine.goldens",
         description="Run reference cases of the released code and compare within their stated tolerances.",
-        epilog="example: python -m engine.goldens tests/goldens/understanding --json goldens.json",
+        epilog="example:\n  python -m engine.goldens tests/goldens/understanding --json goldens.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="folder of case folders, or one case folder")
     parser.add_argument("--json", metavar="PATH", help="also write every comparison here; - is standard output")
@@ -77,10 +79,11 @@ def run_case(folder: Path) -> CaseResult:
     try:
         run = getattr(importlib.import_module(f"engine.goldens.{module}"), function)
         result: CaseResult = run(folder)
-    except (EngineError, OSError, KeyError, ImportError) as error:
-        print(f"{folder.name}: {traceback.format_exc()}", file=sys.stderr)
+    except (EngineError, OSError, KeyError, ValueError, ImportError, SafetensorError) as error:
         result = CaseResult(folder.name)
-        result.equal("ran to the end", f"{type(error).__name__}: {error}", "no error")
+        result.checks.append(
+            Check("the case itself", False, math.inf, f"cannot be run: {type(error).__name__}: {error}")
+        )
     return result
 
 

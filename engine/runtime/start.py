@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from engine.config import EngineConfig, EngineInfo
 from engine.core.loop import EngineLoop
 from engine.errors import ConfigError
-from engine.runtime.build import load_engine
+from engine.model_config import load_model_config
+from engine.models.thinker import Ming
+from engine.parallel import TensorParallel
+from engine.runtime.build import load_engine, pick_device
 from engine.runtime.model_runner import LocalRunner
 from engine.runtime.ranks import RankedRunner, RankGroup, join
 
@@ -22,6 +29,14 @@ def build_engine(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
     if config.tp == 1:
         loaded = load_engine(config)
         return loaded.make_loop(), loaded.info
+    _check_shares(config)
     group = RankGroup(config)
     loaded = join(config, 0, group.store)
     return loaded.make_loop(RankedRunner(group, LocalRunner(loaded.runner))), loaded.info
+
+
+def _check_shares(config: EngineConfig) -> None:
+    """Refuse a tp that does not divide the model here, once, before every rank would say so."""
+    with torch.device("meta"):
+        Ming(load_model_config(Path(config.model)), TensorParallel(0, config.tp), vision=False, audio=False)
+    pick_device(config, TensorParallel(0, config.tp))

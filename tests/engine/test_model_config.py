@@ -80,6 +80,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("audio_config.whisper_encoder_config", None, "whisper_encoder_config"),
     ("audio_config.ds_kernel_size", 2, "ds_kernel_size 2"),
     ("llm_config.vocab_size", None, "vocab_size"),
+    ("llm_config.hidden_size", "4096", "hidden_size is '4096'"),
+    ("llm_config.num_experts", True, "num_experts is True"),
+    ("llm_config.num_hidden_layers", -1, "num_hidden_layers is -1"),
+    ("llm_config.num_hidden_layers", 0, "num_hidden_layers is 0"),
+    ("llm_config.rope_theta", "2e6", "rope_theta is '2e6'"),
+    ("llm_config.head_dim", 96, "head_dim 96 with partial_rotary_factor 0.5 leaves 24"),
+    ("vision_config.depth", 2.5, "depth is 2.5"),
 ]
 
 
@@ -96,9 +103,32 @@ def test_miswiring_is_refused_with_field_and_value(field: str, value: Any, named
     assert named in str(error.value)
 
 
+def test_null_is_not_a_default() -> None:
+    tree = released_config()
+    tree["llm_config"]["rms_norm_eps"] = None
+    with pytest.raises(ConfigError, match="rms_norm_eps is null"):
+        parse_model_config(tree)
+    tree = released_config()
+    tree["llm_config"]["image_end_token"] = None  # may be absent, so null says the same
+    assert parse_model_config(tree).llm.image_end_token is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("use_qk_norm", False), ("norm_head", True), ("norm_topk_prob", False)])
+def test_a_switch_that_nothing_reads_is_warned_of(key: str, value: bool, caplog: pytest.LogCaptureFixture) -> None:
+    tree = released_config()
+    tree["llm_config"][key] = value
+    with caplog.at_level(logging.WARNING):
+        parse_model_config(tree)
+    assert [f"llm_config.{key} is {value}" in r.getMessage() for r in caplog.records].count(True) == 1
+
+
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_model_config(tmp_path)
+    file = tmp_path / "README.md"
+    file.touch()
+    with pytest.raises(ConfigError, match="no such file"):
+        load_model_config(file)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_model_config(tmp_path)

@@ -46,6 +46,17 @@ def test_a_tensor_that_is_not_produced_fails(tmp_path: Path) -> None:
     assert main([str(tmp_path)]) == 1
 
 
+def test_a_damaged_case_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = tmp_path / "d_vision"
+    shutil.copytree(FOLDER / case.name, case)
+    (case / "model.safetensors").write_bytes(b"broken")
+    (tmp_path / "b_thinker_multirouter").mkdir()
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("cannot be run") == 2
+    assert "Traceback" not in said.out + said.err
+
+
 def test_unknown_cases_are_named_and_json_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(FOLDER / "h_chat_template", tmp_path / "h_chat_template")
     (tmp_path / "z_new").mkdir()
