@@ -76,6 +76,7 @@ def make_launch(options: argparse.Namespace, environ: Mapping[str, str]) -> Laun
         prepare=partial(prepare, options),
         port_file=options.port_file,
         drain_timeout_s=options.drain_timeout,
+        parent_fd=options.parent_fd,
     )
 
 

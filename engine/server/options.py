@@ -103,6 +103,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="seconds that running requests have after SIGTERM (default: 30)",
     )
+    add("--parent-fd", type=_count, metavar="FD", help="end when this inherited pipe is closed at its other end")
     add("--metrics-vllm-names", action="store_true", help="show metrics under vllm: names, too")
 
 

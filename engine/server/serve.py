@@ -41,12 +41,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to serve and how. `prepare` finds the model on disk, perhaps by downloading it: it runs in a thread."""
+    """What to serve and how. `prepare` finds the model on disk, perhaps by downloading it: it runs in a thread.
+
+    `parent_fd` is the read end of a pipe whose other end whoever started the server keeps open while it lives.
+    """
 
     options: ServerOptions
     prepare: Callable[[], Prepared]
     port_file: Path | None = None
     drain_timeout_s: float = 30.0
+    parent_fd: int | None = None
     engine_command: Sequence[str] = ENGINE_COMMAND
 
 
@@ -66,13 +70,15 @@ class _Server:
         self._service = Service(launch.options, self._engine.handle)
         app = make_app(self._service)
         self._http = HttpServer(app, sock, max_connections=launch.options.max_connections)
-        self._end: asyncio.Future[Literal["signal", "failure"]] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[Literal["signal", "failure", "orphaned"]] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         self._engine.handle.on_change(self._on_engine_change)
+        if self._launch.parent_fd is not None:
+            loop.add_reader(self._launch.parent_fd, self._on_parent_gone, self._launch.parent_fd)
         await self._http.start()
         try:
             self._write_port()
@@ -93,7 +99,11 @@ class _Server:
             self._launch.port_file.unlink(missing_ok=True)
 
     async def _wait_end(self) -> int:
-        if await self._end == "signal":
+        end = await self._end
+        if end == "orphaned":
+            log.warning("whoever started this server is gone: ending with it")
+            return 0
+        if end == "signal":
             log.info("draining: running requests have %g s to finish", self._launch.drain_timeout_s)
             await self._service.drain(self._launch.drain_timeout_s)
             return 0
@@ -116,6 +126,12 @@ class _Server:
     def _on_engine_change(self) -> None:
         if self._engine.handle.state is EngineState.FAILED and not self._end.done():
             self._end.set_result("failure")
+
+    def _on_parent_gone(self, fd: int) -> None:
+        if not os.read(fd, 1024):
+            asyncio.get_running_loop().remove_reader(fd)
+            if not self._end.done():
+                self._end.set_result("orphaned")
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._end.done():

@@ -44,13 +44,17 @@ def is_alive(pid: int) -> bool:
 class Server:
     """A server process, spoken to over HTTP."""
 
-    def __init__(self, mode: str, folder: Path, *options: str) -> None:
+    def __init__(self, mode: str, folder: Path, *options: str, close_fds: bool = True) -> None:
         self.port_file = folder / "port"
         self._log = folder / "log"
         command = (sys.executable, "-m", "tests.engine.server.fake_server", mode, "--port", "0")
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                (*command, "--port-file", str(self.port_file), *options), cwd=ROOT, stdout=log, stderr=log
+                (*command, "--port-file", str(self.port_file), *options),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                close_fds=close_fds,
             )
 
     @property
@@ -91,8 +95,8 @@ class Server:
 
 
 @contextmanager
-def running(mode: str, folder: Path, *options: str) -> Iterator[Server]:
-    server = Server(mode, folder, *options)
+def running(mode: str, folder: Path, *options: str, close_fds: bool = True) -> Iterator[Server]:
+    server = Server(mode, folder, *options, close_fds=close_fds)
     try:
         yield server
     finally:
@@ -284,3 +288,15 @@ def test_help_is_complete_and_imports_no_framework() -> None:
     done = subprocess.run((sys.executable, "-c", code), cwd=ROOT, capture_output=True, text=True, check=True)
     assert "examples:" in done.stdout
     assert done.stdout.rstrip().endswith("[]")
+
+
+def test_server_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    mine, theirs = os.pipe()  # the other end stays close-on-exec
+    os.set_inheritable(mine, True)
+    with running("ok", tmp_path, "--parent-fd", str(mine), close_fds=False) as server:
+        os.close(mine)
+        server.until_ready()
+        pid = server.engine_pid
+        os.close(theirs)
+        assert server.exit_code() == 0
+        wait_for(lambda: not is_alive(pid))
