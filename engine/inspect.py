@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -169,6 +170,11 @@ def _memory(memory_gib: float | None) -> tuple[int, str]:
     return available_memory_bytes(), "this machine's available memory"
 
 
+def _size(num_bytes: int) -> str:
+    """GiB, or MiB where that would say 0.00."""
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / (1 << 20):.1f} MiB"
+
+
 def _report(found: Inspection) -> str:
     llm = found.config.llm
     lines = [
@@ -176,7 +182,7 @@ def _report(found: Inspection) -> str:
         f"  model       {found.config.model_type}: {llm.num_hidden_layers} layers, hidden {llm.hidden_size}, "
         f"{llm.num_experts} experts of which {llm.num_experts_per_tok} per token, vocabulary {llm.vocab_size}, "
         f"context {llm.max_position_embeddings}",
-        f"  router      {llm.router_type}, {llm.topk_group} of {llm.n_group} groups, x {llm.routed_scaling_factor}",
+        f"  router      {llm.router_type}, {llm.topk_group} of {llm.n_group} groups, scaling {llm.routed_scaling_factor}",
         f"  unknown     {', '.join(found.config.unknown_keys()) or 'no unknown configuration keys'}",
         f"  files       {found.num_files}, {len(found.missing_files)} missing"
         + (f" ({', '.join(found.missing_files[:3])}{' ...' if len(found.missing_files) > 3 else ''})"
@@ -202,16 +208,36 @@ def _report(found: Inspection) -> str:
 
 
 def _verify(path: Path) -> int:
-    """Strict dry run of the rule table against the index; reads no weights."""
+    """Strict dry run of the rule table against the index, and against the files' headers where the files are here."""
     config, checkpoint = load_model_config(path), Checkpoint(path)
-    plan = _plan(_empty(config, checkpoint, 1), checkpoint)
-    for problem in plan.problems:
+    model = _empty(config, checkpoint, 1)
+    plan = _plan(model, checkpoint)
+    missing, num_files = checkpoint.missing_files(), len(set(checkpoint.files.values()))
+    problems = list(plan.problems)
+    if 0 < len(missing) < num_files:
+        problems.append(f"{len(missing)} of {num_files} weight files are not here: {', '.join(missing[:4])}")
+    elif not missing:
+        problems += _wrong_shapes(plan, checkpoint, _tensors(model))
+    for problem in problems:
         print(f"{path}: {problem}")
-    missing = checkpoint.missing_files()
-    state = f"; {len(missing)} of {len(set(checkpoint.files.values()))} weight files are not here" if missing else ""
-    if not plan.problems:
-        print(f"{path}: ok, {len(plan.assigned)} tensors fill the model exactly, {len(plan.skipped)} skipped{state}")
-    return 1 if plan.problems else 0
+    if not problems:
+        checked = "names only, no weight file is here" if missing else "names and shapes"
+        print(
+            f"{path}: ok, {len(plan.assigned)} tensors fill the model exactly, {len(plan.skipped)} skipped ({checked})"
+        )
+    return 1 if problems else 0
+
+
+def _wrong_shapes(plan: Plan, checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Tensors whose stored shape is not the model's; opening the files also finds damaged ones."""
+    found = []
+    for tensor in checkpoint.tensors():
+        if tensor.name in plan.assigned:
+            place = plan.assigned[tensor.name][1]
+            wanted = tuple(place.view(tensors[place.parameter]).shape)
+            if tensor.shape != wanted:
+                found.append(f"{tensor.name} is {tensor.shape}, config.json wants {wanted}")
+    return found[:8]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -245,10 +271,15 @@ def main(argv: list[str]) -> int:
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.json == "-":
-        print(json.dumps(found.as_json(), indent=1))
-        return 0
-    print(_report(found))
-    if args.json:
-        Path(args.json).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    return _show(found, args.json)
+
+
+def _show(found: Inspection, json_path: str | None) -> int:
+    text = json.dumps(found.as_json(), indent=1)
+    if json_path and json_path != "-":
+        Path(json_path).write_text(text + "\n", encoding="utf-8")
+    try:
+        print(text if json_path == "-" else _report(found), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; what is still buffered must not be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

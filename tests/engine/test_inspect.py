@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.inspect import main
 from tests.engine.released import NUM_ELEMENTS, NUM_TENSORS, released_config, released_names
+
+CASE = Path(__file__).parents[1] / "goldens" / "understanding" / "g_end_to_end"
 
 
 @pytest.fixture
@@ -78,6 +81,28 @@ def test_verify_names_an_unexpected_tensor(snapshot: Path, capsys: pytest.Captur
     edit_index(snapshot, add=name)
     assert main(["verify", str(snapshot)]) == 1
     assert f"have no place in the model: {name}" in capsys.readouterr().out
+
+
+def test_verify_reads_headers_where_files_are_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in CASE.glob("*"):
+        shutil.copy(file, tmp_path)
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "(names and shapes)" in capsys.readouterr().out
+    tree = json.loads((tmp_path / "config.json").read_text())
+    tree["llm_config"]["vocab_size"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "model.lm_head.weight is (512, 64), config.json wants (513, 64)" in capsys.readouterr().out
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "cannot be read as safetensors" in capsys.readouterr().err
+
+
+def test_verify_wants_all_files_or_none(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (snapshot / "model-00001-of-00042.safetensors").touch()
+    assert main(["verify", str(snapshot)]) == 1
+    assert "41 of 42 weight files are not here: model-00002" in capsys.readouterr().out
 
 
 def test_position_table_may_be_absent(snapshot: Path) -> None:
