@@ -177,12 +177,13 @@ def _size(num_bytes: int) -> str:
 
 def _report(found: Inspection) -> str:
     llm = found.config.llm
+    routing = f"{llm.topk_group} of {llm.n_group} groups, scaling {llm.routed_scaling_factor}"
     lines = [
         f"{found.path}",
         f"  model       {found.config.model_type}: {llm.num_hidden_layers} layers, hidden {llm.hidden_size}, "
         f"{llm.num_experts} experts of which {llm.num_experts_per_tok} per token, vocabulary {llm.vocab_size}, "
         f"context {llm.max_position_embeddings}",
-        f"  router      {llm.router_type}, {llm.topk_group} of {llm.n_group} groups, scaling {llm.routed_scaling_factor}",
+        f"  router      {llm.router_type}, {routing}",
         f"  unknown     {', '.join(found.config.unknown_keys()) or 'no unknown configuration keys'}",
         f"  files       {found.num_files}, {len(found.missing_files)} missing"
         + (f" ({', '.join(found.missing_files[:3])}{' ...' if len(found.missing_files) > 3 else ''})"
