@@ -49,11 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.dir.name in CASES:
         folders = [args.dir]
     results = [run_case(folder) for folder in folders if folder.name in CASES]
+    report = sys.stderr if args.json == "-" else sys.stdout  # the JSON alone must be parseable
     for result in results:
-        print(line(result))
+        print(line(result), file=report)
     unknown = [folder.name for folder in folders if folder.name not in CASES]
     if unknown:
-        print(f"not known yet, not run: {', '.join(unknown)}")
+        print(f"not known yet, not run: {', '.join(unknown)}", file=report)
     if not results:
         print(f"{args.dir}: no known case folder in it; known are {', '.join(CASES)}", file=sys.stderr)
     if args.json:

@@ -33,6 +33,8 @@ def preprocess_audio(waveform: npt.NDArray[Any], rate_hz: int, config: AudioProc
         InvalidRequest: the clip is longer than 300 s or shorter than 201 samples at 16 kHz.
     """
     check_duration(waveform.shape[-1], rate_hz)
+    if not np.isfinite(waveform).all():
+        raise InvalidRequest("the audio has samples that are no finite numbers", code="invalid_media")
     samples = resample(first_channel(waveform), rate_hz, SAMPLE_RATE_HZ)
     if len(samples) < MIN_SAMPLES:
         raise InvalidRequest(

@@ -125,7 +125,7 @@ class MediaFetcher:
         """Parse a URL whose host may be asked; names are looked up later, addresses are checked here."""
         match = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
         if match is None:
-            raise _not_allowed()
+            raise _not_allowed() if url.startswith(("http://", "https://")) else _no_media_url()
         host = match["host"].lower().strip("[]")
         try:
             target = URL(url)
@@ -189,6 +189,13 @@ async def _read(kind: MediaKind, response: aiohttp.ClientResponse) -> EncodedMed
 def _not_allowed() -> InvalidRequest:
     return InvalidRequest(
         "this media URL is not allowed; send the file in a data: URL, or ask the operator to allow its host",
+        code="media_url_not_allowed",
+    )
+
+
+def _no_media_url() -> InvalidRequest:
+    return InvalidRequest(
+        "this media URL is not allowed; only data: URLs and, from hosts that the operator allows, http(s) are taken",
         code="media_url_not_allowed",
     )
 

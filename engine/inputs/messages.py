@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.core.request import MediaKind
@@ -19,10 +19,11 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class MediaPart:
-    """An image, audio clip or video, named by a `data:` or http(s) URL."""
+    """An image, audio clip or video, named by a `data:` or http(s) URL; `where` is its place in the request."""
 
     kind: MediaKind
     url: str
+    where: str = field(default="messages", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

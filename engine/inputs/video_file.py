@@ -77,9 +77,9 @@ class VideoFile:
 
     @property
     def fps(self) -> float:
-        """Mean rate; kept within 1 to 240, as the released reader does with implausible durations."""
+        """Mean rate in frames per second, at most 240 where the duration is implausible."""
         rate = self.num_frames / self._index.duration_s if self._index.duration_s > 0 else MAX_SOURCE_FPS
-        return min(max(rate, 1.0), MAX_SOURCE_FPS)
+        return min(rate, MAX_SOURCE_FPS)
 
     @property
     def height(self) -> int:

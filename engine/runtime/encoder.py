@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from engine.inputs.processor_config import ImageProcessorConfig
 from engine.models.thinker import Ming
 
 log = logging.getLogger(__name__)
+
+WAIT_S = 0.005
 
 Key = tuple[int, int]  # request id, index into its media
 
@@ -119,10 +122,11 @@ class EncoderRunner:
     def collect(self, *, wait: bool) -> tuple[tuple[Key, ...], tuple[tuple[int, str], ...]]:
         """Media that became ready since the last call, and requests whose media failed.
 
-        With `wait` it does not return empty-handed while a job is under way.
+        With `wait` it waits a moment for the job under way: there is nothing else to run now, but requests and aborts
+        may arrive at any time, so the caller asks again.
         """
         if wait and not self._done and self._jobs:
-            self._jobs[0].future.exception()  # waits
+            futures.wait([self._jobs[0].future], timeout=WAIT_S)
         while self._jobs and self._jobs[0].future.done():
             self._close(self._jobs.pop(0))
         done, self._done = tuple(self._done), []

@@ -95,13 +95,13 @@ def _part(part: PartBody, where: str) -> TextPart | MediaPart:
     if part.type == "text":
         return TextPart(_payload(part.text, f"{where}.text"))
     if part.type == "image_url":
-        return MediaPart("image", _payload(part.image_url, f"{where}.image_url").url)
+        return MediaPart("image", _payload(part.image_url, f"{where}.image_url").url, where)
     if part.type == "audio_url":
-        return MediaPart("audio", _payload(part.audio_url, f"{where}.audio_url").url)
+        return MediaPart("audio", _payload(part.audio_url, f"{where}.audio_url").url, where)
     if part.type == "video_url":
-        return MediaPart("video", _payload(part.video_url, f"{where}.video_url").url)
+        return MediaPart("video", _payload(part.video_url, f"{where}.video_url").url, where)
     if part.type == "input_audio":
-        return _inline_audio(_payload(part.input_audio, f"{where}.input_audio"), f"{where}.input_audio")
+        return _inline_audio(_payload(part.input_audio, f"{where}.input_audio"), where)
     if part.type == "file":
         raise refused(where, f"{where}: file parts are not supported")
     kinds = "text, image_url, input_audio, audio_url, video_url"
@@ -110,10 +110,9 @@ def _part(part: PartBody, where: str) -> TextPart | MediaPart:
 
 def _inline_audio(source: AudioSource, where: str) -> MediaPart:
     if source.format not in _AUDIO_FORMATS:
-        formats = ", ".join(_AUDIO_FORMATS)
-        message = f"{where}.format must be one of {formats}, got {quoted(source.format)}"
-        raise InvalidRequest(message, param=f"{where}.format")
-    return MediaPart("audio", f"data:audio/{source.format};base64,{source.data}")
+        param, formats = f"{where}.input_audio.format", ", ".join(_AUDIO_FORMATS)
+        raise InvalidRequest(f"{param} must be one of {formats}, got {quoted(source.format)}", param=param)
+    return MediaPart("audio", f"data:audio/{source.format};base64,{source.data}", where)
 
 
 def _payload(value: T | None, where: str) -> T:

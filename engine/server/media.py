@@ -74,7 +74,7 @@ class MediaLoader:
             media = await self._fetcher.load(part.kind, part.url)
             return await self._pool.preprocess(part.kind, media.parts, media.mime)
         except InvalidRequest as error:
-            raise InvalidRequest(error.message, param="messages", code=error.code, status=error.status) from None
+            raise InvalidRequest(error.message, param=part.where, code=error.code, status=error.status) from None
 
 
 def check_parts(parts: Sequence[MediaPart], modalities: Sequence[str], limits: Mapping[MediaKind, int]) -> None:

@@ -23,13 +23,13 @@ HALVED_PARAMETERS = (".w13", ".gate_up_weight")
 class Plan:
     """Which checkpoint tensor fills which place, and what is wrong with that.
 
-    `skipped` maps a name to the reason it is left out on purpose.
+    `skipped` maps a name to the reason it is left out on purpose. `missing` has the names that are not there.
     """
 
     assigned: Mapping[str, tuple[Rule, Place]]
     skipped: Mapping[str, str]
     unexpected: tuple[str, ...]
-    missing: tuple[Place, ...]
+    missing: tuple[str, ...]
 
     @property
     def problems(self) -> list[str]:
@@ -38,8 +38,7 @@ class Plan:
         if self.unexpected:
             found.append(f"{len(self.unexpected)} tensors have no place in the model: {_some(self.unexpected)}")
         if self.missing:
-            names = [_place_name(place) for place in self.missing]
-            found.append(f"{len(self.missing)} parameters are not in the checkpoint: {_some(names)}")
+            found.append(f"{len(self.missing)} parameters are not in the checkpoint: {_some(self.missing)}")
         return found
 
 
@@ -59,8 +58,8 @@ def make_plan(names: Iterable[str], parameters: Mapping[str, torch.Size], presen
         else:
             assigned[name] = found
             open_places.remove(found[1])
-    missing = [place for place in open_places if not _optional(place, present)]
-    return Plan(assigned, skipped, tuple(unexpected), tuple(sorted(missing, key=_place_name)))
+    missing = sorted(_source_name(place, present) for place in open_places if not _optional(place, present))
+    return Plan(assigned, skipped, tuple(unexpected), tuple(missing))
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, shard: Shard, present: Sequence[Rules]) -> Plan:
@@ -138,10 +137,10 @@ def _optional(place: Place, present: Sequence[Rules]) -> bool:
     return place in optional
 
 
-def _place_name(place: Place) -> str:
-    expert = "" if place.expert is None else f"[expert {place.expert}]"
-    half = "" if place.half is None else ("[gate]", "[up]")[place.half]
-    return place.parameter + expert + half
+def _source_name(place: Place, present: Sequence[Rules]) -> str:
+    """The name that an empty place would have in the checkpoint."""
+    sources = (rule.source(place) for rules in present for rule in rules.rows)
+    return next((name for name in sources if name is not None), place.parameter)
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ class Shard:
 
 
 Keep = Callable[[LazyTensor, Shard], Tensor]
-Into = Callable[[Mapping[str, str]], "Place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +70,29 @@ def qkv_heads(tensor: LazyTensor, shard: Shard) -> Tensor:
     return torch.cat([tensor[start * c : stop * c] for start, stop in parts])
 
 
+@dataclass(frozen=True)
+class Into:
+    """Names the parameter that a checkpoint tensor goes to; `template` is filled with the fields of its name."""
+
+    template: str
+    half: int | None = None
+
+    def place(self, found: Mapping[str, str]) -> Place:
+        """Where a tensor with these fields in its name goes."""
+        expert = int(found["expert"]) if "expert" in found else None
+        return Place(self.template.format(**found), expert, self.half)
+
+    def fields(self, place: Place) -> dict[str, str] | None:
+        """The fields that lead to `place`, or None if none do."""
+        found = _name_pattern(self.template).fullmatch(place.parameter)
+        if found is None or place.half != self.half:
+            return None
+        return found.groupdict() | ({} if place.expert is None else {"expert": str(place.expert)})
+
+
 def to(template: str, half: int | None = None) -> Into:
-    """Place into the parameter `template`, filled with the fields of the checkpoint name."""
-
-    def place(found: Mapping[str, str]) -> Place:
-        return Place(template.format(**found), int(found["expert"]) if "expert" in found else None, half)
-
-    return place
+    """Place into the parameter `template`, or into half `half` of its rows."""
+    return Into(template, half)
 
 
 @dataclass(frozen=True)
@@ -94,15 +109,26 @@ class Rule:
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
-        parts = re.split(r"(\{\w+\*?\})", self.pattern)
-        return re.compile("".join(_component(part) for part in parts))
+        return _name_pattern(self.pattern)
 
     def match(self, name: str) -> Place | None:
         """The place of checkpoint tensor `name`, or None if the rule is not about it."""
         found = self.regex.fullmatch(name)
         if found is None:
             return None
-        return self.into(found.groupdict()) if self.into else Place(name)
+        return self.into.place(found.groupdict()) if self.into else Place(name)
+
+    def source(self, place: Place) -> str | None:
+        """The checkpoint tensor that would fill `place`, or None if this rule fills others."""
+        if self.into is None:
+            return place.parameter if self.regex.fullmatch(place.parameter) else None
+        found = self.into.fields(place)
+        return None if found is None else self.pattern.replace("*}", "}").format(**found)
+
+
+@cache
+def _name_pattern(template: str) -> re.Pattern[str]:
+    return re.compile("".join(_component(part) for part in re.split(r"(\{\w+\*?\})", template)))
 
 
 def _component(part: str) -> str:

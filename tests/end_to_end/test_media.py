@@ -151,7 +151,7 @@ REFUSED = {
 def test_bad_media_is_one_clear_400(server: RunningServer, name: str) -> None:
     part, code = REFUSED[name]
     status, answer = server.chat([part, QUESTION])
-    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, code, "messages")
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, code, "messages[0].content[0]")
     assert len(answer["error"]["message"]) < 200
     assert server.chat([QUESTION])[0] == 200  # the server is as healthy as before
 

@@ -67,6 +67,14 @@ def test_unknown_cases_are_named_and_json_is_written(tmp_path: Path, capsys: pyt
     assert written["unknown"] == ["z_new"]
 
 
+def test_json_on_standard_output_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(FOLDER / "h_chat_template", tmp_path / "h_chat_template")
+    assert main([str(tmp_path), "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["cases"][0]["case"] == "h_chat_template"
+    assert "ok   h_chat_template" in said.err
+
+
 def test_nothing_to_run_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert main([str(tmp_path / "absent")]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -80,7 +81,11 @@ def yamaha_wav(num_samples: int = 16_000, rate_hz: int = 16_000) -> bytes:
 
 
 def video_file(
-    kind: str = "mp4-h264", num_frames: int = 25, fps: int = 12, size: tuple[int, int] = (64, 48), sound: bool = False
+    kind: str = "mp4-h264",
+    num_frames: int = 25,
+    fps: int | Fraction = 12,
+    size: tuple[int, int] = (64, 48),
+    sound: bool = False,
 ) -> bytes:
     """Frame k is a plain grey of level 10 k (up to 25 frames), so that a decoded frame tells its index."""
     fmt, codec, options = VIDEO_FILES[kind]

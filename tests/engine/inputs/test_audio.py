@@ -120,3 +120,12 @@ def test_the_longest_clip() -> None:
     with pytest.raises(InvalidRequest, match="300 s") as caught:
         preprocess_audio(np.zeros(300 * rate + 1, np.float32), rate, CONFIG)
     assert caught.value.code == "audio_too_long"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(value: float) -> None:
+    samples = tone(16_000, 16_000)
+    samples[7_000] = value
+    with pytest.raises(InvalidRequest, match="no finite numbers") as caught:
+        preprocess_audio(samples, 16_000, CONFIG)
+    assert caught.value.code == "invalid_media"

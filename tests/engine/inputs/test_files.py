@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from fractions import Fraction
 from io import BytesIO
 
 import av
@@ -165,6 +166,12 @@ def test_every_frame_is_found_by_its_index(kind: str) -> None:
         assert video.fps == pytest.approx(12, rel=0.01)
         levels = [frame_level(frame) for frame in video.frames(range(25))]
     np.testing.assert_allclose(levels, np.arange(25), atol=0.3)
+
+
+def test_a_frame_every_four_seconds() -> None:
+    """Sparse video keeps its real rate: the times of its frames are written into the prompt."""
+    with open_video(video_file("mp4-h264", num_frames=5, fps=Fraction(1, 4))) as video:
+        assert (video.num_frames, video.fps) == (5, pytest.approx(0.25, rel=0.01))
 
 
 @pytest.mark.parametrize("kind", VIDEO_FILES)

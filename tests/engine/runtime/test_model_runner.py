@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.core.request import FinishReason, GenerationRequest
+from engine.models.thinker import Ming
 from tests.engine.runtime.helpers import make_loop, media_request, run, text_request, tokens
 
 TEXT = [text_request(i, length) for i, length in enumerate([1, 2, 17, 40, 90, 33, 16, 5], start=1)]
@@ -101,6 +104,33 @@ def test_stop_token_ends_with_its_id(tiny_model: Path) -> None:
     assert last.finish is FinishReason.STOP
     assert last.stop_token_id == stop
     assert loop.stats().generation_tokens == len(plain) + first + 1
+
+
+def test_an_encode_under_way_holds_up_nobody(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text request that arrives while the only other one waits for its image is served, and an abort taken."""
+    encoded = threading.Event()
+    encode = Ming.encode_pixels
+
+    def slowly(self: Ming, *args: Any) -> Any:
+        encoded.wait(20)
+        return encode(self, *args)
+
+    monkeypatch.setattr(Ming, "encode_pixels", slowly)
+    loop = make_loop(tiny_model)
+    loop.submit(MEDIA[2])
+    loop.submit(media_request(31, [(1, 4, 4)], []))
+    for _ in range(5):
+        assert loop.run_once() == ()
+    loop.submit(TEXT[0])
+    loop.abort(31)
+    ended: list[int] = []
+    while TEXT[0].id not in ended:
+        ended += [output.request_id for output in loop.run_once() if output.finish]
+    assert ended == [31, TEXT[0].id]
+    encoded.set()
+    while loop.has_work:
+        ended += [output.request_id for output in loop.run_once() if output.finish]
+    assert ended[2:] == [MEDIA[2].id]
 
 
 def test_padded_clips_hear_each_other(tiny_model: Path, alone: dict[int, list[int]]) -> None:
