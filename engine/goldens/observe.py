@@ -65,17 +65,20 @@ def _watch_layer(layer: Any, prefix: str, seen: Observations) -> Iterator[Any]:
     yield _watch(layer, prefix + "output", seen)
     yield _watch(layer.attention, prefix + "attention", seen)
     yield _watch(layer.mlp, prefix + "mlp", seen)
-    yield _watch(layer.attention.q_norm, prefix + "q_pre_rope", seen)
-    yield _watch(layer.attention.k_norm, prefix + "k_pre_rope", seen)
-    yield layer.attention.rotary.register_forward_hook(_rotated(prefix, seen))
+    yield layer.attention.norm_rotate_store.register_forward_hook(_rotated(layer.attention, prefix, seen))
     if isinstance(layer.mlp, SparseMoE):
         yield layer.mlp.router.register_forward_hook(_routed(prefix, seen))
 
 
-def _rotated(prefix: str, seen: Observations) -> Any:
-    def hook(_module: nn.Module, _args: Any, out: tuple[Tensor, Tensor]) -> None:
-        seen.add(prefix + "q_post_rope", out[0])
-        seen.add(prefix + "k_post_rope", out[1])
+def _rotated(attention: Any, prefix: str, seen: Observations) -> Any:
+    """Norm, rotation and cache write are one operation: its input is normed once more, the keys are in the cache."""
+
+    def hook(_module: nn.Module, args: Any, rotated: Tensor) -> None:
+        q, k, _v, _norms, _rotation, cache, slots = args
+        seen.add(prefix + "q_pre_rope", attention.q_norm(q))
+        seen.add(prefix + "k_pre_rope", attention.k_norm(k))
+        seen.add(prefix + "q_post_rope", rotated)
+        seen.add(prefix + "k_post_rope", cache.k.flatten(0, 1)[slots])
 
     return hook
 

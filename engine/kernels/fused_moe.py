@@ -1,17 +1,38 @@
-"""Routed experts: every expert a gated MLP, its packed weights side by side."""
+"""Routed experts and the shared one: every expert a gated MLP, the routed ones' packed weights side by side."""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.moe_few import FewTuning, down_few, down_single, up_few
+from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
+from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
-def fused_moe_reference(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+FEW_TOKENS = 32  # up to here reading weights is everything; behind it rows are worth sorting
+SUM_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SharedExpert:
+    """The expert of every token: w13 [2F, D] and w2 [D, F]. Its F may differ from the routed experts'."""
+
+    w13: Tensor
+    w2: Tensor
+
+
+def fused_moe_reference(
+    x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None = None
+) -> Tensor:
     """Weighted sum of the chosen experts: x [T, D], w13 [E, 2F, D], w2 [E, D, F], ids and weights [T, k] -> [T, D].
 
-    Each expert runs in `x`'s dtype; the weighting and the sum over k run in float32 and are rounded once.
-    Tokens are grouped by expert, so that each distinct expert's weights are read once.
+    Each expert runs in `x`'s dtype; the weighting and the sum over k run in float32 and are rounded once; the shared
+    expert is added behind that, in `x`'s dtype. Tokens are grouped by expert, so that each distinct expert's weights
+    are read once.
     """
     num_tokens, top_k = ids.shape
     flat = ids.flatten()
@@ -22,21 +43,135 @@ def fused_moe_reference(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights
     start = 0
     for expert, count in enumerate(counts):
         if count:
-            gate, up = F.linear(rows[start : start + count], w13[expert]).chunk(2, dim=-1)
-            out[order[start : start + count]] = F.linear(F.silu(gate) * up, w2[expert])
+            out[order[start : start + count]] = gated_mlp(rows[start : start + count], w13[expert], w2[expert])
             start += count
-    terms = out.view(num_tokens, top_k, -1).float() * weights.unsqueeze(-1)
-    return terms.sum(dim=1).to(x.dtype)
+    terms = out.view(num_tokens, top_k, w2.shape[1]).float() * weights.unsqueeze(-1)
+    routed = terms.sum(dim=1).to(x.dtype)
+    return routed if shared is None else routed + gated_mlp(x, shared.w13, shared.w2)
 
 
-def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Checked form of `fused_moe_reference`.
+def gated_mlp(x: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+    """`w2 (silu(gate x) * up x)` with gate and up packed in w13 [2F, D]: [T, D] -> [T, D]."""
+    gate, up = F.linear(x, w13).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, w2)
+
+
+@jit
+def _sum_kernel(
+    y_ptr,
+    weights_ptr,
+    shared_ptr,
+    out_ptr,
+    dim: tl.constexpr,
+    top_k: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Weigh and add the experts' rows of one token, [k, D] -> [D]."""
+    token = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = col < dim
+    dtype = out_ptr.dtype.element_ty
+    total = tl.zeros([BLOCK], tl.float32)
+    for k in tl.static_range(top_k):
+        y = tl.load(y_ptr + (token * top_k + k) * dim + col, mask=mask, other=0.0)
+        total += y.to(tl.float32) * tl.load(weights_ptr + token * top_k + k)
+    if SHARED:
+        shared = tl.load(shared_ptr + token * dim + col, mask=mask, other=0.0)
+        total = total.to(dtype).to(tl.float32) + shared.to(tl.float32)
+    tl.store(out_ptr + token * dim + col, total, mask=mask)
+
+
+def fused_moe(
+    x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None = None
+) -> Tensor:
+    """Checked form of `fused_moe_reference`; a token's experts must differ from each other.
 
     Raises:
-        ValueError: widths of tokens and experts do not agree.
+        ValueError: sizes, dtypes or memory layouts of tokens, choice and experts do not agree.
     """
-    if x.shape[1] != w13.shape[2] or w13.shape[1] != 2 * w2.shape[2] or ids.shape != weights.shape:
+    fits = x.shape[1] == w13.shape[2] == w2.shape[1] and w13.shape[1] == 2 * w2.shape[2] and ids.shape == weights.shape
+    if shared is not None:
+        fits = fits and shared.w13.shape[1] == x.shape[1] and shared.w13.shape[0] == 2 * shared.w2.shape[1]
+    if not fits or ids.shape[0] != x.shape[0] or not w13.is_contiguous() or not w2.is_contiguous():
         raise ValueError(
-            f"fused_moe: x {tuple(x.shape)}, w13 {tuple(w13.shape)}, w2 {tuple(w2.shape)}, ids {tuple(ids.shape)}"
+            f"fused_moe: x {tuple(x.shape)}, w13 {tuple(w13.shape)}, w2 {tuple(w2.shape)}, ids {tuple(ids.shape)}, "
+            f"weights {tuple(weights.shape)}; experts must be contiguous"
         )
-    return fused_moe_reference(x, w13, w2, ids, weights)
+    if not use_kernel(x):
+        return fused_moe_reference(x, w13, w2, ids, weights, shared)
+    x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
+    if x.shape[0] > FEW_TOKENS:
+        return moe_grouped(x, w13, w2, ids, weights, shared)
+    return moe_few(x, w13, w2, ids, weights, shared) if x.shape[0] else torch.empty_like(x)
+
+
+def moe_few(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    shared: SharedExpert | None,
+    tuning: FewTuning | None = None,
+) -> Tensor:
+    """`fused_moe` of few tokens: two launches for one, three for more. A shared expert of equal width joins in."""
+    tuning = tuning or choose_few_tuning(len(x), x.element_size())
+    joins = shared is not None and shared.w2.shape == w2.shape[1:]
+    s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
+    h = up_few(x, w13, s13, ids, tuning)
+    if len(x) == 1 and (joins or shared is None):
+        return down_single(h, w2, s2, ids, weights)
+    y = down_few(h, w2, s2, ids, tuning)
+    if joins:
+        return weighted_sum(y[: ids.numel()], weights, y[ids.numel() :])
+    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
+
+
+def moe_grouped(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    shared: SharedExpert | None,
+    tuning: GroupedTuning | None = None,
+) -> Tensor:
+    """`fused_moe` of many tokens; the shared expert, a plain product here, is left to the linear algebra library."""
+    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size())
+    grouping = group_pairs(ids, w13.shape[0], tuning.rows)
+    h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
+    y = down_grouped(h, w2, grouping, tuning)
+    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
+
+
+def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
+    """Rows [T * k, D] weighted by [T, k] and summed in float32, plus `shared` [T, D] in their dtype: -> [T, D]."""
+    num_tokens, top_k = weights.shape
+    dim = y.shape[1]
+    out = torch.empty(num_tokens, dim, dtype=y.dtype, device=y.device)
+    block = min(SUM_BLOCK, next_power_of_2(dim))
+    _sum_kernel[(num_tokens, cdiv(dim, block))](
+        y, weights, y if shared is None else shared, out, dim, top_k, SHARED=shared is not None, BLOCK=block
+    )
+    return out
+
+
+def choose_few_tuning(num_tokens: int, element_bytes: int) -> FewTuning:
+    """Tiles that give a Hopper GPU two programs or more for each multiprocessor at the released sizes."""
+    if element_bytes > 2:
+        return FewTuning(16, 64, 16, 64, num_stages=2)
+    if num_tokens <= 2:
+        return FewTuning(16, 256, 64, 128)
+    return FewTuning(32, 128, 64, 128, num_stages=4 if num_tokens <= 16 else 3)
+
+
+def choose_grouped_tuning(rows_per_expert: float, element_bytes: int) -> GroupedTuning:
+    """Tiles that waste few rows on experts with few tokens, and few weight reads on experts with many."""
+    if element_bytes > 2:
+        return GroupedTuning(16, 16, 64, 16, 64, 4, 2)
+    if rows_per_expert <= 12:
+        return GroupedTuning(16, 64, 128, 64, 128, 4, 3)
+    if rows_per_expert <= 96:
+        return GroupedTuning(64, 64, 64, 128, 64, 4, 4)
+    return GroupedTuning(128, 128, 64, 256, 64, 8, 3)

@@ -6,11 +6,16 @@ followed by prefill chunks; both read everything cached so far, this step's toke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from engine.kernels.decode_attention import decode_attention
+from engine.kernels.prefill_attention import prefill_attention
+from engine.kernels.triton_support import use_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +23,9 @@ class PagedLayout:
     """Where the sequences of a step lie, in the packed tokens and in the cache.
 
     The first `num_decodes` sequences have one new token each; the others follow in order.
-    `block_tables` [B, N] is padded with block 0, `seq_lens` [B] counts cached tokens after this step.
-    `query_starts` and `lengths` are the same bounds as Python numbers, so that no step waits for the device.
+    `block_tables` [B, N] is padded with block 0, `seq_lens` [B] counts cached tokens after this step; a decode of
+    length 0 pads the batch and attends to nothing. `query_starts` and `lengths` are the same bounds as Python numbers,
+    so that no step waits for the device. `prefill_starts` is made of them, once a step, where there are prefills.
     """
 
     block_tables: Tensor  # int64 [B, N]
@@ -27,6 +33,20 @@ class PagedLayout:
     num_decodes: int
     query_starts: tuple[int, ...]  # B + 1 bounds into T
     lengths: tuple[int, ...]  # B, = seq_lens
+    prefill_starts: Tensor | None = field(init=False)  # int64 bounds of the prefills in T, on the device
+
+    def __post_init__(self) -> None:
+        starts = None
+        if self.num_decodes < len(self.lengths):
+            bounds = torch.tensor(self.query_starts[self.num_decodes :])
+            starts = bounds.to(self.block_tables.device, non_blocking=True)
+        object.__setattr__(self, "prefill_starts", starts)
+
+    @property
+    def most_new(self) -> int:
+        """The most new tokens that a prefill has."""
+        bounds = self.query_starts[self.num_decodes :]
+        return max(end - start for start, end in pairwise(bounds))
 
 
 def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, layout: PagedLayout) -> Tensor:
@@ -90,4 +110,14 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, layout: PagedLa
         raise ValueError(
             f"paged_attention: q {tuple(q.shape)} with cache {tuple(k_cache.shape)} and {layout.query_starts[-1]} rows"
         )
-    return paged_attention_reference(q, k_cache, v_cache, layout)
+    if not use_kernel(q):
+        return paged_attention_reference(q, k_cache, v_cache, layout)
+    q = q.contiguous()
+    out = torch.empty_like(q)
+    tables, seq_lens, d = layout.block_tables, layout.seq_lens, layout.num_decodes
+    if d:
+        decode_attention(q[:d], k_cache, v_cache, tables[:d], seq_lens[:d], out[:d])
+    if layout.prefill_starts is not None:
+        starts = layout.prefill_starts
+        prefill_attention(q, k_cache, v_cache, tables[d:], seq_lens[d:], starts, layout.most_new, out)
+    return out

@@ -1,9 +1,12 @@
 """Partial rotary embedding in half-split ("neox") form (Su et al., 2021)."""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
 def apply_rotary_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -17,12 +20,64 @@ def apply_rotary_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
+@jit
+def partner(col, half: tl.constexpr):
+    """The dimension that each of `col` is rotated with: half a rotary width away, or itself where none is."""
+    return tl.where(col < half, col + half, tl.where(col < 2 * half, col - half, col))
+
+
+@jit
+def rotate(x, other, cos_ptr, sin_ptr, token, col, half: tl.constexpr, dtype: tl.constexpr):
+    """Rotate float32 rows [n, C] whose partners are `other`, each product rounded to `dtype` as the reference does."""
+    at = token * half + tl.where(col < half, col, col - half)
+    turned = col < 2 * half
+    cos = tl.load(cos_ptr + at, mask=turned, other=1.0).to(tl.float32)
+    sin = tl.load(sin_ptr + at, mask=turned, other=0.0).to(tl.float32)
+    own = (x * cos).to(dtype).to(tl.float32)
+    cross = (other * sin).to(dtype).to(tl.float32)
+    return tl.where(col < half, own - cross, own + cross)
+
+
+@jit
+def _rotary_kernel(
+    x_ptr,
+    cos_ptr,
+    sin_ptr,
+    out_ptr,
+    num_heads: tl.constexpr,
+    width: tl.constexpr,
+    half: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    head, col = tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH)[None, :]
+    mask = (head < num_heads) & (col < width)
+    row = (token * num_heads + head) * width
+    x = tl.load(x_ptr + row + col, mask=mask, other=0.0)
+    other = tl.load(x_ptr + row + partner(col, half), mask=mask, other=0.0)
+    out = rotate(x.to(tl.float32), other.to(tl.float32), cos_ptr, sin_ptr, token, col, half, x.dtype)
+    tl.store(out_ptr + row + col, out, mask=mask)
+
+
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Checked form of `apply_rotary_reference`.
 
     Raises:
-        ValueError: the tables have other rows than `x`, or rotate more than its width.
+        ValueError: the tables have another dtype or other rows than `x`, or rotate more than its width.
     """
-    if cos.shape != sin.shape or cos.shape[0] != x.shape[0] or 2 * cos.shape[1] > x.shape[2]:
-        raise ValueError(f"apply_rotary: tables {tuple(cos.shape)}, {tuple(sin.shape)} do not fit {tuple(x.shape)}")
-    return apply_rotary_reference(x, cos, sin)
+    fits = cos.shape == sin.shape and cos.shape[0] == x.shape[0] and 2 * cos.shape[1] <= x.shape[2]
+    if not fits or not cos.dtype == sin.dtype == x.dtype:
+        raise ValueError(
+            f"apply_rotary: tables {cos.dtype} {tuple(cos.shape)}, {tuple(sin.shape)} do not fit "
+            f"{x.dtype} {tuple(x.shape)}"
+        )
+    if not use_kernel(x):
+        return apply_rotary_reference(x, cos, sin)
+    x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+    out = torch.empty_like(x)
+    num_tokens, num_heads, width = x.shape
+    if num_tokens:
+        sizes = {"HEADS": next_power_of_2(num_heads), "WIDTH": next_power_of_2(width)}
+        _rotary_kernel[(num_tokens,)](x, cos, sin, out, num_heads, width, cos.shape[1], **sizes)
+    return out

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from engine.kernels.kv_store import kv_store
 from engine.kernels.paged_attention import paged_attention
+from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.layers.batch import Batch, LayerCache
 from engine.layers.linear import QKVParallelLinear, RowParallelLinear
 from engine.layers.norm import RMSNorm
-from engine.layers.rope import ApplyRotary, Rotation
+from engine.layers.rope import Rotation
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
 
@@ -25,15 +25,24 @@ class Attention(nn.Module):
         self.query_key_value = QKVParallelLinear(cfg, tp)
         self.q_norm = RMSNorm(cfg.head_dim, cfg.rms_norm_eps)
         self.k_norm = RMSNorm(cfg.head_dim, cfg.rms_norm_eps)
-        self.rotary = ApplyRotary()
+        self.norm_rotate_store = NormRotateStore()
         width = cfg.num_attention_heads * cfg.head_dim
         self.dense = RowParallelLinear(width, cfg.hidden_size, tp, "num_attention_heads * head_dim")
 
     def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, batch: Batch) -> Tensor:
         """[T, D] -> [T, D]; writes this step's keys and values into `cache`."""
         q, k, v = self.query_key_value(x)
-        # Normalised before rotation: the other order changes every cached key.
-        q, k = self.rotary(self.q_norm(q), self.k_norm(k), rotation)
-        kv_store(k, v, cache.k, cache.v, batch.slots)
+        norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+        q = self.norm_rotate_store(q, k, v, norms, rotation, cache, batch.slots)
         out = paged_attention(q, cache.k, cache.v, batch.layout)
         return self.dense(out.flatten(start_dim=1))
+
+
+class NormRotateStore(nn.Module):
+    """The head norms, the rotation and the cache write as a module, so that a forward hook can observe them."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms, rotation: Rotation, cache: LayerCache, slots: Tensor
+    ) -> Tensor:
+        """[T, H, C], [T, K, C] twice -> queries [T, H, C]; keys and values go to their slots of `cache`."""
+        return qk_norm_rope(q, k, v, norms, (rotation.cos, rotation.sin), (cache.k, cache.v), slots)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels.fused_moe import fused_moe
+from engine.kernels.fused_moe import SharedExpert, fused_moe
+from engine.kernels.gate import gate_logits, gate_parts
 from engine.kernels.router import RoutingRule, route
 from engine.layers.batch import Batch
 from engine.layers.linear import GatedMLP
@@ -23,11 +23,8 @@ class Gate(nn.Module):
         self.expert_bias = nn.Parameter(torch.empty(cfg.num_experts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] -> logits float32 [T, E].
-
-        float32 in and out is the evident intent of the released gate; its bfloat16 autocast undoes it on GPUs.
-        """
-        return F.linear(x.float(), self.weight.float())
+        """[T, D] -> logits float32 [T, E]."""
+        return gate_logits(x, self.weight)
 
 
 class Experts(nn.Module):
@@ -39,9 +36,9 @@ class Experts(nn.Module):
         self.w13 = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
         self.w2 = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
 
-    def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        """[T, D] with the router's choice -> [T, D], a partial sum over ranks."""
-        return fused_moe(x, self.w13, self.w2, ids, weights)
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor:
+        """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included."""
+        return fused_moe(x, self.w13, self.w2, ids, weights, shared)
 
 
 class MultiRouter(nn.Module):
@@ -57,12 +54,12 @@ class MultiRouter(nn.Module):
 
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """[T, D] -> expert ids int64 [T, k] and weights float32 [T, k]."""
+        if batch.image_rows is None and batch.audio_rows is None:
+            return route(gate_parts(x, self.gate.weight), self.gate.expert_bias, self.rule)
         logits = self.gate(x)
-        bias: Tensor = self.gate.expert_bias.float()
-        if batch.image_rows is not None or batch.audio_rows is not None:
-            bias = bias.expand_as(logits).clone()
-            self._overwrite(logits, bias, x, self.image_gate, batch.image_rows)
-            self._overwrite(logits, bias, x, self.audio_gate, batch.audio_rows)
+        bias = self.gate.expert_bias.float().expand_as(logits).clone()
+        self._overwrite(logits, bias, x, self.image_gate, batch.image_rows)
+        self._overwrite(logits, bias, x, self.audio_gate, batch.audio_rows)
         return route(logits, bias, self.rule)
 
     @staticmethod
@@ -87,10 +84,9 @@ class SparseMoE(nn.Module):
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """[T, D] -> [T, D]."""
         ids, weights = self.router(x, batch)
-        out = self.experts(x, ids, weights)
-        if self.shared_experts is not None:
-            out = out + self.shared_experts(x)
-        return self.tp.all_reduce(out)  # once for both terms
+        mlp = self.shared_experts
+        shared = None if mlp is None else SharedExpert(mlp.gate_up_weight, mlp.down_weight)
+        return self.tp.all_reduce(self.experts(x, ids, weights, shared))  # once for both terms
 
 
 class DenseMLP(nn.Module):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.rope import apply_rotary
 from engine.model_config import LLMConfig
 
 T_AXIS, H_AXIS, W_AXIS = 0, 1, 2
@@ -59,11 +58,3 @@ class VideoRope(nn.Module):
         """int64 [3, T] -> cos, sin [T, F] in `dtype`."""
         phase = positions[self.axes].float() * self.inv_freq[:, None]  # [F, T]
         return Rotation(phase.cos().t().to(dtype), phase.sin().t().to(dtype))
-
-
-class ApplyRotary(nn.Module):
-    """The rotation as a module of its own, so that its result can be observed with a forward hook."""
-
-    def forward(self, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        """[T, H, C], [T, K, C] -> the same, rotated."""
-        return apply_rotary(q, rotation.cos, rotation.sin), apply_rotary(k, rotation.cos, rotation.sin)

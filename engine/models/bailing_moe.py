@@ -28,8 +28,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, batch: Batch) -> Tensor:
         """[T, D] -> [T, D]."""
-        x = x + self.attention(self.input_layernorm(x), rotation, cache, batch)
-        return x + self.mlp(self.post_attention_layernorm(x), batch)
+        attended = self.attention(self.input_layernorm(x), rotation, cache, batch)
+        x, normed = self.post_attention_layernorm.add(x, attended)
+        return x + self.mlp(normed, batch)
 
 
 class BailingMoe(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.kernels.fused_moe import fused_moe
+from engine.kernels.fused_moe import SharedExpert, fused_moe
 
 
 def one_by_one(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -41,3 +41,14 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
 def test_mismatched_widths_are_refused() -> None:
     with pytest.raises(ValueError, match="fused_moe"):
         fused_moe(torch.zeros(1, 4), torch.zeros(2, 6, 5), torch.zeros(2, 4, 3), torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_the_shared_expert_is_added_after_rounding() -> None:
+    """In bfloat16 the routed sum is rounded once, then the shared expert's output is added in bfloat16."""
+    torch.manual_seed(0)
+    x, w13, w2 = torch.randn(4, 12).bfloat16(), torch.randn(6, 10, 12).bfloat16(), torch.randn(6, 12, 5).bfloat16()
+    ids, weights = torch.stack([torch.randperm(6)[:3] for _ in range(4)]), torch.rand(4, 3)
+    shared = SharedExpert(torch.randn(14, 12).bfloat16(), torch.randn(12, 7).bfloat16())  # another width is allowed
+    gate, up = (x @ shared.w13.T).chunk(2, dim=-1)
+    extra = (torch.nn.functional.silu(gate) * up) @ shared.w2.T
+    assert torch.equal(fused_moe(x, w13, w2, ids, weights, shared), fused_moe(x, w13, w2, ids, weights) + extra)

@@ -89,3 +89,29 @@ def test_layout_that_does_not_cover_the_tokens_is_refused(caches: tuple[Tensor, 
     layout = PagedLayout(torch.zeros(1, 1, dtype=torch.int64), torch.tensor([1]), 1, (0, 1), (1,))
     with pytest.raises(ValueError, match="paged_attention"):
         paged_attention(torch.zeros(2, HEADS, WIDTH), *caches, layout)
+
+
+def test_a_sequence_of_length_zero_pads_the_batch(caches: tuple[Tensor, Tensor]) -> None:
+    layout = PagedLayout(torch.tensor([[7], [0]]), torch.tensor([3, 0]), 2, (0, 1, 2), (3, 0))
+    out = paged_attention(torch.randn(2, HEADS, WIDTH), *caches, layout)
+    assert torch.equal(out[1], torch.zeros(HEADS, WIDTH))
+    assert float(out[0].abs().min()) > 0
+
+
+def test_bounds_of_the_prefills_lie_behind_the_decodes() -> None:
+    layout = PagedLayout(
+        torch.zeros(4, 2, dtype=torch.int64), torch.tensor([5, 6, 9, 8]), 2, (0, 1, 2, 7, 10), (5, 6, 9, 8)
+    )
+    assert layout.prefill_starts is not None
+    assert layout.prefill_starts.tolist() == [2, 7, 10]
+    assert layout.most_new == 5
+    decodes_only = PagedLayout(torch.zeros(1, 1, dtype=torch.int64), torch.tensor([1]), 1, (0, 1), (1,))
+    assert decodes_only.prefill_starts is None
+
+
+def test_rows_without_a_slot_are_stored_nowhere(caches: tuple[Tensor, Tensor]) -> None:
+    before = caches[0].clone()
+    k = torch.randn(2, KV_HEADS, WIDTH)
+    kv_store(k, k, *caches, torch.tensor([-1, 6]))
+    before[1, 2] = k[1]
+    assert torch.equal(caches[0], before)

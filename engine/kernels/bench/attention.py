@@ -1,0 +1,132 @@
+"""Cases of attention over the paged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from engine.kernels.bench.case import Case, Outputs, Run, Source
+from engine.kernels.decode_attention import DecodeTuning, decode_attention
+from engine.kernels.paged_attention import PagedLayout, paged_attention_reference
+from engine.kernels.prefill_attention import PrefillTuning, prefill_attention
+
+# Rows are found through the block table, so two stages of the pipeline fetch table entries and the rest the rows:
+# 3 and 4 stages hold one block of keys ahead, 5 hold two.
+DECODE_TUNINGS = {
+    "default": DecodeTuning(),
+    "stages 5": DecodeTuning(num_stages=5),
+    "keys 128": DecodeTuning(block_keys=128),
+    "keys 32": DecodeTuning(block_keys=32, num_stages=5),
+    "programs 1": DecodeTuning(programs_per_sm=1),
+    "programs 4": DecodeTuning(programs_per_sm=4),
+}
+PREFILL_TUNINGS = {
+    "default": PrefillTuning(),
+    "keys 128": PrefillTuning(block_keys=128, num_stages=2),
+    "rows 64": PrefillTuning(rows=64, num_warps=4),
+    "stages 2": PrefillTuning(num_stages=2),
+    "stages 5": PrefillTuning(num_stages=5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of `lengths` cached tokens, the last `counts` of them new, with blocks scattered over the cache."""
+
+    k_cache: Tensor
+    v_cache: Tensor
+    layout: PagedLayout
+
+    @classmethod
+    def make(cls, source: Source, counts: Sequence[int], lengths: Sequence[int]) -> Batch:
+        """Random keys and values; block 0 stays unused."""
+        s = source.sizes
+        blocks = [-(-length // s.block_size) for length in lengths]
+        tables = torch.zeros(len(lengths), max(blocks), dtype=torch.int64, device=source.device)
+        order = torch.randperm(sum(blocks), device=source.device) + 1
+        for row, mine in zip(tables, order.split(blocks), strict=True):
+            row[: len(mine)] = mine
+        shape = (sum(blocks) + 1, s.block_size, s.num_kv_heads, s.head_dim)
+        starts = (0, *accumulate(counts))
+        num_decodes = 0 if max(counts) > 1 else len(counts)
+        seq_lens = torch.tensor(lengths, device=source.device)
+        layout = PagedLayout(tables, seq_lens, num_decodes, starts, tuple(lengths))
+        return cls(source.normal(*shape), source.normal(*shape), layout)
+
+    def reference(self, q: Tensor) -> Outputs:
+        """The reference in the dtype of `q`."""
+        return (paged_attention_reference(q, self.k_cache.to(q.dtype), self.v_cache.to(q.dtype), self.layout),)
+
+
+def attention_cases(source: Source) -> Iterator[Case]:
+    """Decodes at every batch and context, whole prompts, and chunks behind as much context."""
+    s = source.sizes
+    for context in s.contexts:
+        for num_seqs in s.decodes:
+            yield decode_case(source, num_seqs, context)
+    for num_tokens in s.prefills:
+        yield prefill_case(source, [num_tokens], [num_tokens])
+        yield prefill_case(source, [num_tokens // 4] * 4, [num_tokens // 2] * 4)
+
+
+def decode_case(source: Source, num_seqs: int, context: int) -> Case:
+    """One new token for each of `num_seqs` sequences of `context` tokens."""
+    s = source.sizes
+    batches = [Batch.make(source, [1] * num_seqs, [context] * num_seqs) for _ in range(s.num_sets)]
+    q = source.normal(s.num_sets, num_seqs, s.num_heads, s.head_dim)
+
+    def run(tuning: DecodeTuning) -> Run:
+        def call(i: int) -> Outputs:
+            out, batch = torch.empty_like(q[i]), batches[i]
+            tables, seq_lens = batch.layout.block_tables, batch.layout.seq_lens
+            decode_attention(q[i], batch.k_cache, batch.v_cache, tables, seq_lens, out, tuning)
+            return (out,)
+
+        return call
+
+    keys = num_seqs * context
+    return Case(
+        "decode_attention",
+        f"B={num_seqs} context={context}",
+        2 * (keys * s.num_kv_heads + num_seqs * s.num_heads) * s.head_dim * source.item_bytes,
+        4 * keys * s.num_heads * s.head_dim,
+        s.num_sets,
+        {name: run(tuning) for name, tuning in DECODE_TUNINGS.items()},
+        lambda i: batches[i].reference(q[i]),
+        lambda i: batches[i].reference(q[i].float()),
+    )
+
+
+def prefill_case(source: Source, counts: Sequence[int], lengths: Sequence[int]) -> Case:
+    """`counts` new tokens at the end of sequences of `lengths` tokens."""
+    s = source.sizes
+    batches = [Batch.make(source, counts, lengths) for _ in range(s.num_sets)]
+    q = source.normal(s.num_sets, sum(counts), s.num_heads, s.head_dim)
+
+    def run(tuning: PrefillTuning) -> Run:
+        def call(i: int) -> Outputs:
+            out, batch, layout = torch.empty_like(q[i]), batches[i], batches[i].layout
+            assert layout.prefill_starts is not None
+            tables, starts = layout.block_tables, layout.prefill_starts
+            prefill_attention(
+                q[i], batch.k_cache, batch.v_cache, tables, layout.seq_lens, starts, layout.most_new, out, tuning
+            )
+            return (out,)
+
+        return call
+
+    visible = sum(new * length - new * (new - 1) // 2 for new, length in zip(counts, lengths, strict=True))
+    return Case(
+        "prefill_attention",
+        f"{len(counts)} x {counts[0]} of {lengths[0]}",
+        2 * (sum(lengths) * s.num_kv_heads + sum(counts) * s.num_heads) * s.head_dim * source.item_bytes,
+        4 * visible * s.num_heads * s.head_dim,
+        s.num_sets,
+        {name: run(tuning) for name, tuning in PREFILL_TUNINGS.items()},
+        lambda i: batches[i].reference(q[i]),
+        lambda i: batches[i].reference(q[i].float()),
+    )

@@ -1,0 +1,94 @@
+"""Cases of the mixture of experts: paths and tunings side by side where both are possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from engine.kernels.bench.case import Case, Outputs, Run, Source
+from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
+from engine.kernels.moe_few import FewTuning
+from engine.kernels.moe_grouped import GroupedTuning
+
+MOST_FEW = 64  # tokens up to which the path without sorting is tried
+FEW_TUNINGS = {
+    "few f16": FewTuning(16, 256, 32, 256),
+    "few f32": FewTuning(32, 128, 64, 128),
+    "few f32 k256": FewTuning(32, 256, 64, 256, num_stages=3),
+    "few f64": FewTuning(64, 128, 128, 128, num_stages=3),
+}
+GROUPED_TUNINGS = {
+    "rows 16": GroupedTuning(16, 64, 128, 64, 128, 4, 3),
+    "rows 16 f32": GroupedTuning(16, 32, 128, 64, 128, 4, 4),
+    "rows 32": GroupedTuning(32, 64, 128, 64, 128, 4, 3),
+}
+LARGE_TUNINGS = {
+    "rows 64": GroupedTuning(64, 64, 64, 128, 64, 4, 4),
+    "rows 64 f128": GroupedTuning(64, 128, 64, 256, 64, 8, 3),
+    "rows 128": GroupedTuning(128, 128, 64, 256, 64, 8, 3),
+    "rows 128 stages 4": GroupedTuning(128, 128, 64, 128, 64, 8, 4),
+    "rows 128 f64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
+}
+
+
+def expert_cases(source: Source) -> Iterator[Case]:
+    """All batches over one layer's weights, which are far larger than any cache."""
+    s = source.sizes
+    w13 = source.normal(s.num_experts, 2 * s.expert_width, s.dim, scale=s.dim**-0.5)
+    w2 = source.normal(s.num_experts, s.dim, s.expert_width, scale=s.expert_width**-0.5)
+    shared = SharedExpert(
+        source.normal(2 * s.expert_width, s.dim, scale=s.dim**-0.5),
+        source.normal(s.dim, s.expert_width, scale=s.expert_width**-0.5),
+    )
+    for num_tokens in (*s.decodes, *s.prefills):
+        yield experts_case(source, num_tokens, w13, w2, shared)
+
+
+def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, shared: SharedExpert) -> Case:
+    """Routed and shared experts of `num_tokens` tokens with uniformly random choices."""
+    s = source.sizes
+    x = source.normal(s.num_sets, num_tokens, s.dim)
+    scores = torch.rand(s.num_sets, num_tokens, s.num_experts, device=source.device)
+    ids = scores.topk(s.rule.top_k, dim=-1).indices
+    weights = torch.rand(s.num_sets, num_tokens, s.rule.top_k, device=source.device)
+
+    def few(tuning: FewTuning | None) -> Run:
+        return lambda i: (moe_few(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
+
+    def grouped(tuning: GroupedTuning | None) -> Run:
+        return lambda i: (moe_grouped(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
+
+    def reference(dtype: torch.dtype, i: int) -> Outputs:
+        return (_reference(x[i].to(dtype), w13, w2, ids[i], weights[i], shared),)
+
+    variants: dict[str, Run] = {}
+    if num_tokens <= MOST_FEW:
+        variants["few"] = few(None)
+        variants |= {name: few(tuning) for name, tuning in FEW_TUNINGS.items()}
+    variants["grouped"] = grouped(None)
+    tunings = GROUPED_TUNINGS if num_tokens <= max(s.decodes) else LARGE_TUNINGS
+    variants |= {name: grouped(tuning) for name, tuning in tunings.items()}
+    distinct = sum(len(ids[i].unique()) for i in range(s.num_sets)) / s.num_sets
+    expert_size = 3 * s.expert_width * s.dim
+    return Case(
+        "experts",
+        f"T={num_tokens} distinct={distinct:.1f}",
+        int(((distinct + 1) * expert_size + 2 * num_tokens * s.dim) * source.item_bytes),
+        2 * expert_size * num_tokens * (s.rule.top_k + 1),
+        s.num_sets,
+        variants,
+        partial(reference, source.dtype),
+        partial(reference, torch.float32),
+    )
+
+
+def _reference(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert) -> Tensor:
+    """The reference in the dtype of `x`, with only the chosen experts converted."""
+    if x.dtype == w13.dtype:
+        return fused_moe_reference(x, w13, w2, ids, weights, shared)
+    chosen, local = ids.unique(return_inverse=True)
+    wide = SharedExpert(shared.w13.to(x.dtype), shared.w2.to(x.dtype))
+    return fused_moe_reference(x, w13[chosen].to(x.dtype), w2[chosen].to(x.dtype), local, weights, wide)

@@ -1,0 +1,184 @@
+"""One new token a sequence: the keys are split over programs, whose partial softmaxes a second kernel joins.
+
+The query heads that share a key/value head are the rows of one matrix product, so every cached row is read once
+(flash decoding with grouped queries).
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl
+
+LOG2_E = 1.4426950408889634
+MIN_ROWS = 16  # of the matrix unit: a group of 8 query heads fills half of them, which costs nothing but idle lanes
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTuning:
+    """How the keys are walked: `block_keys` at a time, with `programs_per_sm` programs for each multiprocessor."""
+
+    block_keys: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+    programs_per_sm: int = 2
+
+
+@jit
+def paged_rows(tables_ptr, key, visible, block_size: tl.constexpr):
+    """Cache rows (int64) of positions `key` of one sequence, through its block table."""
+    block = tl.load(tables_ptr + key // block_size, mask=visible, other=0)
+    return block.to(tl.int64) * block_size + key % block_size
+
+
+@jit
+def softmax_step(scores, best, total):
+    """One step of the online softmax in base 2: -> weights, new maximum, new sum, factor for what was summed before."""
+    # A row that saw nothing yet has maximum -inf; without the floor it would become inf - inf.
+    new_best = tl.maximum(tl.maximum(best, tl.max(scores, 1)), -1.0e30)
+    weights = tl.exp2(scores - new_best[:, None])
+    rescale = tl.exp2(best - new_best)
+    return weights, new_best, total * rescale + tl.sum(weights, 1), rescale
+
+
+@jit
+def _decode_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    tables_ptr,
+    lens_ptr,
+    acc_ptr,
+    best_ptr,
+    total_ptr,
+    table_stride,
+    scale_log2,
+    num_kv_heads: tl.constexpr,
+    group: tl.constexpr,
+    width: tl.constexpr,
+    block_size: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    """Partial attention of one sequence and key/value head over one share of the keys.
+
+    acc [B, K, SPLITS, ROWS, C] is not yet divided by total [B, K, SPLITS, ROWS]; with one split it is the result.
+    """
+    seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    length = tl.load(lens_ptr + seq).to(tl.int32)
+    share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    start = tl.minimum(split * share, length)
+    end = tl.minimum(start + share, length)
+
+    row, col = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    q_mask = (row < group)[:, None] & (col < width)[None, :]
+    head = (seq * num_kv_heads + kv_head) * group + row
+    q = tl.load(q_ptr + head[:, None] * width + col[None, :], mask=q_mask, other=0.0)
+    best = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, WIDTH], tl.float32)
+    for at in range(start, end, BLOCK_KEYS):
+        key = at + tl.arange(0, BLOCK_KEYS)
+        visible = key < end
+        rows = paged_rows(tables_ptr + seq * table_stride, key, visible, block_size)
+        cells = (rows[:, None] * num_kv_heads + kv_head) * width + col[None, :]
+        kv_mask = visible[:, None] & (col < width)[None, :]
+        k = tl.load(k_ptr + cells, mask=kv_mask, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+        scores = tl.where(visible[None, :], scores, float("-inf"))
+        weights, best, total, rescale = softmax_step(scores, best, total)
+        v = tl.load(v_ptr + cells, mask=kv_mask, other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    if SPLITS == 1:
+        # A sequence of length 0 pads a batch: its row is zero.
+        out = acc / tl.maximum(total, 1.0e-30)[:, None]
+        tl.store(acc_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
+    else:
+        partial = ((seq * num_kv_heads + kv_head) * SPLITS + split) * ROWS + row
+        tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
+        tl.store(best_ptr + partial, best)
+        tl.store(total_ptr + partial, total)
+
+
+@jit
+def _join_kernel(
+    acc_ptr,
+    best_ptr,
+    total_ptr,
+    out_ptr,
+    group: tl.constexpr,
+    width: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Join the partial softmaxes of one query head: grid (B * K, group)."""
+    pair, member = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    partial = (pair * SPLITS + tl.arange(0, SPLITS)) * ROWS + member
+    col = tl.arange(0, WIDTH)
+    best = tl.load(best_ptr + partial)
+    factor = tl.exp2(best - tl.maximum(tl.max(best, 0), -1.0e30))
+    total = tl.sum(tl.load(total_ptr + partial) * factor, 0)
+    acc = tl.load(acc_ptr + partial[:, None] * WIDTH + col[None, :])
+    out = tl.sum(acc * factor[:, None], 0) / tl.maximum(total, 1.0e-30)
+    tl.store(out_ptr + (pair * group + member) * width + col, out, mask=col < width)
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    tables: Tensor,
+    seq_lens: Tensor,
+    out: Tensor,
+    tuning: DecodeTuning = DecodeTuning(),
+) -> None:
+    """Attend contiguous [B, H, C] over the first `seq_lens` [B] rows of block tables [B, N] into `out` [B, H, C].
+
+    Nothing depends on values in device memory, so the launches can be captured: the grid follows from B and from the
+    longest sequence that the tables hold.
+    """
+    num_seqs, num_heads, width = q.shape
+    _, block_size, num_kv_heads, _ = k_cache.shape
+    group = num_heads // num_kv_heads
+    splits = num_splits(num_seqs * num_kv_heads, tables.shape[1] * block_size, q.device, tuning)
+    rows, columns = max(MIN_ROWS, next_power_of_2(group)), max(16, next_power_of_2(width))
+    sizes = {"group": group, "width": width, "SPLITS": splits, "ROWS": rows, "WIDTH": columns}
+    acc, best, total = out, out, out
+    if splits > 1:
+        shape = (num_seqs * num_kv_heads, splits, rows)
+        acc = torch.empty(*shape, columns, dtype=torch.float32, device=q.device)
+        best, total = torch.empty(2, *shape, dtype=torch.float32, device=q.device).unbind()
+    _decode_kernel[(num_seqs, num_kv_heads, splits)](
+        q,
+        k_cache,
+        v_cache,
+        tables,
+        seq_lens,
+        acc,
+        best,
+        total,
+        tables.stride(0),
+        width**-0.5 * LOG2_E,
+        num_kv_heads,
+        block_size=block_size,
+        **sizes,
+        BLOCK_KEYS=tuning.block_keys,
+        num_warps=tuning.num_warps,
+        num_stages=tuning.num_stages,
+    )
+    if splits > 1:
+        _join_kernel[(num_seqs * num_kv_heads, group)](acc, best, total, out, **sizes, num_warps=2)
+
+
+def num_splits(num_pairs: int, longest: int, device: torch.device, tuning: DecodeTuning) -> int:
+    """Shares of the keys, a power of two: enough programs to fill the GPU, and at least one block of keys for each."""
+    wanted = num_multiprocessors(device) * tuning.programs_per_sm // num_pairs
+    most = min(wanted, cdiv(longest, tuning.block_keys))
+    return 1 << (most.bit_length() - 1) if most > 1 else 1

@@ -1,0 +1,259 @@
+"""Experts of a few tokens: bound by reading weights, so every expert that anybody chose is read exactly once.
+
+The rows of a tile are the tokens themselves, whether they chose the expert or not: nothing has to be sorted, and no
+launch waits for another's bookkeeping. The shared expert is one more expert that every token chose.
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.moe_tiles import down_tile, up_tile
+from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
+
+
+@dataclass(frozen=True, slots=True)
+class FewTuning:
+    """Weight rows and columns of a tile in the two products."""
+
+    block_f: int
+    up_k: int
+    block_d: int
+    down_k: int
+    num_warps: int = 4
+    num_stages: int = 4
+
+
+@jit
+def _assigned(
+    ids_ptr, slot, num_slots, num_tokens, top_k: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr,
+    BY_EXPERT: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """Who is served at `slot`: the expert, each token's row [ROWS] of the pairs (-1: not chosen), and if there is work.
+
+    A slot is an expert, or a (token, choice) pair where those are fewer; then the first pair of an expert does the
+    work of all. The last slot is the shared expert's, whose rows lie behind the pairs.
+    """
+    token, choice = tl.arange(0, ROWS), tl.arange(0, TOP_K)[None, :]
+    pair = token[:, None] * top_k + choice
+    exists = (token < num_tokens)[:, None] & (choice < top_k)
+    ids = tl.load(ids_ptr + pair, mask=exists, other=-1).to(tl.int32)
+    is_shared = slot == num_slots - 1
+    if BY_EXPERT:
+        expert = slot
+    else:
+        expert = tl.load(ids_ptr + slot, mask=slot < num_tokens * top_k, other=0).to(tl.int32)
+    row = tl.max(tl.where(exists & (ids == expert), pair, -1), 1)
+    first = tl.min(tl.where(row >= 0, row, num_tokens * top_k), 0)
+    if BY_EXPERT:
+        busy = first < num_tokens * top_k
+    else:
+        busy = first == slot
+    if SHARED:
+        row = tl.where(is_shared, tl.where(token < num_tokens, num_tokens * top_k + token, -1), row)
+        busy = busy | is_shared
+    return expert, row, busy, is_shared
+
+
+@jit
+def _weights(routed_ptr, shared_ptr, expert, is_shared, size: tl.constexpr, SHARED: tl.constexpr):
+    """Where the weights of `expert`, `size` numbers, begin."""
+    ptr = routed_ptr + expert.to(tl.int64) * size
+    if SHARED:
+        ptr = tl.where(is_shared, shared_ptr, ptr)
+    return ptr
+
+
+@jit
+def _up_kernel(
+    x_ptr,
+    ids_ptr,
+    w13_ptr,
+    shared_ptr,
+    h_ptr,
+    num_tokens,
+    top_k: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BY_EXPERT: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """h [T * k (+ T), F] of one slot and BLOCK_F features."""
+    slot = tl.program_id(0)
+    expert, row, busy, is_shared = _assigned(
+        ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
+    )
+    if not busy:
+        return
+    w_ptr = _weights(w13_ptr, shared_ptr, expert, is_shared, 2 * width * dim, SHARED)
+    feature = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
+    token = tl.arange(0, ROWS).to(tl.int64)
+    h = up_tile(w_ptr, x_ptr, token, row >= 0, feature, dim, width, ROWS, BLOCK_F, BLOCK_K)
+    mask = (feature < width)[:, None] & (row >= 0)[None, :]
+    tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
+
+
+@jit
+def _down_kernel(
+    h_ptr,
+    ids_ptr,
+    w2_ptr,
+    shared_ptr,
+    y_ptr,
+    num_tokens,
+    top_k: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BY_EXPERT: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """y [T * k (+ T), D] of one slot and BLOCK_D features."""
+    slot = tl.program_id(0)
+    expert, row, busy, is_shared = _assigned(
+        ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
+    )
+    if not busy:
+        return
+    w_ptr = _weights(w2_ptr, shared_ptr, expert, is_shared, dim * width, SHARED)
+    feature = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    row = row.to(tl.int64)
+    y = down_tile(w_ptr, h_ptr, row, row >= 0, feature, dim, width, ROWS, BLOCK_D, BLOCK_K)
+    mask = (feature < dim)[:, None] & (row >= 0)[None, :]
+    tl.store(y_ptr + row[None, :] * dim + feature[:, None], y, mask=mask)
+
+
+@jit
+def _single_down_kernel(
+    h_ptr,
+    ids_ptr,
+    weights_ptr,
+    w2_ptr,
+    shared_ptr,
+    out_ptr,
+    top_k: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """The second product and the weighted sum of one token: a program walks through its experts."""
+    feature, col = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
+    mask = (feature < dim)[:, None] & (col < width)[None, :]
+    cell = feature[:, None] * width + col[None, :]
+    dtype = out_ptr.dtype.element_ty
+    total = tl.zeros([BLOCK_D], tl.float32)
+    for slot in tl.range(top_k, num_stages=STAGES):
+        expert = tl.load(ids_ptr + slot).to(tl.int64)
+        w = tl.load(w2_ptr + expert * (dim * width) + cell, mask=mask, other=0.0)
+        h = tl.load(h_ptr + slot * width + col, mask=col < width, other=0.0)
+        y = tl.sum(w.to(tl.float32) * h.to(tl.float32)[None, :], 1).to(dtype).to(tl.float32)
+        total += y * tl.load(weights_ptr + slot)
+    total = total.to(dtype).to(tl.float32)
+    if SHARED:
+        w = tl.load(shared_ptr + cell, mask=mask, other=0.0).to(tl.float32)
+        h = tl.load(h_ptr + top_k * width + col, mask=col < width, other=0.0).to(tl.float32)
+        total += tl.sum(w * h[None, :], 1).to(dtype).to(tl.float32)
+    tl.store(out_ptr + feature, total, mask=feature < dim)
+
+
+def up_few(x: Tensor, w13: Tensor, shared: Tensor | None, ids: Tensor, tuning: FewTuning) -> Tensor:
+    """The first product of contiguous x [T, D]: -> h [T * k, F], with the shared expert's T rows behind them."""
+    num_tokens, dim = x.shape
+    num_experts, width = w13.shape[0], w13.shape[1] // 2
+    h = torch.empty(_num_rows(ids, shared), width, dtype=x.dtype, device=x.device)
+    _up_kernel[(_num_slots(ids, num_experts, shared), cdiv(width, tuning.block_f))](
+        x,
+        ids,
+        w13,
+        w13 if shared is None else shared,
+        h,
+        num_tokens,
+        ids.shape[1],
+        dim,
+        width,
+        **_layout(ids, num_experts, shared),
+        BLOCK_F=tuning.block_f,
+        BLOCK_K=min(tuning.up_k, max(16, next_power_of_2(dim))),
+        num_warps=tuning.num_warps,
+        num_stages=tuning.num_stages,
+    )
+    return h
+
+
+def down_few(h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, tuning: FewTuning) -> Tensor:
+    """The second product: h [T * k (+ T), F] -> y [T * k (+ T), D], not yet weighted."""
+    num_experts, dim, width = w2.shape
+    y = torch.empty(h.shape[0], dim, dtype=h.dtype, device=h.device)
+    _down_kernel[(_num_slots(ids, num_experts, shared), cdiv(dim, tuning.block_d))](
+        h,
+        ids,
+        w2,
+        w2 if shared is None else shared,
+        y,
+        ids.shape[0],
+        ids.shape[1],
+        dim,
+        width,
+        **_layout(ids, num_experts, shared),
+        BLOCK_D=tuning.block_d,
+        BLOCK_K=min(tuning.down_k, max(16, next_power_of_2(width))),
+        num_warps=tuning.num_warps,
+        num_stages=tuning.num_stages,
+    )
+    return y
+
+
+def down_single(
+    h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, weights: Tensor, block_d: int = 16, num_stages: int = 3
+) -> Tensor:
+    """The second product of one token and its weighted sum: h [k (+ 1), F] -> [1, D]."""
+    _, dim, width = w2.shape
+    out = torch.empty(1, dim, dtype=h.dtype, device=h.device)
+    _single_down_kernel[(cdiv(dim, block_d),)](
+        h,
+        ids,
+        weights,
+        w2,
+        w2 if shared is None else shared,
+        out,
+        ids.shape[1],
+        dim,
+        width,
+        SHARED=shared is not None,
+        BLOCK_D=block_d,
+        BLOCK_K=next_power_of_2(width),
+        STAGES=num_stages,
+    )
+    return out
+
+
+def _layout(ids: Tensor, num_experts: int, shared: Tensor | None) -> dict[str, int | bool]:
+    num_tokens, top_k = ids.shape
+    return {
+        "TOP_K": next_power_of_2(top_k),
+        "ROWS": max(16, next_power_of_2(num_tokens)),
+        "BY_EXPERT": ids.numel() > num_experts,
+        "SHARED": shared is not None,
+    }
+
+
+def _num_slots(ids: Tensor, num_experts: int, shared: Tensor | None) -> int:
+    return min(ids.numel(), num_experts) + (shared is not None)
+
+
+def _num_rows(ids: Tensor, shared: Tensor | None) -> int:
+    return ids.numel() + (0 if shared is None else ids.shape[0])

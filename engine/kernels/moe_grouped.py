@@ -1,0 +1,222 @@
+"""Experts of many tokens: pairs are sorted by expert on the device, and each expert's rows form tiles of one product.
+
+The sort only counts and places; nothing on the host depends on its result. Grids are sized for the worst case, and
+programs behind the last tile return at once.
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.moe_tiles import down_tile, up_tile
+from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
+
+PLAN_CHUNK = 2048  # pairs that the counting program takes at once
+PLACE_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedTuning:
+    """Rows of a tile, and weight rows and columns of a tile in the two products."""
+
+    rows: int
+    block_f: int
+    up_k: int
+    block_d: int
+    down_k: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Pairs (token * k + choice) sorted by expert, and which tiles of `rows` sorted pairs each expert has.
+
+    Expert e owns sorted positions starts[e]..starts[e + 1] and tiles first_tile[e]..first_tile[e + 1]. Pairs of one
+    expert are in no particular order, which no result depends on.
+    """
+
+    pairs: Tensor  # int32 [P]
+    starts: Tensor  # int32 [E + 1]
+    first_tile: Tensor  # int32 [E + 1]
+    rows: int
+    max_tiles: int
+
+
+@jit
+def _plan_kernel(
+    ids_ptr,
+    starts_ptr,
+    cursors_ptr,
+    first_tile_ptr,
+    num_pairs,
+    num_experts: tl.constexpr,
+    rows: tl.constexpr,
+    BINS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Count the pairs of each expert: one program, because nothing can be placed before all are counted."""
+    expert = tl.arange(0, BINS)
+    counts = tl.zeros([BINS], tl.int32)
+    for at in range(0, num_pairs, CHUNK):
+        pair = at + tl.arange(0, CHUNK)
+        # Places behind the last pair count as an expert behind the last one, which nobody's start depends on.
+        ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=num_experts)
+        counts += tl.histogram(ids.to(tl.int32), BINS)
+    starts = tl.cumsum(counts, 0) - counts
+    tiles = (counts + rows - 1) // rows
+    first_tile = tl.cumsum(tiles, 0) - tiles
+    tl.store(starts_ptr + expert, starts, mask=expert <= num_experts)
+    tl.store(first_tile_ptr + expert, first_tile, mask=expert <= num_experts)
+    tl.store(cursors_ptr + expert, starts, mask=expert < num_experts)
+
+
+@jit
+def _place_kernel(ids_ptr, cursors_ptr, pairs_ptr, num_pairs, CHUNK: tl.constexpr):
+    pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    mask = pair < num_pairs
+    expert = tl.load(ids_ptr + pair, mask=mask, other=0)
+    position = tl.atomic_add(cursors_ptr + expert, 1, mask=mask, sem="relaxed")
+    tl.store(pairs_ptr + position, pair, mask=mask)
+
+
+def group_pairs(ids: Tensor, num_experts: int, rows: int) -> Grouping:
+    """Sort the pairs of contiguous int64 `ids` [T, k] by expert: two launches, no host synchronisation."""
+    num_pairs = ids.numel()
+    pairs = torch.empty(num_pairs, dtype=torch.int32, device=ids.device)
+    starts, first_tile, cursors = torch.empty(3, num_experts + 1, dtype=torch.int32, device=ids.device).unbind()
+    bins = next_power_of_2(num_experts + 1)
+    _plan_kernel[(1,)](
+        ids, starts, cursors, first_tile, num_pairs, num_experts, rows, BINS=bins, CHUNK=PLAN_CHUNK, num_warps=8
+    )
+    _place_kernel[(cdiv(num_pairs, PLACE_CHUNK),)](ids, cursors, pairs, num_pairs, CHUNK=PLACE_CHUNK)
+    # Every expert that is used can leave its last tile nearly empty.
+    max_tiles = (num_pairs + min(num_pairs, num_experts) * (rows - 1)) // rows
+    return Grouping(pairs, starts, first_tile, rows, max_tiles)
+
+
+@jit
+def _find_tile(tile, starts_ptr, first_tile_ptr, num_experts: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr):
+    """-> expert (num_experts behind the last tile), the tile's sorted positions [ROWS], and which of them exist."""
+    index = tl.arange(0, BINS)
+    first_tile = tl.load(first_tile_ptr + index, mask=index <= num_experts, other=2147483647)
+    expert = tl.sum((first_tile <= tile).to(tl.int32), 0) - 1
+    safe = tl.minimum(expert, num_experts - 1)
+    start = tl.load(starts_ptr + safe) + (tile - tl.load(first_tile_ptr + safe)) * ROWS
+    row = start + tl.arange(0, ROWS)
+    return expert, row, row < tl.load(starts_ptr + safe + 1)
+
+
+@jit
+def _up_kernel(
+    x_ptr,
+    pairs_ptr,
+    starts_ptr,
+    first_tile_ptr,
+    w13_ptr,
+    h_ptr,
+    num_experts: tl.constexpr,
+    top_k: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    BINS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """h [P, F] in sorted order. Programs of one tile are neighbours, so that its rows are read from L2 but once."""
+    blocks: tl.constexpr = (width + BLOCK_F - 1) // BLOCK_F
+    tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    if expert >= num_experts:
+        return
+    token = (tl.load(pairs_ptr + row, mask=exists, other=0) // top_k).to(tl.int64)
+    feature = block * BLOCK_F + tl.arange(0, BLOCK_F)
+    w_ptr = w13_ptr + expert.to(tl.int64) * (2 * width * dim)
+    h = up_tile(w_ptr, x_ptr, token, exists, feature, dim, width, ROWS, BLOCK_F, BLOCK_K)
+    mask = (feature < width)[:, None] & exists[None, :]
+    tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
+
+
+@jit
+def _down_kernel(
+    h_ptr,
+    pairs_ptr,
+    starts_ptr,
+    first_tile_ptr,
+    w2_ptr,
+    y_ptr,
+    num_experts: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    BINS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """y [P, D] in the order of the pairs."""
+    blocks: tl.constexpr = (dim + BLOCK_D - 1) // BLOCK_D
+    tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    if expert >= num_experts:
+        return
+    feature = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    w_ptr = w2_ptr + expert.to(tl.int64) * (dim * width)
+    y = down_tile(w_ptr, h_ptr, row.to(tl.int64), exists, feature, dim, width, ROWS, BLOCK_D, BLOCK_K)
+    pair = tl.load(pairs_ptr + row, mask=exists, other=0).to(tl.int64)
+    mask = (feature < dim)[:, None] & exists[None, :]
+    tl.store(y_ptr + pair[None, :] * dim + feature[:, None], y, mask=mask)
+
+
+def up_grouped(x: Tensor, w13: Tensor, grouping: Grouping, top_k: int, tuning: GroupedTuning) -> Tensor:
+    """The first product of contiguous x [T, D]: -> h [P, F] in sorted order."""
+    num_experts, double_width, dim = w13.shape
+    width = double_width // 2
+    h = torch.empty(len(grouping.pairs), width, dtype=x.dtype, device=x.device)
+    _up_kernel[(grouping.max_tiles * cdiv(width, tuning.block_f),)](
+        x,
+        grouping.pairs,
+        grouping.starts,
+        grouping.first_tile,
+        w13,
+        h,
+        num_experts,
+        top_k,
+        dim,
+        width,
+        BINS=next_power_of_2(num_experts + 1),
+        ROWS=grouping.rows,
+        BLOCK_F=tuning.block_f,
+        BLOCK_K=min(tuning.up_k, max(16, next_power_of_2(dim))),
+        num_warps=tuning.num_warps,
+        num_stages=tuning.num_stages,
+    )
+    return h
+
+
+def down_grouped(h: Tensor, w2: Tensor, grouping: Grouping, tuning: GroupedTuning) -> Tensor:
+    """The second product: h [P, F] in sorted order -> y [P, D] in the order of the pairs, not yet weighted."""
+    num_experts, dim, width = w2.shape
+    y = torch.empty(h.shape[0], dim, dtype=h.dtype, device=h.device)
+    _down_kernel[(grouping.max_tiles * cdiv(dim, tuning.block_d),)](
+        h,
+        grouping.pairs,
+        grouping.starts,
+        grouping.first_tile,
+        w2,
+        y,
+        num_experts,
+        dim,
+        width,
+        BINS=next_power_of_2(num_experts + 1),
+        ROWS=grouping.rows,
+        BLOCK_D=tuning.block_d,
+        BLOCK_K=min(tuning.down_k, max(16, next_power_of_2(width))),
+        num_warps=tuning.num_warps,
+        num_stages=tuning.num_stages,
+    )
+    return y

@@ -1,0 +1,66 @@
+"""Triton where it is installed, and the one decision every wrapper makes: kernel or reference.
+
+Triton is optional. Without it (macOS, CPU-only installs) `jit` leaves functions as they are, nothing calls them, and
+the references run. With `TRITON_INTERPRET=1` in the environment Triton runs kernels on the CPU, one program after
+the other, and wrappers send CPU tensors to them: kernels are tested that way where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["INTERPRET", "TritonError", "cdiv", "jit", "next_power_of_2", "num_multiprocessors", "tl", "use_kernel"]
+
+log = logging.getLogger(__name__)
+
+try:
+    import triton
+    import triton.language as tl
+    from triton import jit
+    from triton.errors import TritonError
+except ModuleNotFoundError:
+    triton = tl = None
+    TritonError = RuntimeError
+
+    def jit(function: Any) -> Any:
+        """Stand-in for `triton.jit`: the function is never launched."""
+        return function
+
+
+# Triton binds kernels to its interpreter or its compiler when they are defined: TRITON_INTERPRET is read once.
+INTERPRET = triton is not None and bool(triton.knobs.runtime.interpret)
+
+
+def use_kernel(x: Tensor) -> bool:
+    """Whether an operation on `x` launches its Triton kernel; otherwise its reference runs."""
+    if triton is None:
+        if x.is_cuda:
+            _warn_once()
+        return False
+    return x.is_cuda or INTERPRET
+
+
+@lru_cache(maxsize=1)
+def _warn_once() -> None:
+    log.warning("Triton is not installed: the GPU runs the plain PyTorch references, many times slower")
+
+
+@lru_cache(maxsize=8)
+def num_multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU: what a grid must fill. 132 off the GPU, where only correctness is at stake."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is not below `n` >= 1: the size of a block that covers `n`."""
+    return 1 << (n - 1).bit_length()
+
+
+def cdiv(n: int, d: int) -> int:
+    """`n / d` rounded up."""
+    return -(-n // d)

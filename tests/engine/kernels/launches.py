@@ -1,0 +1,86 @@
+"""Every kernel at the released model's sizes with two ranks, on tensors that have no storage."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from engine.kernels.argmax import argmax
+from engine.kernels.decode_attention import decode_attention
+from engine.kernels.fused_moe import SharedExpert, fused_moe
+from engine.kernels.gate import gate_parts
+from engine.kernels.kv_store import kv_store
+from engine.kernels.prefill_attention import prefill_attention
+from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
+from engine.kernels.rms_norm import add_rms_norm, rms_norm
+from engine.kernels.rope import apply_rotary
+from engine.kernels.router import RoutingRule, route
+from engine.kernels.sampling import DrawParams, draw
+
+D, C, H, K, HALF = 4096, 128, 16, 2, 32
+E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
+RULE = RoutingRule(TOP_K, 8, 4, 2.5)
+DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> Tensor:
+    return empty(*shape, dtype=torch.int64)
+
+
+def cache(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return empty(4000, BLOCK, K, C, dtype=dtype), empty(4000, BLOCK, K, C, dtype=dtype)
+
+
+def norms(num_tokens: int, dtype: torch.dtype) -> None:
+    x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
+    rms_norm(x, weight, 1e-6)
+    add_rms_norm(x, x, weight, 1e-6)
+
+
+def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
+    q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
+    weights = HeadNorms(empty(C, dtype=dtype), empty(C, dtype=dtype), 1e-6)
+    tables = (empty(num_tokens, HALF, dtype=dtype), empty(num_tokens, HALF, dtype=dtype))
+    qk_norm_rope(q, k, v, weights, tables, cache(dtype), ints(num_tokens))
+    kv_store(k, v, *cache(dtype), ints(num_tokens))
+    apply_rotary(q, *tables)
+
+
+def decode(num_tokens: int, dtype: torch.dtype) -> None:
+    q = empty(num_tokens, H, C, dtype=dtype)
+    decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q))
+
+
+def prefill(num_tokens: int, dtype: torch.dtype) -> None:
+    q = empty(num_tokens, H, C, dtype=dtype)
+    prefill_attention(q, *cache(dtype), ints(2, 256), ints(2), ints(3), num_tokens // 2, torch.empty_like(q))
+
+
+def experts(num_tokens: int, dtype: torch.dtype) -> None:
+    x, weight, bias = empty(num_tokens, D, dtype=dtype), empty(E, D, dtype=dtype), empty(E, dtype=dtype)
+    ids, weights = route(gate_parts(x, weight), bias, RULE)
+    shared = SharedExpert(empty(2 * F, D, dtype=dtype), empty(D, F, dtype=dtype))
+    fused_moe(x, empty(E, 2 * F, D, dtype=dtype), empty(E, D, F, dtype=dtype), ids, weights, shared)
+
+
+def sampling(num_rows: int) -> None:
+    argmax(empty(num_rows, V // 2, dtype=torch.bfloat16))
+    floats, longs = (empty(num_rows) for _ in range(3)), (ints(num_rows) for _ in range(2))
+    temperature, top_p, min_p = floats
+    params = DrawParams(temperature, empty(num_rows, dtype=torch.int32), top_p, min_p, *longs)
+    draw(empty(num_rows, V), params)
+
+
+def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
+    """Name -> a call that launches kernels at one size."""
+    found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
+    found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
+    found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
+    found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
+    return found | {"sampling 8": partial(sampling, 8)}
