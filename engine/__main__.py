@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, SpeechOptions
 from engine.errors import ConfigError
 from engine.server.options import KEY_VARIABLE, make_parser
 
@@ -140,6 +140,9 @@ def prepare(options: argparse.Namespace) -> Prepared:
     from engine.server.serve import Prepared
 
     path = _find_model(options)
+    speech = _find_speech(options, path)
+    if options.speech == "only":
+        return Prepared(None, None, None, speech)
     # Tokenizer and processor files travel together, and a snapshot may lack both.
     processor = path if options.tokenizer is None or _has_processor(path) else options.tokenizer
     config = EngineConfig(
@@ -158,7 +161,20 @@ def prepare(options: argparse.Namespace) -> Prepared:
         audio_batching=options.audio_batching,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
-    return Prepared(config, tokenizer, MediaConfig.load(processor, load_model_config(path)))
+    media = MediaConfig.load(processor, load_model_config(path))
+    return Prepared(config, tokenizer, media, speech)
+
+
+def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | None:
+    from engine.talker_config import find_talker
+
+    talker = None if options.speech == "off" else find_talker(path)
+    if talker is None and options.speech == "only":
+        raise ConfigError(f"--speech only: {path} has no talker/ folder and is none; name a checkpoint with a talker")
+    if talker is None or (options.skip_tokenizer and options.speech == "auto"):
+        return None
+    device = options.talker_device or options.device
+    return SpeechOptions(str(talker), device, options.talker_slots, options.threads)
 
 
 def _has_processor(path: Path) -> bool:

@@ -56,3 +56,28 @@ class EngineInfo:
     load_s: float
     modalities: tuple[str, ...] = ("text",)
     audio_batching: AudioBatching = "alone"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """The operator's choices for the talker: its directory, where it runs, and how many speak at once."""
+
+    talker: str
+    device: Device = "auto"
+    num_slots: int = 8
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechInfo:
+    """What start-up found of the talker. `voices` are presets; `default_voice` is one of them, or None where the
+    talker speaks without any. `patch_samples` are made by one step."""
+
+    sample_rate: int
+    patch_samples: int
+    num_slots: int
+    voices: tuple[str, ...]
+    default_voice: str | None
+    device: str
+    dtype: str
+    load_s: float

@@ -23,8 +23,8 @@ from engine.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Weights and text; nothing that holds code or would have to be unpickled.
-FILE_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
+# Weights, text and the clips of voices; nothing that holds code or would have to be unpickled.
+FILE_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja", "data/*.wav", "talker/data/*.wav")
 
 # Parts of the released snapshot that draw images, some 30 GB; nothing here reads them.
 _IMAGE_GENERATION = ("transformer/", "vae/", "scheduler/", "connector/", "byt5/", "mlp/")

@@ -1,4 +1,5 @@
-"""Messages between the server process and the engine process: msgpack frames over one Unix socket pair.
+"""Messages between the server process and its two workers, the engine and the speech process: msgpack frames over a
+Unix socket pair each.
 
 A frame is its length (4 bytes, big endian) and a msgpack map whose `type` names the message. Both ends decode into
 typed values, so nothing that arrives can be code.
@@ -11,8 +12,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.config import EngineConfig, EngineInfo
+from engine.config import EngineConfig, EngineInfo, SpeechInfo, SpeechOptions
 from engine.core.request import EngineStats, GenerationRequest, Output
+from engine.core.speech import SpeechOutput, SpeechRequest, SpeechStats
 from engine.errors import EngineError
 
 MAX_FRAME_BYTES = 1 << 30
@@ -32,8 +34,28 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     requests: tuple[GenerationRequest, ...]
 
 
+class StartSpeech(msgspec.Struct, tag=True, frozen=True):
+    """Server to speech process, first of all: load the talker."""
+
+    options: SpeechOptions
+
+
+class Speak(msgspec.Struct, tag=True, frozen=True):
+    """Server to speech process: someone is about to say something."""
+
+    request: SpeechRequest
+
+
+class Say(msgspec.Struct, tag=True, frozen=True):
+    """Server to speech process: more of the text; `last` says that it is complete."""
+
+    request_id: int
+    text: str
+    last: bool
+
+
 class Abort(msgspec.Struct, tag=True, frozen=True):
-    """Server to engine: requests that nobody waits for any more."""
+    """Server to either: requests that nobody waits for any more."""
 
     request_ids: tuple[int, ...]
 
@@ -45,7 +67,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """Engine to server, last of all: why the model cannot be served, or be served any longer."""
+    """Either to server, last of all: why the model cannot be served, or be served any longer."""
 
     message: str
 
@@ -58,8 +80,21 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     num_received: int
 
 
-Command = Start | Submit | Abort
-Event = Ready | Failed | Report
+class SpeechReady(msgspec.Struct, tag=True, frozen=True):
+    """Speech process to server: the talker is loaded."""
+
+    info: SpeechInfo
+
+
+class SpeechReport(msgspec.Struct, tag=True, frozen=True):
+    """Speech process to server, after each step."""
+
+    outputs: tuple[SpeechOutput, ...]
+    stats: SpeechStats
+
+
+Command = Start | Submit | Abort | StartSpeech | Speak | Say
+Event = Ready | Failed | Report | SpeechReady | SpeechReport
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(Command)
@@ -114,7 +149,7 @@ class FrameSplitter:
 
 
 def decode_events(splitter: FrameSplitter, data: bytes) -> list[Event]:
-    """Messages of the engine that `data` completed.
+    """Messages of a worker that `data` completed.
 
     Raises:
         FrameError: what arrived is no message.
@@ -126,7 +161,7 @@ def decode_events(splitter: FrameSplitter, data: bytes) -> list[Event]:
 
 
 class Channel:
-    """The engine's end of the link. One thread may send while another one receives."""
+    """A worker's end of the link. One thread may send while another one receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -6,25 +6,18 @@ closes it ends, whatever it is doing.
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
 import queue
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 
+from engine.child import Inbox, inherited_socket, run_child
 from engine.config import EngineConfig, EngineInfo
 from engine.core.loop import EngineLoop
 from engine.errors import ConfigError, WeightError, WorkerDied
 from engine.ipc import Abort, Channel, Command, Failed, Ready, Report, Start, Submit
 
 Build = Callable[[EngineConfig], tuple[EngineLoop, EngineInfo]]
-Inbox = queue.SimpleQueue[Command | None]  # None: the server is gone
-
-_EXIT_GRACE_S = 2.0
 
 
 class EngineProcess:
@@ -70,16 +63,7 @@ class EngineProcess:
 
 def serve(sock: socket.socket, build: Build) -> int:
     """Be the engine of the server at the other end of `sock`; returns the exit code."""
-    channel = Channel(sock)
-    inbox: Inbox = queue.SimpleQueue()
-    done = threading.Event()
-    threading.Thread(target=_receive, args=(channel, inbox, done), daemon=True, name="commands").start()
-    try:
-        return _serve(channel, inbox, build)
-    except (BrokenPipeError, ConnectionResetError):
-        return 0  # the server went away while it was being told something
-    finally:
-        done.set()
+    return run_child(sock, lambda channel, inbox: _serve(channel, inbox, build))
 
 
 def _serve(channel: Channel, inbox: Inbox, build: Build) -> int:
@@ -95,28 +79,9 @@ def _serve(channel: Channel, inbox: Inbox, build: Build) -> int:
     return EngineProcess(loop, channel, inbox).run()
 
 
-def _receive(channel: Channel, inbox: Inbox, done: threading.Event) -> None:
-    """Thread: commands into `inbox`. Without a server a hung device must not keep the process alive."""
-    try:
-        for command in channel.receive():
-            inbox.put(command)
-    finally:
-        inbox.put(None)
-        if not done.wait(_EXIT_GRACE_S):
-            os._exit(1)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the process; `--fd` is the inherited socket."""
-    parser = argparse.ArgumentParser(prog="python -m engine.runtime.process", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="inherited Unix socket to the server")
-    options = parser.parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a terminal or supervisor signals the whole group; the server decides
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(name)s: %(message)s")
-    sock = socket.socket(fileno=options.fd)
-    sock.set_inheritable(False)  # processes of the engine's own must not keep the link open
-    return serve(sock, _build)
+    return serve(inherited_socket("engine.runtime.process", "engine", argv), _build)
 
 
 def _build(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from engine.server.chunks import DONE, Chunks, error_event
 from engine.server.errors import ApiError
-from engine.server.generation import Generation
+from engine.server.generation import Answering
 from engine.server.plan import Plan
 from engine.server.replies import Collected, WriteReply
 
@@ -30,19 +30,27 @@ class Format:
     reply: WriteReply
 
 
-class EventStream:
-    """A response of server-sent events; its headers go out with the first of them."""
+EVENT_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 
-    def __init__(self, request: web.Request) -> None:
+
+class ResponseStream:
+    """A response that is sent piece by piece; its headers go out with the first of them."""
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str] = EVENT_HEADERS) -> None:
         self._request = request
+        self._headers = headers
         self._response: web.StreamResponse | None = None
 
     @property
     def has_begun(self) -> bool:
         return self._response is not None
 
-    async def write(self, events: bytes) -> None:
-        """Send events.
+    async def write(self, piece: bytes) -> None:
+        """Send a piece.
 
         Raises:
             ConnectionError: the client is gone, or has not read for a minute.
@@ -51,12 +59,12 @@ class EventStream:
         transport = self._request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
-        if transport.get_write_buffer_size() + len(events) < _SMALL_BYTES:
-            await response.write(events)
+        if transport.get_write_buffer_size() + len(piece) < _SMALL_BYTES:
+            await response.write(piece)
             return
         try:
             async with asyncio.timeout(_UNREAD_S):
-                await response.write(events)
+                await response.write(piece)
         except TimeoutError:
             self.break_off()
             raise ConnectionResetError("the client does not read its answer") from None
@@ -73,18 +81,13 @@ class EventStream:
             self._request.transport.abort()
 
     async def _begin(self) -> web.StreamResponse:
-        headers = {
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-        }
-        response = web.StreamResponse(headers=headers)
+        response = web.StreamResponse(headers=self._headers)
         await response.prepare(self._request)
         self._response = response
         return response
 
 
-async def answer_whole(generation: Generation, write: Callable[[list[Collected]], bytes]) -> web.Response:
+async def answer_whole(generation: Answering, write: Callable[[list[Collected]], Awaitable[bytes]]) -> web.Response:
     """Wait for all choices and answer at once.
 
     Raises:
@@ -95,10 +98,10 @@ async def answer_whole(generation: Generation, write: Callable[[list[Collected]]
         while not generation.is_finished:
             for delta in await generation.next():
                 choices[delta.index].add(delta)
-    return web.Response(body=write(choices), content_type="application/json")
+    return web.Response(body=await write(choices), content_type="application/json")
 
 
-async def answer_stream(generation: Generation, chunks: Chunks, stream: EventStream) -> web.StreamResponse:
+async def answer_stream(generation: Answering, chunks: Chunks, stream: ResponseStream) -> web.StreamResponse:
     """Send what comes when it comes, one write for each step of the engine.
 
     Raises:
@@ -117,7 +120,7 @@ async def answer_stream(generation: Generation, chunks: Chunks, stream: EventStr
     return await stream.end()
 
 
-async def _next_events(generation: Generation, chunks: Chunks) -> bytes:
+async def _next_events(generation: Answering, chunks: Chunks) -> bytes:
     deltas = await generation.next()
     usage = generation.usage if generation.plan.continuous_usage else None
     events = [chunks.delta(delta, usage) for delta in deltas]

@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 
 @dataclass(slots=True)
 class Delta:
-    """What one engine output adds to a choice; `finish` is set on the last one."""
+    """What one output adds to a choice: text, or `pcm` of its speech; `finish` is set on the last one."""
 
     index: int
     text: str = ""
@@ -26,6 +26,7 @@ class Delta:
     entries: list[TokenEntry] = field(default_factory=list)
     finish: Finish | None = None
     stop_reason: str | int | None = None
+    pcm: bytes = b""
 
 
 class Choice:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -9,6 +11,7 @@ import msgspec
 from engine.server.choice import Delta
 from engine.server.errors import ApiError
 from engine.server.plan import Plan
+from engine.server.replies import AUDIO_LIFETIME_S, audio_id
 from engine.server.scores import chat_logprobs, completion_logprobs
 from engine.server.usage import Usage
 
@@ -66,9 +69,55 @@ class ChatChunks:
 
     def _choice(self, delta: Delta) -> bytes:
         content = b'{"content":%b}' % _encode(delta.text) if delta.text else b"{}"
-        logprobs = _encode(chat_logprobs(delta.entries)) if delta.entries else b"null"
-        head = b'{"index":%d,"delta":%b,"logprobs":%b' % (delta.index, content, logprobs)
-        return head + _finish(delta)
+        return _chat_choice(delta, content)
+
+
+def chat_chunks(plan: Plan, reply_id: str, created: int) -> Chunks:
+    """What writes the stream of a chat."""
+    return ChatChunks(plan, reply_id, created) if plan.speech is None else SpokenChunks(plan, reply_id, created)
+
+
+class SpokenChunks:
+    """Chunks of a chat that is spoken: text as always or not at all, and in chunks of their own audio and transcript.
+
+    The finish reason is on the last audio chunk: speech ends after its text.
+    """
+
+    def __init__(self, plan: Plan, reply_id: str, created: int) -> None:
+        assert plan.speech is not None
+        self._frame = _Frame(reply_id, "chat.completion.chunk", created, plan.model)
+        self._text = ChatChunks(plan, reply_id, created)
+        self._shows_text = plan.speech.shows_text
+        self._id = audio_id(reply_id)
+        self._expires_at = created + AUDIO_LIFETIME_S
+
+    def delta(self, delta: Delta, usage: Usage | None) -> bytes:
+        """Role and content as in any chat, then what there is of speech."""
+        shown = replace(delta, text=delta.text if self._shows_text else "", finish=None)
+        events = self._text.delta(shown, usage)
+        if delta.text:
+            events += self._audio(delta, usage, {"transcript": delta.text})
+        if delta.pcm:
+            events += self._audio(delta, usage, {"data": b64encode(delta.pcm).decode()})
+        if delta.finish is not None:
+            ended = replace(delta, entries=[])
+            events += self._audio(ended, usage, {"expires_at": self._expires_at}, is_last=True)
+        return events
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._frame.event(b"", usage)
+
+    def _audio(self, delta: Delta, usage: Usage | None, fields: dict[str, object], *, is_last: bool = False) -> bytes:
+        content = _encode({"audio": {"id": self._id} | fields})
+        # Scores go with the text; where it is not shown, with its transcript.
+        entries = [] if self._shows_text or is_last else delta.entries
+        finish = delta.finish if is_last else None
+        return self._frame.event(_chat_choice(replace(delta, entries=entries, finish=finish), content), usage)
+
+
+def _chat_choice(delta: Delta, content: bytes) -> bytes:
+    logprobs = _encode(chat_logprobs(delta.entries)) if delta.entries else b"null"
+    return b'{"index":%d,"delta":%b,"logprobs":%b' % (delta.index, content, logprobs) + _finish(delta)
 
 
 class CompletionChunks:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol, Self
 
 from engine.core.request import FinishReason, Output
 from engine.server.admission import admit
@@ -30,6 +31,27 @@ class Caller:
     arrived_s: float
 
 
+class Answering(Protocol):
+    """An answer in the making; as a context manager it is submitted, and aborted if it is not finished at the end."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def is_finished(self) -> bool: ...
+
+    @property
+    def usage(self) -> Usage: ...
+
+    async def next(self) -> list[Delta]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Sequence:
     choice: Choice
@@ -45,7 +67,7 @@ class Generation:
     def __init__(
         self, service: Service, serving: Serving, plan: Plan, caller: Caller, on_overflow: Callable[[], None] | None
     ) -> None:
-        self.plan = plan
+        self._plan = plan
         self._service = service
         self._serving = serving
         self._caller = caller
@@ -54,14 +76,14 @@ class Generation:
         self._open: dict[int, _Sequence] = {}  # by engine request id
         self._deadline: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> Self:
         """Submit all choices.
 
         Raises:
             Overloaded, InvalidRequest: they are not admitted, now or ever.
             ApiError: the engine is gone.
         """
-        service, plan = self._service, self.plan
+        service, plan = self._service, self._plan
         engine, limits = service.engine, service.queue_limits
         num_tokens = plan.num_prompt_tokens * plan.num_samples
         admit(plan.num_choices, num_tokens, engine.load, limits, engine.drain)
@@ -87,13 +109,17 @@ class Generation:
         self._open.clear()
 
     @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    @property
     def is_finished(self) -> bool:
         return not self._open
 
     @property
     def usage(self) -> Usage:
         """Counts so far."""
-        return count_usage(self.plan, self._choices)
+        return count_usage(self._plan, self._choices)
 
     async def next(self) -> list[Delta]:
         """What is new, for one or more choices; possibly nothing that shows.
@@ -126,7 +152,7 @@ class Generation:
 
     def _end(self, sequence: _Sequence, reason: FinishReason) -> None:
         choice = sequence.choice
-        sequence.timer.finish(reason, len(self.plan.prompt_of(choice.index).ids), choice.num_tokens)
+        sequence.timer.finish(reason, len(self._plan.prompt_of(choice.index).ids), choice.num_tokens)
 
     def _set_deadline(self, limit_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from engine.config import EngineInfo
 from engine.core.request import EngineStats, GenerationRequest, Output
@@ -12,12 +11,7 @@ from engine.ipc import Abort, Command, Event, Failed, Ready, Report, Submit
 from engine.server.admission import DrainRate, QueueLoad
 from engine.server.errors import ApiError, unavailable
 from engine.server.outputs import OutputQueue
-
-
-class EngineState(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    FAILED = "failed"
+from engine.server.worker import WorkerHandle, WorkerState
 
 
 @dataclass(slots=True)
@@ -29,7 +23,7 @@ class _Open:
     is_waiting: bool = True  # no output so far
 
 
-class EngineHandle:
+class EngineHandle(WorkerHandle):
     """Keeps account of the requests that are open in the engine; everything happens on the event loop.
 
     `send` carries commands to the engine, whose events come in through `receive`. `lose` says that it is gone,
@@ -37,18 +31,14 @@ class EngineHandle:
     """
 
     def __init__(self, send: Callable[[Command], None]) -> None:
-        self.state = EngineState.STARTING
+        super().__init__(send)
         self.stats = EngineStats()
         self.drain = DrainRate()
-        self.failure: str | None = None
-        self._send = send
         self._info: EngineInfo | None = None
         self._open: dict[int, _Open] = {}
-        self._last_id = 0
         self._num_submitted = 0
         self._num_received = 0
         self._waiting_tokens = 0
-        self._on_change: list[Callable[[], None]] = []
 
     @property
     def info(self) -> EngineInfo:
@@ -57,7 +47,7 @@ class EngineHandle:
         Raises:
             ApiError: it has not started, or is gone.
         """
-        if self.state is EngineState.FAILED:
+        if self.state is WorkerState.FAILED:
             raise unavailable("engine_failed")
         if self._info is None:
             raise unavailable("starting")
@@ -67,15 +57,6 @@ class EngineHandle:
     def load(self) -> QueueLoad:
         num_unseen = self._num_submitted - self._num_received
         return QueueLoad(self.stats.num_running, self.stats.num_waiting, num_unseen, self._waiting_tokens)
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever `state` has changed."""
-        self._on_change.append(callback)
-
-    def next_id(self) -> int:
-        """An id that no request of this engine has had."""
-        self._last_id += 1
-        return self._last_id
 
     def submit(self, requests: Sequence[GenerationRequest], queue: OutputQueue) -> None:
         """Start requests whose outputs all go to `queue`, each until its terminal output or `abort`.
@@ -93,7 +74,7 @@ class EngineHandle:
     def abort(self, request_ids: Iterable[int]) -> None:
         """Forget requests; those that are still open end in the engine, too, and put out nothing more."""
         gone = tuple(request_id for request_id in request_ids if self._forget(request_id))
-        if gone and self.state is EngineState.READY:
+        if gone and self.state is WorkerState.READY:
             self._send(Abort(gone))
 
     def receive(self, event: Event) -> None:
@@ -104,18 +85,18 @@ class EngineHandle:
                 self._route(output)
         elif isinstance(event, Ready):
             self._info = event.info
-            self._change(EngineState.READY)
+            self._change(WorkerState.READY)
         elif isinstance(event, Failed):
             self.lose(event.message)
 
     def lose(self, message: str) -> None:
         """The engine is gone; `message` is for the operator. Only the first reason is kept."""
-        if self.state is EngineState.FAILED:
+        if self.state is WorkerState.FAILED:
             return
         self.failure = message
         self.stats = EngineStats(num_blocks=self.stats.num_blocks, num_free_blocks=self.stats.num_blocks)
         still_open, self._open, self._waiting_tokens = self._open, {}, 0
-        self._change(EngineState.FAILED)
+        self._change(WorkerState.FAILED)
         for entry in still_open.values():
             entry.queue.fail(unavailable("engine_failed"))
 
@@ -146,8 +127,3 @@ class EngineHandle:
         if entry is not None:
             self._mark_started(entry)
         return entry is not None
-
-    def _change(self, state: EngineState) -> None:
-        self.state = state
-        for callback in self._on_change:
-            callback()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from engine.core.request import EngineStats, FinishReason
+from engine.core.speech import SpeechStats
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
@@ -58,9 +59,14 @@ class Metrics:
         latencies = (self.ttft, self.itl, self.tpot, self.e2e)
         return (*latencies, self.queue, self.prefill, self.decode, self.prompt_tokens, self.generation_tokens)
 
-    def render(self, stats: EngineStats, model_name: str, prefixes: Sequence[str]) -> str:
-        """The exposition text, once under each of `prefixes`."""
-        return "".join(line for prefix in prefixes for line in self._lines(stats, _Namer(prefix, model_name)))
+    def render(
+        self, stats: EngineStats, model_name: str, prefixes: Sequence[str], speech: SpeechStats | None = None
+    ) -> str:
+        """The exposition text, once under each of `prefixes`; `speech` where there is a talker."""
+        namers = [_Namer(prefix, model_name) for prefix in prefixes]
+        lines = (line for namer in namers for line in self._lines(stats, namer))
+        spoken = (line for namer in namers for line in ([] if speech is None else _speech_lines(speech, namer)))
+        return "".join((*lines, *spoken))
 
     def _lines(self, stats: EngineStats, namer: _Namer) -> Iterator[str]:
         for name, value, help_text in _gauges(stats):
@@ -147,6 +153,21 @@ def _counters(stats: EngineStats) -> Iterator[tuple[str, float, str]]:
     yield "prefix_cache_queries_total", stats.prefix_queries, "Prompt tokens looked up in the prefix cache."
     yield "prefix_cache_hits_total", stats.prefix_hits, "Prompt tokens found in the prefix cache."
     yield "num_preemptions_total", stats.preemptions, "Sequences that had to start over."
+
+
+def _speech_lines(stats: SpeechStats, namer: _Namer) -> Iterator[str]:
+    for name, value, help_text in (
+        ("num_speech_open", stats.num_open, "Utterances that are open, waiting for their text included."),
+        ("num_speech_running", stats.num_running, "Utterances being spoken."),
+        ("num_speech_waiting", stats.num_waiting, "Utterances that wait for a slot."),
+        ("num_speech_slots_free", stats.num_free_slots, "Utterances that could be spoken besides."),
+    ):
+        yield from namer.family(name, "gauge", help_text, [("", "", value)])
+    for name, value, help_text in (
+        ("speech_steps_total", stats.steps, "Steps of the talker."),
+        ("speech_samples_total", stats.samples, "Samples given out."),
+    ):
+        yield from namer.family(name, "counter", help_text, [("", "", value)])
 
 
 def _escape(value: str) -> str:

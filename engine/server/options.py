@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_model_options(parser.add_argument_group("model"))
     _add_engine_options(parser.add_argument_group("engine"))
+    _add_speech_options(parser.add_argument_group("speech"))
     _add_http_options(parser.add_argument_group("endpoint"))
     _add_limit_options(parser.add_argument_group("limits"))
     _add_access_options(parser.add_argument_group("access"))
@@ -89,6 +90,23 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         help="clips of a request on their own (default), or zero-padded together as released",
     )
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
+
+
+def _add_speech_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--speech",
+        choices=("auto", "off", "only"),
+        default="auto",
+        help="auto (default) answers in speech, too, where the checkpoint has a talker; off leaves it unloaded; "
+        "only serves the talker and nothing else",
+    )
+    add(
+        "--talker-device",
+        choices=("auto", "cpu", "cuda"),
+        help="where the talker runs (default: as --device)",
+    )
+    add("--talker-slots", type=_positive, default=8, metavar="N", help="most utterances spoken at once (default: 8)")
 
 
 def _add_http_options(group: argparse._ArgumentGroup) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from engine.errors import InvalidRequest
 from engine.inputs.media import Preprocessed
 from engine.server.conversation import MessageBody, conversation
-from engine.server.jsonbody import decode_body, quoted, refused
+from engine.server.jsonbody import decode_body, quoted
 from engine.server.media import NeedsMedia
-from engine.server.plan import Plan, PromptInput, Serving
+from engine.server.plan import Plan, PromptInput, Serving, SpeechPlan
 from engine.server.prompts import PromptChoices, context_exceeded, draft_prompt, encode_text
 from engine.server.sampling import (
     MAX_TOP_LOGPROBS,
@@ -22,6 +22,7 @@ from engine.server.sampling import (
     sampling_params,
     stop_rule,
 )
+from engine.server.speech_body import SpokenBody, chat_speech
 
 MAX_PROMPTS = 256
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -35,7 +36,9 @@ class ChatBody(SamplingBody, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     modalities: list[str] | None = None
-    audio: Any = None
+    audio: SpokenBody | None = None
+    voice: str | None = None
+    speaker: str | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -58,12 +61,13 @@ def plan_chat(body: bytes, serving: Serving) -> Plan | NeedsMedia[Plan]:
     Raises:
         InvalidRequest: naming the field at fault.
     """
+    serving.need_thinker()
     request = decode_body(body, ChatBody, serving.field_log)
     context = serving.info.max_model_len
     check_sampling(request, serving)
     check_range("max_completion_tokens", request.max_completion_tokens, Range(1, context))
     check_range("max_tokens", request.max_tokens, Range(1, context))
-    _check_modalities(request)
+    speech = _speech(request, serving)
     logprobs = _chat_logprobs(request)
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     messages = conversation(request.messages)
@@ -72,7 +76,7 @@ def plan_chat(body: bytes, serving: Serving) -> Plan | NeedsMedia[Plan]:
     def finish(media: Sequence[Preprocessed]) -> Plan:
         prompt = draft.encode(media)
         max_tokens = _fit(len(prompt.ids), asked, context - len(prompt.ids), context, "messages")
-        return _plan(request, serving, (prompt,), max_tokens=max_tokens, logprobs=logprobs)
+        return _plan(request, serving, (prompt,), max_tokens=max_tokens, logprobs=logprobs, speech=speech)
 
     return NeedsMedia(draft.media, finish) if draft.media else finish(())
 
@@ -83,6 +87,7 @@ def plan_completion(body: bytes, serving: Serving) -> Plan:
     Raises:
         InvalidRequest: naming the field at fault.
     """
+    serving.need_thinker()
     request = decode_body(body, CompletionBody, serving.field_log)
     context = serving.info.max_model_len
     check_sampling(request, serving)
@@ -116,6 +121,7 @@ def _plan(
     prompt_logprobs: int | None = None,
     echo: bool = False,
     return_token_ids: bool = False,
+    speech: SpeechPlan | None = None,
 ) -> Plan:
     stream = request.stream_options
     include_usage = bool(stream and stream.include_usage)
@@ -132,15 +138,24 @@ def _plan(
         continuous_usage=include_usage and bool(stream and stream.continuous_usage_stats),
         echo=echo,
         return_token_ids=return_token_ids,
+        speech=speech,
     )
 
 
-def _check_modalities(request: ChatBody) -> None:
+def _speech(request: ChatBody, serving: Serving) -> SpeechPlan | None:
+    """How the answer is to be spoken, None for text alone."""
     modalities = request.modalities if request.modalities is not None else ["text"]
     if not modalities or set(modalities) - {"text", "audio"}:
         raise InvalidRequest(f"modalities must be text, audio, or both, got {quoted(modalities)}", param="modalities")
-    if "audio" in modalities:
-        raise refused("modalities", 'audio output is not available on this server; ask for modalities ["text"]')
+    if "audio" not in modalities:
+        return None
+    info = serving.need_speech("modalities")
+    serving.need_tokenizer("audio output")
+    if (request.n or 1) > 1:
+        raise InvalidRequest("n must be 1 where the answer is spoken", param="n")
+    asked = request.audio or SpokenBody()
+    asked.voice = next((voice for voice in (asked.voice, request.voice, request.speaker) if voice is not None), None)
+    return chat_speech(asked, info, stream=bool(request.stream), shows_text="text" in modalities)
 
 
 def _chat_logprobs(request: ChatBody) -> int | None:

@@ -12,12 +12,14 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
-from engine.server.answers import EventStream, Format, answer_stream, answer_whole
+from engine.server.answers import EVENT_HEADERS, Format, ResponseStream, answer_stream, answer_whole
+from engine.server.audio_file import RATE_HEADER
 from engine.server.body import BodyLimits, answer_expectation, read_body
-from engine.server.chunks import ChatChunks, CompletionChunks
+from engine.server.chunks import CompletionChunks, chat_chunks
 from engine.server.errors import RETRY_AFTER_S, request_timeout
-from engine.server.generation import Caller, Generation
+from engine.server.generation import Answering, Caller, Generation
 from engine.server.jsonbody import quoted
 from engine.server.labels import request_label
 from engine.server.media import NeedsMedia
@@ -25,11 +27,15 @@ from engine.server.plan import Plan, Serving
 from engine.server.protocol import plan_chat, plan_completion
 from engine.server.replies import Collected, chat_reply, completion_reply
 from engine.server.service import Service
+from engine.server.speech_body import plan_speech
+from engine.server.speech_route import answer_speech
+from engine.server.spoken import SpokenGeneration
 from engine.server.tokens import detokenize, tokenize, tokenizer_info
+from engine.server.utterance import Utterance
 
 TENANT_KEY = web.RequestKey("tenant", str)  # set where the API key was checked
 
-_CHAT = Format("chatcmpl-", ChatChunks, chat_reply)
+_CHAT = Format("chatcmpl-", chat_chunks, chat_reply)
 _COMPLETION = Format("cmpl-", CompletionChunks, completion_reply)
 
 T = TypeVar("T")
@@ -51,6 +57,7 @@ class Routes:
             web.get("/v1/models/{name:.+}", self.model),
             web.post("/v1/chat/completions", self.chat, expect_handler=answer_expectation),
             web.post("/v1/completions", self.completions, expect_handler=answer_expectation),
+            web.post("/v1/audio/speech", self.speech, expect_handler=answer_expectation),
             web.post("/tokenize", self.tokenize, expect_handler=answer_expectation),
             web.post("/detokenize", self.detokenize, expect_handler=answer_expectation),
             web.get("/tokenizer_info", self.tokenizer_info),
@@ -64,7 +71,8 @@ class Routes:
     async def metrics(self, _request: web.Request) -> web.Response:
         service = self._service
         prefixes = ("ming:", "vllm:") if service.options.metrics_vllm_names else ("ming:",)
-        text = service.metrics.render(service.engine.stats, service.options.model_names[0], prefixes)
+        speech = None if service.speech.info is None else service.speech.stats
+        text = service.metrics.render(service.engine.stats, service.options.model_names[0], prefixes, speech)
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def version(self, _request: web.Request) -> web.Response:
@@ -88,6 +96,13 @@ class Routes:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, plan_completion, _COMPLETION)
 
+    async def speech(self, request: web.Request) -> web.StreamResponse:
+        arrived_s = asyncio.get_running_loop().time()
+        with self._service.active():
+            spoken = await self._parse(request, plan_speech, self._service.options.speech_body)
+            self._service.serving()  # it may have stopped meanwhile
+            return await answer_speech(self._service, request, spoken, arrived_s)
+
     async def tokenize(self, request: web.Request) -> web.Response:
         return _json(await self._parse(request, tokenize, self._service.options.tokenizer_body))
 
@@ -102,22 +117,33 @@ class Routes:
     ) -> web.StreamResponse:
         arrived_s = asyncio.get_running_loop().time()
         service = self._service
-        serving = service.serving()
+        service.serving()
         with service.active():
             plan = await self._parse(request, plan_of, service.options.generation_body)
             service.serving()  # it may have stopped meanwhile
             caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
             reply_id, created = form.prefix + secrets.token_hex(12), int(time.time())
             if plan.stream:
-                stream = EventStream(request)
-                generation = Generation(service, serving, plan, caller, stream.break_off)
-                return await answer_stream(generation, form.chunks(plan, reply_id, created), stream)
-            generation = Generation(service, serving, plan, caller, None)
+                stream = ResponseStream(request, _stream_headers(plan))
+                answering = self._answering(plan, caller, stream.break_off)
+                return await answer_stream(answering, form.chunks(plan, reply_id, created), stream)
+            answering = self._answering(plan, caller, None)
 
-            def write(choices: list[Collected]) -> bytes:
-                return form.reply(plan, reply_id, created, choices, generation.usage)
+            async def write(choices: list[Collected]) -> bytes:
+                arguments = (plan, reply_id, created, choices, answering.usage)
+                if plan.speech is None:
+                    return form.reply(*arguments)
+                return await asyncio.get_running_loop().run_in_executor(service.pool, form.reply, *arguments)
 
-            return await answer_whole(generation, write)
+            return await answer_whole(answering, write)
+
+    def _answering(self, plan: Plan, caller: Caller, on_overflow: Callable[[], None] | None) -> Answering:
+        service = self._service
+        generation = Generation(service, service.serving(), plan, caller, on_overflow)
+        if plan.speech is None:
+            return generation
+        request = SpeechRequest(service.speech.next_id(), plan.sampling.seed, plan.speech.voice)
+        return SpokenGeneration(generation, Utterance(service, request, caller.arrived_s, on_overflow))
 
     async def _parse(
         self, request: web.Request, parse: Callable[[bytes, Serving], T | NeedsMedia[T]], limits: BodyLimits
@@ -147,6 +173,10 @@ class Routes:
             "root": serving.names[0],
             "max_model_len": serving.info.max_model_len,
         }
+
+
+def _stream_headers(plan: Plan) -> dict[str, str]:
+    return EVENT_HEADERS if plan.speech is None else {**EVENT_HEADERS, RATE_HEADER: str(plan.speech.sample_rate)}
 
 
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -91,15 +91,22 @@ def check_range(name: str, value: float | None, limits: Range) -> None:
         raise InvalidRequest(f"{name} must be {limits}, got {quoted(value)}", param=name)
 
 
+def check_model(name: str | None, serving: Serving) -> None:
+    """Raises:
+    InvalidRequest: a model is named that is not served (404).
+    """
+    if name is not None and name not in serving.names:
+        message = f"the model {quoted(name)} is not served here; GET /v1/models lists what is"
+        raise InvalidRequest(message, param="model", code="model_not_found", status=404)
+
+
 def check_sampling(body: SamplingBody, serving: Serving) -> None:
     """Check all fields that do not depend on the prompt.
 
     Raises:
         InvalidRequest: naming the field and its limits, or a model that is not served (404).
     """
-    if body.model is not None and body.model not in serving.names:
-        message = f"the model {quoted(body.model)} is not served here; GET /v1/models lists what is"
-        raise InvalidRequest(message, param="model", code="model_not_found", status=404)
+    check_model(body.model, serving)
     for name, limits in RANGES.items():
         check_range(name, getattr(body, name), limits)
     check_range("top_k", body.top_k, Range(-1, serving.info.vocab_size))

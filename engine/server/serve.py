@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, EngineInfo, SpeechInfo, SpeechOptions
 from engine.errors import ConfigError
 from engine.inputs.processor_config import MediaConfig
 from engine.inputs.tokenizer import Tokenizer
+from engine.ipc import Ready, Start, StartSpeech
 from engine.server.app import make_app
-from engine.server.handle import EngineState
+from engine.server.handle import EngineHandle
 from engine.server.http import HttpServer
-from engine.server.process import ENGINE_COMMAND, EngineProcess
+from engine.server.process import ENGINE_COMMAND, SPEECH_COMMAND, WorkerProcess
 from engine.server.service import ServerOptions, Service
+from engine.server.speech_handle import SpeechHandle
+from engine.server.worker import WorkerHandle, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +35,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was found on disk; `tokenizer` is None where the server takes and gives token ids only."""
+    """What was found on disk; `config` and `media` are None where the talker is served alone, `tokenizer` where the
+    server takes and gives token ids only, `speech` where no talker is served."""
 
-    config: EngineConfig
+    config: EngineConfig | None
     tokenizer: Tokenizer | None
-    media: MediaConfig
+    media: MediaConfig | None
+    speech: SpeechOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Launch:
     drain_timeout_s: float = 30.0
     parent_fd: int | None = None
     engine_command: Sequence[str] = ENGINE_COMMAND
+    speech_command: Sequence[str] = SPEECH_COMMAND
 
 
 async def serve(launch: Launch, sock: socket.socket) -> int:
@@ -66,8 +72,9 @@ async def serve(launch: Launch, sock: socket.socket) -> int:
 class _Server:
     def __init__(self, launch: Launch, sock: socket.socket) -> None:
         self._launch = launch
-        self._engine = EngineProcess(launch.engine_command)
-        self._service = Service(launch.options, self._engine.handle)
+        self._engine = WorkerProcess("engine", launch.engine_command, EngineHandle)
+        self._speech = WorkerProcess("speech", launch.speech_command, SpeechHandle)
+        self._service = Service(launch.options, self._engine.handle, self._speech.handle)
         app = make_app(self._service)
         self._http = HttpServer(app, sock, max_connections=launch.options.max_connections)
         self._end: asyncio.Future[Literal["signal", "failure", "orphaned"]] = asyncio.get_running_loop().create_future()
@@ -76,7 +83,8 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
-        self._engine.handle.on_change(self._on_engine_change)
+        for handle in self._handles:
+            handle.on_change(self._on_worker_change)
         if self._launch.parent_fd is not None:
             loop.add_reader(self._launch.parent_fd, self._on_parent_gone, self._launch.parent_fd)
         await self._http.start()
@@ -93,7 +101,7 @@ class _Server:
 
     async def _stop(self) -> None:
         await self._http.stop()
-        await self._engine.stop()
+        await asyncio.gather(self._engine.stop(), self._speech.stop())
         await self._service.close()
         if self._launch.port_file is not None:
             self._launch.port_file.unlink(missing_ok=True)
@@ -107,24 +115,41 @@ class _Server:
             log.info("draining: running requests have %g s to finish", self._launch.drain_timeout_s)
             await self._service.drain(self._launch.drain_timeout_s)
             return 0
-        log.error("%s", self._engine.handle.failure)
+        for handle in self._handles:
+            if handle.failure is not None:
+                log.error("%s", handle.failure)
         await self._service.settle()
         return 1
 
     async def _start(self) -> None:
         """Find the model, start the engine and begin to take work."""
         prepared = await _in_daemon_thread(self._launch.prepare)
-        await self._engine.start(prepared.config)
-        info = await self._engine.wait_ready()
+        if prepared.config is not None:
+            await self._engine.start(Start(prepared.config))
+        if prepared.speech is not None:
+            await self._speech.start(StartSpeech(prepared.speech))  # the two load side by side
+            await self._speech.wait_ready()
+        speech = self._speech.handle.info
+        if prepared.config is None and speech is not None:
+            self._engine.handle.receive(Ready(_no_engine(speech)))
+        await self._engine.wait_ready()
         self._service.open(prepared.tokenizer, prepared.media)
+        info = self._engine.handle.info
         log.info("ready: %s, context %d tokens, %s", info.device, info.max_model_len, info.dtype)
+        if speech is not None:
+            log.info("speech: %s, %d Hz, %s", speech.device, speech.sample_rate, speech.dtype)
 
     def _on_started(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) and not self._end.done():
             self._end.set_exception(error)
 
-    def _on_engine_change(self) -> None:
-        if self._engine.handle.state is EngineState.FAILED and not self._end.done():
+    @property
+    def _handles(self) -> tuple[WorkerHandle, ...]:
+        return self._engine.handle, self._speech.handle
+
+    def _on_worker_change(self) -> None:
+        has_failed = any(handle.state is WorkerState.FAILED for handle in self._handles)
+        if has_failed and not self._end.done():
             self._end.set_result("failure")
 
     def _on_parent_gone(self, fd: int) -> None:
@@ -139,6 +164,7 @@ class _Server:
             return
         log.warning("second signal: not waiting any longer")
         self._engine.kill()
+        self._speech.kill()
         os._exit(128 + number)
 
     def _write_port(self) -> None:
@@ -152,6 +178,23 @@ class _Server:
             partial.replace(path)  # a reader never sees half of it
         except OSError as error:
             raise ConfigError(f"--port-file {path}: cannot be written ({error.strerror})") from None
+
+
+def _no_engine(speech: SpeechInfo) -> EngineInfo:
+    """What stands in for the engine where the talker is served alone: no context, no vocabulary, no input."""
+    return EngineInfo(
+        max_model_len=0,
+        vocab_size=0,
+        num_blocks=0,
+        block_size=0,
+        eos_token_ids=(),
+        checkpoint_digest="",
+        dtype=speech.dtype,
+        device=speech.device,
+        tp=1,
+        load_s=speech.load_s,
+        modalities=(),
+    )
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

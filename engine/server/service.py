@@ -15,19 +15,23 @@ from engine.inputs.fetch import MediaFetcher
 from engine.inputs.media_pool import MediaPool
 from engine.inputs.processor_config import MediaConfig
 from engine.inputs.tokenizer import Tokenizer
+from engine.ipc import Command
 from engine.server.admission import QueueLimits
 from engine.server.auth import KeyRing
 from engine.server.body import BodyLimits
 from engine.server.errors import unavailable
-from engine.server.handle import EngineHandle, EngineState
+from engine.server.handle import EngineHandle
 from engine.server.jsonbody import FieldLog
 from engine.server.media import DEFAULT_LIMITS, MediaLoader
 from engine.server.metrics import Metrics
 from engine.server.plan import Serving
+from engine.server.speech_handle import SpeechHandle
+from engine.server.worker import WorkerState
 
 Status = Literal["ok", "starting", "draining", "failed"]
 
 _TOKENIZER_BODY_BYTES = 4 << 20
+_SPEECH_BODY_BYTES = 16 << 20
 _NUM_THREADS = 2
 
 
@@ -61,6 +65,10 @@ class ServerOptions:
         return BodyLimits(self.max_body_bytes, self.body_timeout_s)
 
     @property
+    def speech_body(self) -> BodyLimits:
+        return BodyLimits(_SPEECH_BODY_BYTES, self.body_timeout_s)
+
+    @property
     def tokenizer_body(self) -> BodyLimits:
         return BodyLimits(_TOKENIZER_BODY_BYTES, self.body_timeout_s)
 
@@ -73,9 +81,10 @@ class Service:
         pool: threads for parsing and tokenising, which must not hold up the event loop.
     """
 
-    def __init__(self, options: ServerOptions, engine: EngineHandle) -> None:
+    def __init__(self, options: ServerOptions, engine: EngineHandle, speech: SpeechHandle | None = None) -> None:
         self.options = options
         self.engine = engine
+        self.speech = speech or SpeechHandle(_no_talker)
         self.metrics = Metrics()
         self.created = int(time.time())
         self.pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="parse")
@@ -88,11 +97,15 @@ class Service:
 
     @property
     def status(self) -> Status:
-        if self.engine.state is EngineState.FAILED:
+        if self._has_failed:
             return "failed"
         if self._is_draining:
             return "draining"
         return "starting" if self._serving is None else "ok"
+
+    @property
+    def _has_failed(self) -> bool:
+        return WorkerState.FAILED in (self.engine.state, self.speech.state)
 
     @property
     def queue_limits(self) -> QueueLimits:
@@ -117,6 +130,7 @@ class Service:
             system_default=options.system_default,
             media_limits=options.media_limits,
             field_log=FieldLog(),
+            speech=self.speech.info,
         )
 
     def serving(self) -> Serving:
@@ -125,7 +139,7 @@ class Service:
         Raises:
             ApiError: 503, no work is taken now.
         """
-        if self.engine.state is EngineState.FAILED:
+        if self._has_failed:
             raise unavailable("engine_failed")
         if self._is_draining:
             raise unavailable("draining")
@@ -156,6 +170,7 @@ class Service:
         self._is_draining = True
         if not await self._wait_idle(timeout_s):
             self.engine.fail_open(unavailable("draining"))
+            self.speech.fail_open(unavailable("draining"))
             await self.settle()
 
     async def settle(self, timeout_s: float = 2.0) -> None:
@@ -168,3 +183,7 @@ class Service:
         except TimeoutError:
             return False
         return True
+
+
+def _no_talker(_command: Command) -> None:
+    raise AssertionError("a command for a talker that was never started")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.core.request import MediaKind
 from engine.server.choice import Choice
@@ -31,6 +32,16 @@ class Usage(msgspec.Struct):
     total_tokens: int
     prompt_tokens_details: PromptDetails
     completion_tokens_details: CompletionDetails
+
+
+def with_speech(usage: Usage, num_steps: int) -> Usage:
+    """The same with the talker's steps, which count as generated tokens."""
+    return replace(
+        usage,
+        completion_tokens=usage.completion_tokens + num_steps,
+        total_tokens=usage.total_tokens + num_steps,
+        completion_tokens_details=CompletionDetails(audio_tokens=num_steps),
+    )
 
 
 def count_usage(plan: Plan, choices: Sequence[Choice]) -> Usage:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.tiny import talker
 from engine.tiny.architecture import CONFIG, PREPROCESSOR
+from engine.tiny.spec import TensorSpec, tensor_values
 from engine.tiny.vocabulary import special_tokens_map, tokenizer_config, tokenizer_json
-from engine.tiny.weights import TensorSpec, tensor_specs, tensor_values
+from engine.tiny.weights import tensor_specs
 
 # Of every file's name and bytes. A changed generator changes it, and with it the directory; a test says the new value.
-SNAPSHOT_DIGEST = "084d65dc3adabcf5a2deabe062e4ffabf07a206f9a9df5efbe80c23466f4e424"
+SNAPSHOT_DIGEST = "a6566f50f1850224d0fee6031cdb03462fea559e5fe3c54058f8d10e58138cb7"
 
 _MAX_SHARD_BYTES = 16 << 20
 
@@ -33,7 +35,7 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def ensure_snapshot(cache_dir: Path | None = None) -> Path:
-    """The directory of the embedded model, written first if it is not there or not intact (about a second, 40 MB).
+    """The directory of the embedded model, written first if it is not there or not intact (about a second, 43 MB).
 
     Several processes may ask at once: each writes its own copy aside and the first to finish puts it in place.
 
@@ -71,15 +73,28 @@ def write_snapshot(directory: Path) -> None:
     _write_json(
         directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
     )
+    _write_talker(directory / "talker")
+
+
+def _write_talker(directory: Path) -> None:
+    for folder in (directory, directory / "llm", directory / "vae"):
+        folder.mkdir()
+    _write_json(directory / "config.json", talker.CONFIG)
+    _write_json(directory / "llm" / "config.json", talker.LLM)
+    _write_json(directory / "llm" / "tokenizer.json", talker.tokenizer())
+    _write_json(directory / "vae" / "config.json", talker.VAE)
+    _write_safetensors(directory / "model.safetensors", talker.talker_specs())
+    _write_safetensors(directory / "vae" / "model.safetensors", talker.vae_specs())
 
 
 def snapshot_digest(directory: Path) -> str:
-    """SHA-256 over the names and contents of all files of a directory."""
+    """SHA-256 over the names and contents of all files under a directory."""
     whole = hashlib.sha256()
-    for file in sorted(directory.iterdir(), key=lambda file: file.name):
+    files = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
+    for name, file in sorted(files.items()):
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{content}  {file.name}\n".encode())
+        whole.update(f"{content}  {name}\n".encode())
     return whole.hexdigest()
 
 

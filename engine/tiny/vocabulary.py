@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ PRE_TOKENIZER: dict[str, Any] = {
 }
 
 
-def tokenizer_json() -> dict[str, Any]:
+def tokenizer_json(special_ids: Mapping[str, int] = SPECIAL_IDS) -> dict[str, Any]:
     """The content of `tokenizer.json`: ids 0 to 255 are the bytes, then merges, then control tokens."""
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i} | _added_token(token) for token, i in SPECIAL_IDS.items()],
+        "added_tokens": [{"id": i} | _added_token(token) for token, i in special_ids.items()],
         "normalizer": None,
         "pre_tokenizer": PRE_TOKENIZER,
         "post_processor": None,

@@ -1,44 +1,12 @@
-"""The embedded model's weights: released names and shapes, values that are the same bytes on every machine.
-
-Values come from integers (Philox, keyed by the tensor's name) by exactly rounded operations alone, so that neither
-the mathematics library nor the version of numpy or torch can change a bit of them.
-"""
+"""The embedded model's weights: released names and shapes."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from engine.tiny.architecture import AUDIO, LLM, VISION, WHISPER
-from engine.tiny.vocabulary import VOCAB_SIZE, unreadable_ids
-
-FloatArray = npt.NDArray[np.float32]
-
-_SEED = b"ming-flash-omni-2.0-tiny/1/"
-_LANES = np.uint64(0x0000FFFF0000FFFF)
-_LANE_SUM_MEAN = 2 * 65535
-_LANE_SUM_STD = math.sqrt((65536**2 - 1) / 3)  # of the sum of four independent 16-bit numbers
-_UNREADABLE_SCALE = np.float32(0.05)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor of the checkpoint and the distribution of its values."""
-
-    name: str
-    shape: tuple[int, ...]
-    std: float
-    mean: float = 0.0
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in float32."""
-        return 4 * math.prod(self.shape)
+from engine.tiny.spec import TensorSpec, biased, linear, rms_norm
+from engine.tiny.vocabulary import VOCAB_SIZE
 
 
 def tensor_specs() -> list[TensorSpec]:
@@ -49,38 +17,8 @@ def tensor_specs() -> list[TensorSpec]:
     return [*_thinker(), *_vision(), *_audio(), *_projectors()]
 
 
-def tensor_values(spec: TensorSpec) -> FloatArray:
-    """The values of one tensor, nearly normal around `spec.mean`.
-
-    Rows of the head that are not readable text are scaled down, so that hardly any of them is ever sampled.
-    """
-    key = int.from_bytes(hashlib.sha256(_SEED + spec.name.encode()).digest()[:16], "little")
-    bits = np.random.Philox(key=key).random_raw(math.prod(spec.shape))
-    pairs = (bits & _LANES) + ((bits >> np.uint64(16)) & _LANES)
-    lane_sum = ((pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))).astype(np.float32)
-    values = (lane_sum - np.float32(_LANE_SUM_MEAN)) * np.float32(spec.std / _LANE_SUM_STD) + np.float32(spec.mean)
-    values = values.reshape(spec.shape)
-    if spec.name == "model.lm_head.weight":
-        values[unreadable_ids()] *= _UNREADABLE_SCALE
-    return values
-
-
-def _linear(name: str, *shape: int, gain: float = 1.0) -> TensorSpec:
-    """A weight [out, in, ...] whose output is `gain` times the size of its input."""
-    return TensorSpec(f"{name}.weight", shape, std=gain / math.sqrt(math.prod(shape[1:])))
-
-
-def _biased(name: str, *shape: int) -> Iterator[TensorSpec]:
-    yield _linear(name, *shape)
-    yield TensorSpec(f"{name}.bias", shape[:1], std=0.02)
-
-
-def _rms_norm(name: str, width: int) -> TensorSpec:
-    return TensorSpec(f"{name}.weight", (width,), std=0.1, mean=1.0)
-
-
 def _layer_norm(name: str, width: int) -> Iterator[TensorSpec]:
-    yield _rms_norm(name, width)
+    yield rms_norm(name, width)
     yield TensorSpec(f"{name}.bias", (width,), std=0.02)
 
 
@@ -89,27 +27,27 @@ def _thinker() -> Iterator[TensorSpec]:
     yield TensorSpec("model.model.word_embeddings.weight", (VOCAB_SIZE, hidden), std=1.0)
     for layer in range(LLM["num_hidden_layers"]):
         yield from _decoder_layer(f"model.model.layers.{layer}", is_dense=layer < LLM["first_k_dense_replace"])
-    yield _rms_norm("model.model.norm", hidden)
+    yield rms_norm("model.model.norm", hidden)
     # Logits of spread 3: the best is clear of the second, and sampling at temperature 1 still varies.
-    yield _linear("model.lm_head", VOCAB_SIZE, hidden, gain=3.0)
+    yield linear("model.lm_head", VOCAB_SIZE, hidden, gain=3.0)
 
 
 def _decoder_layer(name: str, *, is_dense: bool) -> Iterator[TensorSpec]:
     hidden, head_dim, num_heads = LLM["hidden_size"], LLM["head_dim"], LLM["num_attention_heads"]
     num_qkv_heads = num_heads + 2 * LLM["num_key_value_heads"]
-    yield _rms_norm(f"{name}.input_layernorm", hidden)
-    yield _linear(f"{name}.attention.query_key_value", num_qkv_heads * head_dim, hidden)
-    yield _rms_norm(f"{name}.attention.q_norm", head_dim)
-    yield _rms_norm(f"{name}.attention.k_norm", head_dim)
-    yield _linear(f"{name}.attention.dense", hidden, num_heads * head_dim)
-    yield _rms_norm(f"{name}.post_attention_layernorm", hidden)
+    yield rms_norm(f"{name}.input_layernorm", hidden)
+    yield linear(f"{name}.attention.query_key_value", num_qkv_heads * head_dim, hidden)
+    yield rms_norm(f"{name}.attention.q_norm", head_dim)
+    yield rms_norm(f"{name}.attention.k_norm", head_dim)
+    yield linear(f"{name}.attention.dense", hidden, num_heads * head_dim)
+    yield rms_norm(f"{name}.post_attention_layernorm", hidden)
     yield from _mlp(f"{name}.mlp", LLM["intermediate_size"]) if is_dense else _experts(f"{name}.mlp")
 
 
 def _experts(name: str) -> Iterator[TensorSpec]:
     num_experts, width = LLM["num_experts"], LLM["moe_intermediate_size"]
     for gate in ("gate", "image_gate", "audio_gate"):
-        yield _linear(f"{name}.{gate}", num_experts, LLM["hidden_size"])
+        yield linear(f"{name}.{gate}", num_experts, LLM["hidden_size"])
         yield TensorSpec(f"{name}.{gate}.expert_bias", (num_experts,), std=0.1)
     for expert in range(num_experts):
         yield from _mlp(f"{name}.experts.{expert}", width)
@@ -118,23 +56,23 @@ def _experts(name: str) -> Iterator[TensorSpec]:
 
 def _mlp(name: str, width: int) -> Iterator[TensorSpec]:
     hidden = LLM["hidden_size"]
-    yield _linear(f"{name}.gate_proj", width, hidden)
-    yield _linear(f"{name}.up_proj", width, hidden)
-    yield _linear(f"{name}.down_proj", hidden, width)
+    yield linear(f"{name}.gate_proj", width, hidden)
+    yield linear(f"{name}.up_proj", width, hidden)
+    yield linear(f"{name}.down_proj", hidden, width)
 
 
 def _vision() -> Iterator[TensorSpec]:
     hidden, width, patch = VISION["hidden_size"], VISION["intermediate_size"], VISION["patch_size"]
     frames, channels = VISION["temporal_patch_size"], VISION["in_channels"]
-    yield from _biased("vision.patch_embed.proj", hidden, channels, frames, patch, patch)
+    yield from biased("vision.patch_embed.proj", hidden, channels, frames, patch, patch)
     yield TensorSpec("vision.pos_embed.weight", (VISION["num_position_embeddings"], hidden), std=0.5)
     for block in (f"vision.blocks.{i}" for i in range(VISION["depth"])):
         yield from _layer_norm(f"{block}.norm1", hidden)
-        yield from _biased(f"{block}.attn.qkv", 3 * hidden, hidden)
-        yield from _biased(f"{block}.attn.proj", hidden, hidden)
+        yield from biased(f"{block}.attn.qkv", 3 * hidden, hidden)
+        yield from biased(f"{block}.attn.proj", hidden, hidden)
         yield from _layer_norm(f"{block}.norm2", hidden)
-        yield from _biased(f"{block}.mlp.linear_fc1", width, hidden)
-        yield from _biased(f"{block}.mlp.linear_fc2", hidden, width)
+        yield from biased(f"{block}.mlp.linear_fc1", width, hidden)
+        yield from biased(f"{block}.mlp.linear_fc2", hidden, width)
     merged = hidden * VISION["spatial_merge_size"] ** 2
     yield from _merger("vision.merger", hidden, merged)
     for i in range(len(VISION["deepstack_visual_indexes"])):
@@ -143,29 +81,29 @@ def _vision() -> Iterator[TensorSpec]:
 
 def _merger(name: str, norm_width: int, merged: int) -> Iterator[TensorSpec]:
     yield from _layer_norm(f"{name}.norm", norm_width)
-    yield from _biased(f"{name}.linear_fc1", merged, merged)
-    yield from _biased(f"{name}.linear_fc2", VISION["out_hidden_size"], merged)
+    yield from biased(f"{name}.linear_fc1", merged, merged)
+    yield from biased(f"{name}.linear_fc2", VISION["out_hidden_size"], merged)
 
 
 def _audio() -> Iterator[TensorSpec]:
     state = WHISPER["n_state"]
-    yield from _biased("audio.conv1", state, WHISPER["n_mels"], 3)
-    yield from _biased("audio.conv2", state, state, 3)
+    yield from biased("audio.conv1", state, WHISPER["n_mels"], 3)
+    yield from biased("audio.conv2", state, state, 3)
     for block in (f"audio.blocks.{i}" for i in range(WHISPER["n_layer"])):
         yield from _layer_norm(f"{block}.attn_ln", state)
-        yield from _biased(f"{block}.attn.query", state, state)
-        yield _linear(f"{block}.attn.key", state, state)  # the only projection without a bias
-        yield from _biased(f"{block}.attn.value", state, state)
-        yield from _biased(f"{block}.attn.out", state, state)
+        yield from biased(f"{block}.attn.query", state, state)
+        yield linear(f"{block}.attn.key", state, state)  # the only projection without a bias
+        yield from biased(f"{block}.attn.value", state, state)
+        yield from biased(f"{block}.attn.out", state, state)
         yield from _layer_norm(f"{block}.mlp_ln", state)
-        yield from _biased(f"{block}.mlp.0", 4 * state, state)
-        yield from _biased(f"{block}.mlp.2", state, 4 * state)
+        yield from biased(f"{block}.mlp.0", 4 * state, state)
+        yield from biased(f"{block}.mlp.2", state, 4 * state)
     yield from _layer_norm("audio.ln_post", state)
 
 
 def _projectors() -> Iterator[TensorSpec]:
     hidden = LLM["hidden_size"]
-    yield from _biased("linear_proj.0", hidden, VISION["out_hidden_size"])
-    yield from _biased("linear_proj.2", hidden, hidden)
-    yield from _biased("linear_proj_audio.0", hidden, WHISPER["n_state"], AUDIO["ds_kernel_size"])
-    yield from _biased("linear_proj_audio.3", hidden, hidden)
+    yield from biased("linear_proj.0", hidden, VISION["out_hidden_size"])
+    yield from biased("linear_proj.2", hidden, hidden)
+    yield from biased("linear_proj_audio.0", hidden, WHISPER["n_state"], AUDIO["ds_kernel_size"])
+    yield from biased("linear_proj_audio.3", hidden, hidden)

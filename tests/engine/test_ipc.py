@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import EngineConfig, EngineInfo
+from engine.config import EngineConfig, EngineInfo, SpeechInfo, SpeechOptions
 from engine.core.request import (
     EngineStats,
     FinishReason,
@@ -21,6 +21,7 @@ from engine.core.request import (
     SamplingParams,
     TokenLogprob,
 )
+from engine.core.speech import SpeechFinish, SpeechOutput, SpeechRequest, SpeechStats
 from engine.ipc import (
     MAX_FRAME_BYTES,
     Abort,
@@ -32,7 +33,12 @@ from engine.ipc import (
     FrameSplitter,
     Ready,
     Report,
+    Say,
+    Speak,
+    SpeechReady,
+    SpeechReport,
     Start,
+    StartSpeech,
     Submit,
     decode_events,
     pack,
@@ -46,7 +52,19 @@ OUTPUT = Output(5, (7,), (SCORED,), (SCORED, SCORED), FinishReason.STOP, 9, None
 INFO = EngineInfo(128, 64, 8, 16, (2,), "abc", "float32", "cpu", 1, 0.5, ("text", "image"))
 
 COMMANDS: list[Command] = [Start(EngineConfig("/model", kv_tokens=100)), Submit((REQUEST, REQUEST)), Abort((1, 2))]
+COMMANDS += [
+    StartSpeech(SpeechOptions("/model/talker", "cpu", 4)),
+    Speak(SpeechRequest(1, 2**63 - 1, "DB30", "slowly", (0.5, -1.0), 9)),
+    Say(1, "你好", last=True),
+]
 EVENTS: list[Event] = [Ready(INFO), Failed("no"), Report((OUTPUT, Output(6)), EngineStats(1, 2, 3, 4), 17)]
+EVENTS += [
+    SpeechReady(SpeechInfo(44_100, 14_112, 8, ("DB30",), None, "cpu", "float32", 0.5)),
+    SpeechReport(
+        (SpeechOutput(1, b"\x00\xff", 1, 2), SpeechOutput(2, finish=SpeechFinish.REFUSED, error="no")),
+        SpeechStats(2, 1, 0, 8, 7, 9, 10),
+    ),
+]
 
 
 def test_commands_arrive_as_they_were_sent() -> None:

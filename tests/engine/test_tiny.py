@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from engine import tiny
 from engine.errors import ConfigError
 from engine.inputs.tokenizer import Tokenizer
 from engine.model_config import load_model_config
+from engine.stages.load import load_speech
+from engine.stages.prompt import check_markers
+from engine.stages.speak import Speaker, speak
 from engine.tiny.snapshot import SNAPSHOT_DIGEST, default_cache_dir, snapshot_digest
 from engine.tiny.train import CORPUS_FILE
 from engine.tiny.vocabulary import unreadable_ids
@@ -45,7 +49,8 @@ def tensors(snapshot: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_layout_is_that_of_a_released_snapshot(snapshot: Path) -> None:
-    assert {file.name for file in snapshot.iterdir()} == {
+    files = [file for file in snapshot.rglob("*") if file.is_file()]
+    assert {file.relative_to(snapshot).as_posix() for file in files} == {
         "config.json",
         "preprocessor_config.json",
         "tokenizer.json",
@@ -53,8 +58,10 @@ def test_layout_is_that_of_a_released_snapshot(snapshot: Path) -> None:
         "special_tokens_map.json",
         "model.safetensors.index.json",
         *(f"model-0000{k}-of-00003.safetensors" for k in (1, 2, 3)),
+        *("talker/config.json", "talker/model.safetensors", "talker/llm/config.json", "talker/llm/tokenizer.json"),
+        *("talker/vae/config.json", "talker/vae/model.safetensors"),
     }
-    assert sum(file.stat().st_size for file in snapshot.iterdir()) < 40e6
+    assert sum(file.stat().st_size for file in files) < 45e6
 
 
 def test_configuration_is_understood_without_a_remark(snapshot: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,6 +176,20 @@ def test_the_vocabulary_fits_its_corpus(snapshot: Path) -> None:
     assert len(set(ids)) > 1000
 
 
+def test_the_talker_loads_and_speaks(snapshot: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        model = load_speech(snapshot / "talker", torch.device("cpu"))
+    assert not caplog.records
+    assert not model.config.talker.llm.unknown
+    assert (model.config.vae.sample_rate, model.config.patch_samples) == (44100, 14112)
+    encoder = Tokenizer.load(snapshot / "talker" / "llm")
+    check_markers(encoder)
+    samples = np.concatenate(list(speak(Speaker(model, encoder), ["The fox jumps over the lazy dog."])))
+    assert 3.8 < len(samples) / 44100 < 15
+    assert np.isfinite(samples).all()
+    assert 0.03 < samples.std() < 0.3
+
+
 def test_every_machine_writes_the_same_bytes(snapshot: Path, tmp_path: Path) -> None:
     """One digest is committed, one comes from this process, one from another."""
     assert snapshot_digest(snapshot) == SNAPSHOT_DIGEST
@@ -196,9 +217,9 @@ def test_processes_may_write_at_once(tmp_path: Path) -> None:
 
 def test_an_intact_snapshot_is_not_written_again(tmp_path: Path) -> None:
     path = tiny.ensure_snapshot(tmp_path)
-    before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     assert tiny.ensure_snapshot(tmp_path) == path
-    assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "extra"])

@@ -17,6 +17,7 @@ from engine.server.app import make_app
 from engine.server.http import HttpServer, bind
 from engine.server.service import ServerOptions, Service
 from tests.engine.server.fake_engine import TOKENIZER, FakeEngine
+from tests.engine.server.fake_talker import FakeTalker
 
 MODEL = "ming"
 _TEST_S = 20.0
@@ -109,15 +110,19 @@ async def endpoint(
     is_ready: bool = True,
     tokenizer: Tokenizer | None = TOKENIZER,
     names: tuple[str, ...] = (MODEL,),
+    talker: FakeTalker | None = None,
     **options: Any,
 ) -> AsyncIterator[Endpoint]:
-    """A server with these options; `tokenizer` None is `--skip-tokenizer`."""
+    """A server with these options; `tokenizer` None is `--skip-tokenizer`, `talker` None one that answers in text."""
     engine = engine or FakeEngine()
-    service = Service(ServerOptions(model_names=names, **options), engine.handle)
+    speech = None if talker is None else talker.handle
+    service = Service(ServerOptions(model_names=names, **options), engine.handle, speech)
     http = HttpServer(make_app(service), bind("127.0.0.1", 0), max_connections=service.options.max_connections)
     await http.start()
     if is_ready:
         engine.start()
+        if talker is not None:
+            talker.start()
         service.open(tokenizer)
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:

@@ -1,0 +1,180 @@
+"""Bodies of POST /v1/audio/speech to plans, and what chats say about speech."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from engine.config import SpeechInfo
+from engine.errors import InvalidRequest
+from engine.server.audio_file import AudioFormat, check_format
+from engine.server.jsonbody import decode_body, quoted, refused
+from engine.server.plan import Serving, SpeechPlan
+from engine.server.sampling import Range, check_model, check_range
+
+MAX_CHARS = 4096
+MAX_STEPS = 20_000
+MAX_INSTRUCTIONS = 1024
+SPEAKER_WIDTH = 192
+DEFAULT_VOICE = "default"  # always accepted: many clients cannot leave the voice out
+
+StreamFormat = Literal["audio", "sse"]
+
+_NOT_HERE = {
+    "ref_audio": "cloning a voice from ref_audio is not available on this server; choose a voice or leave it out",
+    "ref_text": "ref_text goes with ref_audio, which is not available on this server",
+    "temperature": "temperature is fixed for speech; leave it out",
+}
+
+
+class SpokenBody(msgspec.Struct):
+    """`audio` of a chat request."""
+
+    voice: str | dict[str, Any] | None = None
+    format: str | None = None
+
+
+class SpeechBody(msgspec.Struct, kw_only=True):
+    """POST /v1/audio/speech."""
+
+    input: str
+    model: str | None = None
+    voice: str | dict[str, Any] | None = None
+    speaker: str | None = None
+    response_format: str | None = None
+    speed: float | None = None
+    instructions: str | None = None
+    language: str | None = None
+    stream: bool | None = None
+    stream_format: str | None = None
+    seed: int | None = None
+    max_new_tokens: int | None = None
+    speaker_embedding: list[float] | None = None
+    temperature: float | None = None
+    ref_audio: Any = None
+    ref_text: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenText:
+    """A checked request for speech; `stream` None is one file at the end."""
+
+    text: str
+    voice: str | None
+    format: AudioFormat
+    stream: StreamFormat | None
+    speed: float
+    seed: int
+    instructions: str | None
+    speaker: tuple[float, ...]
+    max_steps: int | None
+    sample_rate: int
+
+
+def plan_speech(body: bytes, serving: Serving) -> SpokenText:
+    """A speech request, checked.
+
+    Raises:
+        InvalidRequest: naming the field at fault.
+    """
+    request = decode_body(body, SpeechBody, serving.field_log)
+    info = serving.need_speech("input")
+    check_model(request.model, serving)
+    _refuse_unavailable(request)
+    stream = _stream_format(request)
+    speed = _speed(request, stream)
+    check_range("seed", request.seed, Range(-(2**63), 2**64 - 1))
+    check_range("max_new_tokens", request.max_new_tokens, Range(1, MAX_STEPS))
+    return SpokenText(
+        text=_text(request.input),
+        voice=check_voice(request.voice if request.voice is not None else request.speaker, info, "voice"),
+        format=check_format(request.response_format or "wav", "response_format", stream=stream is not None),
+        stream=stream,
+        speed=speed,
+        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        instructions=_instructions(request.instructions),
+        speaker=_speaker(request.speaker_embedding),
+        max_steps=request.max_new_tokens,
+        sample_rate=info.sample_rate,
+    )
+
+
+def chat_speech(asked: SpokenBody, info: SpeechInfo, *, stream: bool, shows_text: bool) -> SpeechPlan:
+    """How a chat's answer is to be spoken.
+
+    Raises:
+        InvalidRequest: there is no such voice, or no such format.
+    """
+    name = asked.format or ("pcm16" if stream else "wav")
+    if stream and name != "pcm16":
+        message = f"audio.format {quoted(name)}: a streamed chat has its speech as pcm16"
+        raise InvalidRequest(message, param="audio.format")
+    fmt = check_format(name, "audio.format", stream=stream)
+    return SpeechPlan(check_voice(asked.voice, info, "audio.voice"), fmt, info.sample_rate, shows_text)
+
+
+def check_voice(asked: object, info: SpeechInfo, param: str) -> str | None:
+    """The preset that was asked for by name or as `{"id": name}`; None is the default one.
+
+    Raises:
+        InvalidRequest: there is no such voice.
+    """
+    name = asked.get("id") if isinstance(asked, dict) else asked
+    if name is None and asked is None:
+        return None
+    if name == DEFAULT_VOICE:
+        return None
+    if isinstance(name, str) and name in info.voices:
+        return name
+    known = ", ".join((DEFAULT_VOICE, *info.voices))
+    raise InvalidRequest(f"{param} {quoted(name)} is not known here; voices are: {known}", param=param)
+
+
+def _refuse_unavailable(request: SpeechBody) -> None:
+    for name, reason in _NOT_HERE.items():
+        if getattr(request, name) is not None:
+            raise refused(name, reason)
+
+
+def _stream_format(request: SpeechBody) -> StreamFormat | None:
+    asked = request.stream_format
+    if asked is None:
+        return "sse" if request.stream else None
+    if asked == "audio":
+        return None if request.stream is False else "audio"
+    if asked == "sse":
+        return "sse"
+    raise InvalidRequest(f"stream_format must be audio or sse, got {quoted(asked)}", param="stream_format")
+
+
+def _speed(request: SpeechBody, stream: StreamFormat | None) -> float:
+    check_range("speed", request.speed, Range(0.25, 4.0))
+    speed = 1.0 if request.speed is None else request.speed
+    if stream is not None and speed != 1.0:
+        raise InvalidRequest("speed other than 1 is for answers that are not streamed", param="speed")
+    return speed
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise InvalidRequest("input is empty: there is nothing to say", param="input")
+    if len(text) > MAX_CHARS:
+        raise InvalidRequest(f"input has {len(text)} characters, at most {MAX_CHARS} are spoken", param="input")
+    return text
+
+
+def _instructions(text: str | None) -> str | None:
+    if text is not None and len(text) > MAX_INSTRUCTIONS:
+        message = f"instructions have {len(text)} characters, at most {MAX_INSTRUCTIONS} are read"
+        raise InvalidRequest(message, param="instructions")
+    return text if text and text.strip() else None
+
+
+def _speaker(vector: list[float] | None) -> tuple[float, ...]:
+    if vector is not None and len(vector) != SPEAKER_WIDTH:
+        message = f"speaker_embedding must have {SPEAKER_WIDTH} numbers, got {len(vector)}"
+        raise InvalidRequest(message, param="speaker_embedding")
+    return tuple(vector or ())

@@ -1,0 +1,59 @@
+"""Starting the speech side as the operator configured it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from engine.config import Device, SpeechInfo, SpeechOptions
+from engine.errors import ConfigError
+from engine.inputs.tokenizer import Tokenizer
+from engine.stages.load import load_speech
+from engine.stages.loop import SpeechLoop
+from engine.stages.manner import Cast
+from engine.stages.prompt import check_markers
+from engine.stages.voices import load_voices
+from engine.talker_config import LLM_FOLDER
+
+
+def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
+    """Load talker, VAE, tokenizer and voices.
+
+    Raises:
+        ConfigError: configuration and machine do not fit together.
+        WeightError: the checkpoint does not fill the models.
+    """
+    started_s = time.monotonic()
+    device = _pick_device(options.device)
+    if device.type == "cpu":
+        torch.set_num_threads(options.num_threads or max(1, (os.cpu_count() or 1) // 2))
+    folder = Path(options.talker)
+    model = load_speech(folder, device)
+    encoder = Tokenizer.load(folder / LLM_FOLDER)
+    check_markers(encoder)
+    cast = Cast(model, encoder, load_voices(model, folder))
+    loop = SpeechLoop(cast, options.num_slots)
+    info = SpeechInfo(
+        sample_rate=model.config.vae.sample_rate,
+        patch_samples=model.config.patch_samples,
+        num_slots=options.num_slots,
+        voices=tuple(cast.voices),
+        default_voice=cast.default_voice,
+        device=_name(device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        load_s=time.monotonic() - started_s,
+    )
+    return loop, info
+
+
+def _pick_device(asked: Device) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--talker-device cuda: this machine has no usable GPU; use cpu or auto")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
