@@ -10,7 +10,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ming_eval.commands import accuracy as scoring
+from ming_eval.commands import compare as comparing
+from ming_eval.commands import coverage as covering
 from ming_eval.commands import engine, listing, stored
+from ming_eval.commands import report as reporting
+from ming_eval.commands import rerun as rerunning
+from ming_eval.commands import rescore as rescoring
 from ming_eval.commands import sweep as sweeping
 
 EXAMPLES = """
@@ -20,13 +26,18 @@ Examples:
       measure the bundled engine with its embedded tiny model
   ming-eval sweep --backend mine=http://localhost:8000
       measure a server that is running
+  ming-eval coverage
+      which of text, images, audio and video work, and how fast
+  ming-eval accuracy mmlu gsm8k
+      how often the answers are right; `ming-eval accuracy --list` shows suites
   ming-eval serve --model ./Ming-flash-omni-2.0 --tp 4
       serve a checkpoint
   ming-eval runs
       what has been measured
 
 \b
-Exit codes: 0 done; 1 done, with more failed requests than --max-error-rate;
+Exit codes: 0 done; 1 done, with more failed requests than --max-error-rate,
+or with a failed gate or an inexact rerun;
 2 wrong usage; 3 server not there; 4 data or results cannot be read or written;
 130 interrupted, what there is has been written.
 """
@@ -68,15 +79,18 @@ app.command("serve", help=engine.SERVE_HELP, epilog=engine.SERVE_EXAMPLES, conte
     engine.serve
 )
 app.command("sweep", epilog=sweeping.EXAMPLES, context_settings={"allow_extra_args": True})(sweeping.sweep)
+app.command("rerun", epilog=rerunning.EXAMPLES)(rerunning.rerun)
+app.command("compare", epilog=comparing.EXAMPLES)(comparing.compare)
+app.command("coverage", epilog=covering.EXAMPLES, context_settings={"allow_extra_args": True})(covering.coverage)
+app.command("accuracy", epilog=scoring.EXAMPLES)(scoring.accuracy)
+app.command("rescore", epilog=rescoring.EXAMPLES)(rescoring.rescore)
 app.command("runs", epilog=stored.RUNS_EXAMPLES)(stored.runs)
-app.command("report", epilog=stored.REPORT_EXAMPLES)(stored.report)
+app.command("report", epilog=reporting.EXAMPLES)(reporting.report)
 app.command("list", epilog=listing.EXAMPLES)(listing.list_names)
 
 model_app.command("inspect", epilog=engine.INSPECT_EXAMPLES, context_settings=engine.PASS_ON)(engine.inspect)
 model_app.command("verify", epilog=engine.VERIFY_EXAMPLES, context_settings=engine.PASS_ON)(engine.verify)
-app.add_typer(
-    model_app, name="model", help="Look into a checkpoint.", epilog=engine.INSPECT_EXAMPLES + engine.VERIFY_EXAMPLES
-)
+app.add_typer(model_app, name="model", help="Look into a checkpoint.", epilog=engine.MODEL_EXAMPLES)
 
 
 def main() -> None:

@@ -58,7 +58,9 @@ class Git:
 class Manifest:
     """All of `manifest.json`. Written when the run starts and again when it has ended; `finished` is None until then.
 
-    `settings` is the plan as the command line and the profile gave it. The clock zero of `requests.jsonl` is `started`.
+    `settings` is the plan as the command line and the profile gave it, `engine_args` what the bundled engine was
+    started with, `note` what the user wants remembered, such as how a server was started. The clock zero of
+    `requests.jsonl` is `started`.
     """
 
     format: int = FORMAT
@@ -72,6 +74,8 @@ class Manifest:
     versions: Mapping[str, str]
     git: Git | None
     host: Host
+    engine_args: tuple[str, ...] = ()
+    note: str | None = None
 
 
 def read(folder: Path) -> Manifest:
@@ -91,6 +95,11 @@ def write(manifest: Manifest, folder: Path) -> None:
 def utc_now() -> str:
     """The present as an ISO 8601 string in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def age_s(manifest: Manifest) -> float:
+    """Seconds since the run was started."""
+    return (datetime.now(UTC) - datetime.fromisoformat(manifest.started)).total_seconds()
 
 
 def redacted_command(argv: Sequence[str]) -> tuple[str, ...]:

@@ -5,16 +5,20 @@ Times are milliseconds in `*_ms` fields and seconds in `*_s` fields. A value tha
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.types import TokenSource
+from ming_eval.metrics.prometheus import Energy, ServerView
+from ming_eval.metrics.stats import Interval
+from ming_eval.metrics.validity import RunValidity, Validity
+from ming_eval.types import Failure, Outage, TokenSource
 
 T = TypeVar("T")
 
@@ -52,12 +56,48 @@ class Achieved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speech:
+    """Audio of a point's good requests; `prebuffer_ms` is the smallest start delay with which playing never stalls.
+
+    `stalls` and `stalled_s` are what a listener without such a delay hears, summed over the requests.
+    """
+
+    requests: int
+    audio_s: float
+    ttfa_ms: Distribution
+    rtf: Distribution
+    rtf_gen: Distribution
+    prebuffer_ms: Distribution
+    stalls: int
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """Requests that met every limit of `slos` (seconds, or a factor) over all issued; failed ones are misses."""
+
+    slos: Mapping[str, float]
+    good: int
+    requests: int
+    share: float
+    interval: Interval
+    requests_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One backend at one concurrency. Warm-up requests count nowhere but in `warmup_requests` and `warmup_failed`.
 
     `planned` exceeds `requests` when the run was interrupted. Throughput and token counts are of good requests.
     `wall_s` runs from the first byte sent to the end of the last reply. `reconnections` are connections that had to be
     opened again while requests were measured.
+
+    `rate_per_s` is the rate of an open loop, in which `concurrency` is only the most that may be in flight. `stopped`
+    is the rule that ended the point before its last request. Outages of the server are in `outages`, and in no `steady`
+    figure. `intervals` are 95 % bootstrap intervals over requests, by name of the figure (`ttft_ms.p50`).
+    An `interrupted` point did not get to its end; it has no rates, since what was in flight was given up, and
+    `rate_reason` says so. `failure_examples` has one error text for each class in `failures`.
+    `usage_over_events` is how many more tokens the server's usage counts than there were events, as a share.
     """
 
     backend: str
@@ -92,6 +132,30 @@ class Point:
     e2e_ms: Distribution
     send_lag_ms: Distribution
     stream_end_lag_ms: Distribution
+    rate_per_s: float | None = None
+    stopped: str | None = None
+    outages: tuple[Outage, ...] = ()
+    speech: Speech | None = None
+    goodput: Goodput | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    usage_over_events: float | None = None
+    validity: Validity | None = None
+    server: ServerView | None = None
+    energy: Energy | None = None
+    length_source: str | None = None
+    interrupted: bool = False
+    rate_reason: str | None = None
+    failure_examples: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def load(self) -> float:
+        """How heavy the load is: requests per second of an open loop, requests in flight of any other."""
+        return self.concurrency if self.rate_per_s is None else self.rate_per_s
+
+    @property
+    def load_name(self) -> str:
+        """The load for people: `c=8`, `2.5/s`."""
+        return f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +174,11 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the run ended: `complete`, `errors` (more than allowed), `interrupted` or `aborted` (a server went away)."""
+    """How the run ended.
+
+    `complete`, `errors` (more than allowed), `interrupted`, `killed`, `aborted` (a server went away) or `failed` (the
+    bundled engine did not start).
+    """
 
     status: str
     exit_code: int
@@ -118,8 +186,8 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """All of `summary.json`."""
+class RunSummary:
+    """What the `summary.json` of every command has."""
 
     format: int = FORMAT
     run: str
@@ -135,7 +203,111 @@ class Summary:
     requests: int
     failed: int
     error_rate: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(RunSummary):
+    """`summary.json` of a sweep; `not_started` names the points that a run cut short did not come to."""
+
     points: tuple[Point, ...] = ()
+    validity: RunValidity | None = None
+    not_started: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A media file of a case: pixels of images and clips, seconds of sounds and clips."""
+
+    name: str
+    kind: str
+    mime: str
+    bytes: int
+    width: int | None
+    height: int | None
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageCase:
+    """One case at one backend. `status` is pass, fail or unsupported; `reason` says why it is no pass.
+
+    `control_prompt_tokens` is the size of the same prompt without its media, `media_tokens` what the media added.
+    `output` is the beginning of the answer, or of the reasoning where there is no answer. Figures from `ttfa_ms` on
+    are of speech.
+    """
+
+    backend: str
+    modality: str
+    id: str
+    status: str
+    reason: str | None
+    prompt: str
+    inputs: tuple[InputFile, ...]
+    failure: Failure | None
+    http_status: int | None
+    finish_reason: str | None
+    ttft_ms: float | None
+    tpot_ms: float | None
+    e2e_ms: float | None
+    output_tokens: int | None
+    token_source: TokenSource | None
+    output_tokens_per_s: float | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    control_prompt_tokens: int | None
+    media_tokens: int | None
+    output: str
+    mentions: tuple[str, ...]
+    mentioned: tuple[str, ...]
+    ttfa_ms: float | None = None
+    rtf: float | None = None
+    rtf_gen: float | None = None
+    stalls: int | None = None
+    prebuffer_ms: float | None = None
+    audio_s: float | None = None
+    sample_rate_hz: int | None = None
+    audio_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityResult:
+    """One modality at one backend: counts over its cases; figures over those that passed.
+
+    Times and real-time factors are means, tokens, stalls and seconds of audio sums, `prebuffer_ms` is the longest.
+    `input_bytes` is the media of all cases. `status` is fail when a case failed, else pass when one passed, else
+    unsupported. `planned` exceeds `cases` when the run was cut short.
+    """
+
+    backend: str
+    modality: str
+    status: str
+    planned: int
+    cases: int
+    passed: int
+    failed: int
+    unsupported: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    e2e_ms: float | None
+    output_tokens: int | None
+    output_tokens_per_s: float | None
+    prompt_tokens: int | None
+    media_tokens: int | None
+    input_bytes: int
+    ttfa_ms: float | None
+    rtf: float | None
+    rtf_gen: float | None
+    stalls: int | None
+    prebuffer_ms: float | None
+    audio_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageSummary(RunSummary):
+    """`summary.json` of a coverage run; `requests` and `failed` count cases, `error_rate` is their share."""
+
+    modalities: tuple[ModalityResult, ...] = ()
+    cases: tuple[CoverageCase, ...] = ()
 
 
 def encode(value: object) -> bytes:
@@ -143,7 +315,7 @@ def encode(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
-def write(summary: Summary, path: Path) -> None:
+def write(summary: RunSummary, path: Path) -> None:
     """Write `summary` as JSON; the file is either the old one or the whole new one."""
     write_whole(path, encode(summary))
 
@@ -162,14 +334,38 @@ def write_whole(path: Path, data: bytes) -> None:
         raise DataError(f"cannot write {path}: {exc.strerror}") from exc
 
 
+def check_writable(path: Path) -> None:
+    """Find out whether `write_whole` would work; leaves nothing behind.
+
+    Raises:
+        DataError: it would not.
+    """
+    draft = path.with_name(f"{path.name}.part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        draft.touch()
+        draft.unlink()
+    except OSError as exc:
+        raise DataError(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+
+
 def read(path: Path) -> Summary:
-    """The summary in a run folder, or in a file written by `--json`.
+    """The summary of a sweep, in a run folder or in a file written by `--json`.
 
     Raises:
         DataError: there is none, it is not JSON, or its format is not known here.
     """
-    path = path / "summary.json" if path.is_dir() else path
-    return decode_versioned(path, Summary)
+    return decode_versioned(_summary_path(path), Summary)
+
+
+def read_coverage(path: Path) -> CoverageSummary:
+    """The summary of a coverage run; otherwise as `read`."""
+    return decode_versioned(_summary_path(path), CoverageSummary)
+
+
+def _summary_path(path: Path) -> Path:
+    return path / "summary.json" if path.is_dir() else path
 
 
 def decode_versioned(path: Path, kind: type[T]) -> T:

@@ -11,14 +11,18 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
-from ming_eval.errors import DataError, UsageError
-from ming_eval.types import Reply, RequestRecord
+from ming_eval.errors import DataError
+from ming_eval.types import Phase, Reply, RequestRecord
 
 REQUESTS_FILE = "requests.jsonl"
+PHASES_FILE = "phases.jsonl"
 _MASK = "***"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def create(out: Path, command: str, names: Iterable[str], now: datetime | None =
     """Make `<out>/<UTC time>-<command>-<names>[-2]/` and return it.
 
     Raises:
-        UsageError: `out` cannot be written to.
+        DataError: `out` cannot be written to.
     """
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     stem = "-".join([stamp, command, *(re.sub(r"[^A-Za-z0-9._]+", "_", name)[:40] for name in names)])
@@ -55,7 +59,7 @@ def create(out: Path, command: str, names: Iterable[str], now: datetime | None =
         out.mkdir(parents=True, exist_ok=True)
         return next(path for path in _numbered(out / stem) if _make(path))
     except OSError as exc:
-        raise UsageError(f"cannot create a run folder in {out}: {exc.strerror}; choose another with --out") from exc
+        raise DataError(f"cannot create a run folder in {out}: {exc.strerror}; choose another with --out") from exc
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -81,8 +85,8 @@ class RequestLog:
     """
 
     def __init__(self, folder: Path, redact: Redactor) -> None:
-        self._folder = folder
-        self._redact = redact
+        self.folder = folder
+        self.redact = redact
         self._encode = msgspec.json.Encoder().encode
         self._files: dict[str, FileIO] = {}
 
@@ -93,39 +97,76 @@ class RequestLog:
         for file in self._files.values():
             file.close()
 
-    def add(self, reply: Reply) -> None:
-        """Write one finished request; the texts of warm-up requests are not kept.
+    def add(self, reply: Reply) -> Reply:
+        """Write one finished request and return it as written, secrets masked; a warm-up's texts are not kept.
 
         Raises:
             DataError: the disk is full or the folder is gone.
         """
+        reply = self._redacted(reply)
         record = reply.record
-        if record.error is not None:
-            record = replace(record, error=self._redact(record.error))
         self._append(REQUESTS_FILE, record)
         if not record.warmup:
-            saved = SavedReply(record.id, record.finish_reason, self._redact(reply.text), self._redact(reply.reasoning))
-            self._append(outputs_file(record.backend, record.concurrency), saved)
+            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning)
+            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s), saved)
+        return reply
+
+    def add_phase(self, phase: Phase) -> None:
+        """Write how one phase went, and how the client fared in it.
+
+        Raises:
+            DataError: the disk is full or the folder is gone.
+        """
+        self._append(PHASES_FILE, phase)
+
+    def save_audio(self, reply: Reply) -> str:
+        """Write the speech of a reply; its path below the run folder.
+
+        Raises:
+            DataError: the disk is full or the folder is gone.
+        """
+        name = audio_file(reply.record)
+        self._write(name, reply.audio)
+        return name
+
+    def _redacted(self, reply: Reply) -> Reply:
+        error = reply.record.error
+        record = reply.record if error is None else replace(reply.record, error=self.redact(error))
+        return replace(reply, record=record, text=self.redact(reply.text), reasoning=self.redact(reply.reasoning))
 
     def _append(self, name: str, value: object) -> None:
+        self._write(name, self._encode(value) + b"\n")
+
+    def _write(self, name: str, data: bytes) -> None:
         try:
             if name not in self._files:
                 self._files[name] = self._open(name)
-            line = self._encode(value) + b"\n"
-            if self._files[name].write(line) < len(line):
+            if self._files[name].write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as exc:
-            raise DataError(f"cannot write {self._folder / name}: {exc.strerror}") from exc
+            raise DataError(f"cannot write {self.folder / name}: {exc.strerror}") from exc
 
     def _open(self, name: str) -> FileIO:
-        path = self._folder / name
+        path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         return path.open("ab", buffering=0)  # what is written has left this process
 
 
-def outputs_file(backend: str, concurrency: int) -> str:
+def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None) -> str:
     """Where the texts of one point go, below the run folder."""
-    return f"outputs/{re.sub(r'[^A-Za-z0-9._-]+', '_', backend)}-c{concurrency}.jsonl"
+    load = f"c{concurrency}" if rate_per_s is None else f"r{rate_per_s:g}"
+    return f"outputs/{_file_name(backend)}-{load}.jsonl"
+
+
+def audio_file(record: RequestRecord) -> str:
+    """Where the speech of one request goes, below the run folder: a WAV file, unless its format is unknown."""
+    suffix = "bin" if record.audio_s is None else "wav"
+    return f"outputs/{_file_name(record.backend)}-{_file_name(record.id)}.{suffix}"
+
+
+def _file_name(name: str) -> str:
+    """`name` with nothing that a file system could mind."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
 
 
 def read_records(folder: Path) -> tuple[RequestRecord, ...]:
@@ -134,20 +175,56 @@ def read_records(folder: Path) -> tuple[RequestRecord, ...]:
     Raises:
         DataError: the file cannot be read, or a line inside it is not a record.
     """
-    path = folder / REQUESTS_FILE
+    return tuple(_read_lines(folder / REQUESTS_FILE, RequestRecord))
+
+
+def read_replies(
+    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None
+) -> dict[str, SavedReply]:
+    """The stored answers of one point by request; none where none has ended.
+
+    Raises:
+        DataError: the file cannot be read, or a line inside it is not an answer.
+    """
+    path = folder / outputs_file(backend, concurrency, rate_per_s)
+    return {reply.id: reply for reply in _read_lines(path, SavedReply)} if path.exists() else {}
+
+
+def read_phases(folder: Path) -> tuple[Phase, ...]:
+    """Every line of `phases.jsonl`; none for a run that was stopped before its first point had ended.
+
+    Raises:
+        DataError: the file cannot be read, or a line inside it is not a phase.
+    """
+    path = folder / PHASES_FILE
+    return tuple(_read_lines(path, Phase)) if path.exists() else ()
+
+
+def drop_cut_lines(folder: Path) -> None:
+    """Take away the last line of each file that a kill cut short, so that more can be appended.
+
+    Raises:
+        DataError: a file cannot be changed.
+    """
+    for path in (folder / REQUESTS_FILE, folder / PHASES_FILE, *(folder / "outputs").glob("*.jsonl")):
+        try:
+            if path.exists():
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        except OSError as exc:
+            raise DataError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def _read_lines(path: Path, kind: type[T]) -> Iterator[T]:
     try:
         *lines, rest = path.read_bytes().split(b"\n")
     except OSError as exc:
         raise DataError(f"cannot read {path}: {exc.strerror}") from exc
     del rest  # empty after a whole line
-    return tuple(_record(path, number, line) for number, line in enumerate(lines, start=1))
-
-
-def _record(path: Path, number: int, line: bytes) -> RequestRecord:
-    try:
-        return msgspec.json.decode(line, type=RequestRecord)
-    except msgspec.DecodeError as exc:
-        raise DataError(f"{path}, line {number}: {exc}") from exc
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield msgspec.json.decode(line, type=kind)
+        except msgspec.DecodeError as exc:
+            raise DataError(f"{path}, line {number}: {exc}") from exc
 
 
 def stored_runs(out: Path) -> Sequence[Path]:

@@ -22,6 +22,7 @@ class Dialect:
     `transcript_is_text`: streamed speech brings its words only as `audio.transcript`, not also as content.
     `default_voice`: sent when the request names none; None leaves the choice to the server.
     `pcm_sample_rate_hz`: rate of header-less PCM when the response does not say; None is unknown.
+    `is_tested`: it was run against such a server; the others are tested on replies written from documentation.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Dialect:
     transcript_is_text: bool = False
     default_voice: str | None = None
     pcm_sample_rate_hz: int | None = None
+    is_tested: bool = False
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -52,6 +54,7 @@ DIALECTS: dict[str, Dialect] = {
             title="the bundled engine",
             supports_ignore_eos=True,
             max_tokens_key="max_completion_tokens",
+            is_tested=True,
         ),
         Dialect(
             name="vllm",
@@ -66,6 +69,25 @@ DIALECTS: dict[str, Dialect] = {
             supports_ignore_eos=True,
             max_tokens_key="max_tokens",
             audio_part="audio_url",
+        ),
+        Dialect(
+            name="mstar",
+            title="M* (its OpenAI routes)",
+            supports_ignore_eos=False,
+            max_tokens_key="max_tokens",
+            always_modalities=True,
+        ),
+        Dialect(
+            name="transformers",
+            title="transformers serve",
+            supports_ignore_eos=False,
+            max_tokens_key="max_tokens",
+        ),
+        Dialect(
+            name="llamacpp",
+            title="llama.cpp server",
+            supports_ignore_eos=True,
+            max_tokens_key="max_tokens",
         ),
     )
 }
@@ -146,7 +168,10 @@ def _split_url(url: str) -> SplitResult:
     if not host:
         raise UsageError(f"no host in URL {url!r}: write something like http://localhost:8000")
     if parts.username is not None:
-        raise UsageError(f"user name in the URL of {host}: keys belong into an environment variable or a header")
+        raise UsageError(
+            f"the URL of {host} holds a user name or password, which would end up in results: leave it out and give "
+            "the key with --api-key-env VARIABLE or --header 'Authorization: ...'"
+        )
     return parts
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+import msgspec
+
 
 class Task(StrEnum):
     """Input modality to output modality."""
@@ -94,17 +96,20 @@ class EventKind(StrEnum):
 OUTPUT_KINDS = frozenset({EventKind.TEXT, EventKind.REASONING, EventKind.TOOL_CALL, EventKind.AUDIO})
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts as the server reports them; None where it does not."""
+# Structs rather than dataclasses, and out of the garbage collector's sight: there is one for each token, and they
+# cannot form cycles.
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts as the server reports them; None where it does not. `audio_tokens` are part of the completion."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One piece of a reply, stamped when its bytes arrived.
 
     One server-sent event can give several (a last delta with text and finish reason gives TEXT and FINISH).
@@ -153,8 +158,10 @@ class RequestRecord:
     Times are seconds since the run's clock zero. `intended_s` is when it was due (open loop) or None (closed loop);
     `sent_s` the instant before its first byte was handed to the connection. `output_times_s` has one entry per
     output-bearing event and `output_event_tokens` how many tokens each carried (estimated evenly from the token
-    count when the server does not say). `slot` is which of a closed loop's users sent it. A value that does not exist
-    is None, never 0.
+    count when the server does not say). `slot` is which of a closed loop's users sent it. `audio_times_s` and
+    `audio_durations_s` have one entry per piece of speech: when it came and how long it plays (None: rate unknown).
+    `rate_per_s` is the rate of the open loop that the request belongs to, None in any other load.
+    `request_sha256` is the digest of the JSON that was sent. A value that does not exist is None, never 0.
     """
 
     id: str
@@ -189,11 +196,90 @@ class RequestRecord:
     connect_s: float | None = None
     reused_connection: bool = True
     slot: int | None = None
+    num_audio_tokens: int | None = None
+    audio_times_s: tuple[float, ...] = ()
+    audio_durations_s: tuple[float | None, ...] = ()
+    rate_per_s: float | None = None
+    request_sha256: str | None = None
 
     @property
     def ok(self) -> bool:
         """True when the reply is complete and usable."""
         return self.failure is None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which the server took no connections and nothing was sent; seconds since the run's clock zero."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientHealth:
+    """How the client itself fared while one phase was measured; what cannot be known here is None.
+
+    `loop_lag_s` is how late the event loop's timers fired, `receive_lag_s` kernel stamp to user stamp, both p99.
+    `clock_drift_s` is how far the kernel's clock moved against the client's meanwhile.
+    """
+
+    wall_s: float
+    cpu_s: float
+    loop_lag_s: float | None
+    num_loop_samples: int
+    receive_lag_s: float | None
+    num_receive_stamps: int
+    clock_drift_s: float | None
+    gc_pause_max_s: float
+    gc_pauses_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSample:
+    """What the server said of itself at one moment (GET /metrics); None where it does not say.
+
+    `kv_used` is a share; hits and queries of the prefix cache and preemptions are counted since the server started.
+    """
+
+    time_s: float
+    running: float | None = None
+    waiting: float | None = None
+    kv_used: float | None = None
+    prefix_hits: float | None = None
+    prefix_queries: float | None = None
+    preemptions: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """All GPUs of the client's host at one moment: watts in all, and the mean share of time they were busy."""
+
+    time_s: float
+    power_w: float
+    busy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """The measured part of a point, or as much of it as one process did: one line of `phases.jsonl`.
+
+    `length_source` is what the lengths of synthetic prompts rest on, None for others.
+    `complete` when the point came to its end, by whatever rule; `stopped` is the rule, None when all requests went out.
+    """
+
+    backend: str
+    concurrency: int
+    rate_per_s: float | None
+    started_s: float
+    ended_s: float
+    complete: bool
+    stopped: str | None = None
+    outages: tuple[Outage, ...] = ()
+    health: ClientHealth | None = None
+    server: tuple[ServerSample, ...] = ()
+    gpus: tuple[GpuSample, ...] = ()
+    length_source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 _MAIN = """
-import asyncio, json, os, signal, sys, time
+import asyncio, json, os, signal, sys, threading
 from pathlib import Path
 
 from tests.fakes import FakeServer, Script
 
 mode = os.environ.get("FAKE_ENGINE", "")
+if mode == "silent":
+    sys.exit(1)
 print("fake engine starts", "MING_API_KEY" in os.environ, flush=True)
 
 
@@ -26,6 +28,15 @@ def leave(number, frame):
         os._exit(7)
 
 
+def end_with(parent_fd):
+    os.read(parent_fd, 1)
+    Path("engine-orphaned").touch()
+    os._exit(0)
+
+
+options = dict(zip(sys.argv[1:], sys.argv[2:]))
+if "--parent-fd" in options:
+    threading.Thread(target=end_with, args=(int(options["--parent-fd"]),), daemon=True).start()
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, leave)
 Path("engine-args.json").write_text(json.dumps(sys.argv[1:]))
@@ -34,13 +45,20 @@ Path("engine-pid").write_text(str(os.getpid()))  # last: from here on signals ar
 
 async def main():
     async with FakeServer(Script(gap_s=0.001), models=("tiny",), health_status=503) as server:
-        options = dict(zip(sys.argv[1:], sys.argv[2:]))
         if "--port-file" in options:
             Path(options["--port-file"]).write_text(f"{server.port}\\n")
         if mode == "dies":
             sys.exit("no memory left for the weights")
+        if mode == "refuses":
+            print("error: --model nowhere: there is no such folder", flush=True)
+            sys.exit(2)
         await asyncio.sleep(60 if mode == "slow" else 0.3)
         server.health_status = 200
+        if mode == "falls":  # at the third request
+            while len(server.chats) < 3:
+                await asyncio.sleep(0.001)
+            print("CUDA error: out of luck", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(60)
 
 

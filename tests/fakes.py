@@ -58,6 +58,7 @@ class Script:
     sample_rate_hz: int | None = None
     role_event: bool = True
     usage: bool = True
+    prompt_tokens: int = 5
     continuous_usage: bool = False
     usage_delay_s: float = 0.0
     cached_tokens: int = 0
@@ -67,6 +68,7 @@ class Script:
     framing: str = "chunked"  # chunked, length or eof
     newline: str = "\n"
     split_bytes: int | None = None
+    count_prompt: bool = False  # prompt tokens are 10 and those of the texts
     close_after: bool = False  # closes the connection after the reply without having said so
     goodbye: bytes = b""  # sent after the reply, unasked
     goodbye_delay_s: float = 0.0
@@ -74,6 +76,7 @@ class Script:
     content_type: str = "text/event-stream; charset=utf-8"
     fault: Fault | None = None
     fault_at: int = 8
+    error: str | None = None  # message of an HTTP error, in place of the usual one
 
 
 ScriptChoice = Script | Callable[[int], Script]
@@ -95,6 +98,11 @@ class SeenRequest:
     raw_body: bytes = b""
 
 
+def count_tokens(text: str) -> int:
+    """What POST /tokenize answers."""
+    return sum(1 + (len(word) > 6) for word in text.split())
+
+
 @dataclass
 class FakeServer:
     """Answers chat requests by `script` on a port of its own; an async context manager.
@@ -107,6 +115,8 @@ class FakeServer:
     models_status: int = 200
     models_body: Any = None  # instead of the list of `models`
     health_status: int = 200
+    tokenizes: bool = False  # POST /tokenize; words of more than 6 letters are two tokens
+    metrics: str | None = None  # the Prometheus page; None: there is no such route
     ssl: Any = None
     seen: list[SeenRequest] = field(default_factory=list)
     num_connections: int = 0
@@ -188,13 +198,17 @@ class FakeServer:
             case "/models":
                 cards = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
                 listing = {"object": "list", "data": cards} if self.models_body is None else self.models_body
-                await _send_json(writer, self.models_status, listing)
+                await _send_page(writer, self.models_status, listing)
             case "/health":
-                await _send_json(writer, self.health_status, {"status": "ok"})
+                await _send_page(writer, self.health_status, {"status": "ok"})
+            case "/tokenize" if self.tokenizes:
+                await _send_page(writer, 200, {"count": count_tokens(request.body["prompt"])})
+            case "/metrics" if self.metrics is not None:
+                await _send_page(writer, 200, self.metrics, as_text=True)
             case "/version":
-                await _send_json(writer, 200, {"version": "fake 1.0"})
+                await _send_page(writer, 200, {"version": "fake 1.0"})
             case _:
-                await _send_json(writer, 404, {"error": {"message": "no such route", "type": "x", "code": "x"}})
+                await _send_page(writer, 404, {"error": {"message": "no such route", "type": "x", "code": "x"}})
         return True
 
     async def _chat(self, request: SeenRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -216,9 +230,12 @@ async def _read_request(reader: asyncio.StreamReader) -> SeenRequest:
     return SeenRequest(method, path, headers, json.loads(body) if body else None, body)
 
 
-async def _send_json(writer: asyncio.StreamWriter, status: int, content: Any, headers: str = "") -> None:
-    body = json.dumps(content).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+async def _send_page(
+    writer: asyncio.StreamWriter, status: int, content: Any, headers: str = "", *, as_text: bool = False
+) -> None:
+    body = content.encode() if as_text else json.dumps(content).encode()
+    kind = "text/plain" if as_text else "application/json"
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
 
@@ -253,8 +270,8 @@ class _Reply:
         fault = self.script.fault
         if fault in _STATUS_FAULTS:
             status, message, headers = _STATUS_FAULTS[fault]
-            error = {"message": message, "type": "x", "param": None, "code": None}
-            await _send_json(self.writer, status, {"error": error}, headers)
+            error = {"message": self.script.error or message, "type": "x", "param": None, "code": None}
+            await _send_page(self.writer, status, {"error": error}, headers)
             return True
         try:
             await self._send_good()
@@ -415,5 +432,8 @@ class _Reply:
         return "".join(f"w{i} " for i in range(start, end))
 
     def _usage(self, num_tokens: int) -> dict[str, Any]:
-        usage = {"prompt_tokens": 5, "completion_tokens": num_tokens, "total_tokens": 5 + num_tokens}
+        num_prompt = self.script.prompt_tokens
+        if self.script.count_prompt:
+            num_prompt = 10 + sum(count_tokens(message["content"]) for message in self.body["messages"])
+        usage = {"prompt_tokens": num_prompt, "completion_tokens": num_tokens, "total_tokens": num_prompt + num_tokens}
         return usage | {"prompt_tokens_details": {"cached_tokens": self.script.cached_tokens}}

@@ -18,6 +18,8 @@ from ming_eval.client import wire
 from ming_eval.client.exchange import Exchange, Timeouts
 from ming_eval.client.protocol import Clock, Connection
 from ming_eval.client.reply import EventCallback, ReplyReader
+from ming_eval.client.stamped import open_stamped
+from ming_eval.client.stamps import IS_SUPPORTED, ReceiveStamps
 from ming_eval.errors import TargetError
 from ming_eval.targets import Target
 from ming_eval.types import Failure, Request
@@ -25,6 +27,8 @@ from ming_eval.types import Failure, Request
 _OPEN_LIMIT_S = 9.0
 _CONNECTS_AT_ONCE = 64  # below the accept queue of common servers: a dropped SYN costs a second
 _SETTLE_AFTER_S = 0.5
+_STAMPED_SHARE = 16  # one connection in so many is read by the client itself, for the kernel's stamps
+_MOST_STAMPED = 8
 
 
 class Client:
@@ -44,6 +48,7 @@ class Client:
     ) -> None:
         self.target = target
         self.connect_times_s: list[float] = []
+        self.receive_stamps = ReceiveStamps(clock)
         self._num_connections = connections
         self._timeouts = timeouts or Timeouts()
         self._clock = clock
@@ -52,6 +57,8 @@ class Client:
         self._addresses: list[tuple[str, int]] = []
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        can_stamp = IS_SUPPORTED and self._tls is None
+        self._num_to_stamp = min(_MOST_STAMPED, -(-connections // _STAMPED_SHARE)) if can_stamp else 0
         self._head = _request_head(target)
 
     async def __aenter__(self) -> Self:
@@ -76,6 +83,14 @@ class Client:
             await self.close()
             hint = "; is the server running?" if isinstance(exc, ConnectionRefusedError | TimeoutError) else ""
             raise TargetError(f"cannot connect to {self.target.base_url}: {_reason(exc)}{hint}") from exc
+
+    async def reconnect(self) -> bool:
+        """Open one more connection for the pool; False when the server takes none."""
+        try:
+            self._idle.append(await self._connect())
+        except OSError:
+            return False
+        return True
 
     async def close(self) -> None:
         """Close every connection; requests still under way end as failures."""
@@ -151,7 +166,9 @@ class Client:
 
     def _discard(self, connection: Connection) -> None:
         connection.close()
-        self._open.discard(connection)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._num_to_stamp += connection.is_stamped
 
     async def _fill_pool(self) -> None:
         while (missing := self._num_connections - len(self._open)) > 0:
@@ -177,18 +194,31 @@ class Client:
 
     async def _connect_to(self, host: str, port: int) -> Connection:
         started_s = self._clock()
-        async with asyncio.timeout(self._timeouts.connect_s):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self._clock, self._timeouts),
-                host,
-                port,
-                ssl=self._tls,
-                server_hostname=self._endpoint.hostname if self._tls else None,
-            )
+        connection = Connection(self._clock, self._timeouts)
+        connection.is_stamped = self._num_to_stamp > 0
+        self._num_to_stamp -= connection.is_stamped
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                if connection.is_stamped:
+                    await open_stamped(host, port, connection, self.receive_stamps, self._clock)
+                else:
+                    await self._create_connection(connection, host, port)
+        except BaseException:
+            self._num_to_stamp += connection.is_stamped
+            raise
         connection.connect_s = self._clock() - started_s
         self.connect_times_s.append(connection.connect_s)
         self._open.add(connection)
         return connection
+
+    async def _create_connection(self, connection: Connection, host: str, port: int) -> None:
+        await asyncio.get_running_loop().create_connection(
+            lambda: connection,
+            host,
+            port,
+            ssl=self._tls,
+            server_hostname=self._endpoint.hostname if self._tls else None,
+        )
 
     async def _resolve(self) -> list[tuple[str, int]]:
         port = self._endpoint.port or (443 if self._tls else 80)

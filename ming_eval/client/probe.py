@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -55,6 +56,37 @@ async def fetch_metrics(target: Target) -> str | None:
     return body.decode("utf-8", "replace") if status == 200 else None
 
 
+async def count_tokens(target: Target, text: str) -> int | None:
+    """Tokens of `text` without special ones by POST /tokenize, None where there is no such route.
+
+    Raises:
+        TargetError: nobody listens.
+    """
+    question = {"model": target.model, "prompt": text, "add_special_tokens": False}
+    status, body = await _post(target, f"{target.root_url}/tokenize", question)
+    content = _json(body) if status == 200 else None
+    count = content.get("count") if isinstance(content, dict) else None
+    return count if isinstance(count, int) else None
+
+
+async def count_prompt_tokens(target: Target, text: str) -> int | None:
+    """Prompt tokens of a chat with `text` alone, template included, by the usage of an answer of one token.
+
+    Raises:
+        TargetError: nobody listens.
+    """
+    question = {
+        "model": target.model,
+        "messages": [{"role": "user", "content": text}],
+        target.dialect.max_tokens_key: 1,
+    }
+    status, body = await _post(target, f"{target.base_url}/chat/completions", question)
+    content = _json(body) if status == 200 else None
+    usage = content.get("usage") if isinstance(content, dict) else None
+    count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else None
+
+
 async def is_healthy(target: Target) -> bool:
     """True when the server takes work; one without GET /health is judged by its model list."""
     try:
@@ -64,6 +96,15 @@ async def is_healthy(target: Target) -> bool:
     except TargetError:
         return False
     return status == 200
+
+
+async def takes_work(target: Target) -> bool:
+    """False while a server that listens again is still getting ready (GET /health answers 5xx), or does not answer."""
+    try:
+        status, _ = await _get(target, f"{target.root_url}/health")
+    except TargetError:
+        return False
+    return status < 500
 
 
 async def wait_healthy(target: Target, *, timeout_s: float) -> None:
@@ -80,11 +121,19 @@ async def wait_healthy(target: Target, *, timeout_s: float) -> None:
 
 
 async def _get(target: Target, url: str) -> tuple[int, bytes]:
+    return await _ask(target, "GET", url, None)
+
+
+async def _post(target: Target, url: str, question: Mapping[str, Any]) -> tuple[int, bytes]:
+    return await _ask(target, "POST", url, question)
+
+
+async def _ask(target: Target, method: str, url: str, question: Mapping[str, Any] | None) -> tuple[int, bytes]:
     headers = dict(target.all_headers())
     try:
         async with (
             aiohttp.ClientSession(headers=headers, timeout=_LIMITS) as session,
-            session.get(url, allow_redirects=False) as response,
+            session.request(method, url, json=question, allow_redirects=False) as response,
         ):
             return response.status, await response.read()
     except aiohttp.ClientConnectorError as exc:

@@ -41,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._usable = False
         self.idle_since_s = clock()
         self.connect_s = 0.0  # set by who opened it
+        self.is_stamped = False  # the kernel's receive stamps are read; set by who opened it
 
     @property
     def usable(self) -> bool:

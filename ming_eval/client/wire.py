@@ -110,10 +110,15 @@ class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
+class _CompletionDetails(msgspec.Struct, gc=False):
+    audio_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -246,8 +251,13 @@ def _closed(chunk: _Chunk, events: list[Event], time_s: float) -> list[Event]:
 
 
 def _usage(usage: _Usage) -> Usage:
-    details = usage.prompt_tokens_details
-    return Usage(usage.prompt_tokens, usage.completion_tokens, details.cached_tokens if details else None)
+    read, made = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        read.cached_tokens if read else None,
+        made.audio_tokens if made else None,
+    )
 
 
 # --- Error bodies ------------------------------------------------------------------------------------------------

@@ -13,8 +13,34 @@ import typer
 from ming_eval.errors import MingEvalError
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds one folder per run.")]
+
+
+def _checked_json(json_path: str | None) -> str | None:
+    """A path that cannot be written to is found before anything is measured."""
+    if json_path not in (None, "-"):
+        from ming_eval import results
+
+        with exit_on_error():
+            results.check_writable(Path(json_path))
+    return json_path
+
+
 JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="PATH", help="Also write the result as JSON; - is standard output.")
+    str | None,
+    typer.Option(
+        "--json", metavar="PATH", callback=_checked_json, help="Also write the result as JSON; - is standard output."
+    ),
+]
+MaxErrorRateOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of failed requests above which the exit code is 1.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="SECONDS",
+        help="Without output for so long, a request has failed. [default: 120 to the first output, 60 after it]",
+    ),
 ]
 DEFAULT_OUT = Path("results")
 
@@ -37,9 +63,15 @@ def show(text: str, value: object, json_path: str | None) -> None:
     Raises:
         DataError: the JSON file cannot be written.
     """
+    typer.echo(text, nl=False, err=json_path == "-")
     if json_path is not None:
         _write_json(value, json_path)
-    typer.echo(text, nl=False, err=json_path == "-")
+
+
+def nothing_measured() -> typer.Exit:
+    """Say that a run was interrupted too early to leave anything; to be raised."""
+    typer.echo("ming-eval: interrupted before the first request; nothing was measured", err=True)
+    return typer.Exit(130)
 
 
 def words(ctx: typer.Context) -> tuple[str, ...]:

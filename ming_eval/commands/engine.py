@@ -27,7 +27,8 @@ Main options:
   --served-model-name NAME  model name that clients use
   --tp N                    ranks of tensor parallelism [default: 1]
   --device cpu|cuda         where the model runs
-  --dtype TYPE              bfloat16 or float32 [default: as stored]
+  --dtype TYPE              float32, bfloat16 or float16 [default: as stored]
+  --memory-fraction F       share of device memory to use [default: 0.9]
   --skip-tokenizer          token ids in and out only
   --api-key-file PATH       keys that clients must send, one a line
   --max-queue N             waiting requests above which new ones get HTTP 429
@@ -47,7 +48,7 @@ INSPECT_EXAMPLES = """
 \b
 Examples:
   ming-eval model inspect ./Ming-flash-omni-2.0
-  ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16
+  ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16 --memory 141
 """
 
 VERIFY_EXAMPLES = """
@@ -56,27 +57,41 @@ Examples:
   ming-eval model verify ./Ming-flash-omni-2.0
 """
 
+MODEL_EXAMPLES = """
+\b
+Examples:
+  ming-eval model inspect ./Ming-flash-omni-2.0
+      what it holds, and what it needs on one device
+  ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16 --memory 141
+      whether it fits on 4 devices of 141 GiB each
+  ming-eval model inspect ./Ming-flash-omni-2.0 --json -
+      everything as JSON
+  ming-eval model verify ./Ming-flash-omni-2.0
+      every tensor name against the loader
+"""
+
 ModelPath = Annotated[Path, typer.Argument(metavar="PATH", help="Checkpoint directory.")]
 
 
 def serve(ctx: typer.Context) -> None:
     """Serve a model (the text that users see is `SERVE_HELP`)."""
-    _run(["serve", *ctx.args])
+    from ming_eval.launch import run_server
+
+    with exit_on_error():
+        raise typer.Exit(run_server(ctx.args))
 
 
 def inspect(ctx: typer.Context, path: ModelPath) -> None:
     """Show what a checkpoint holds and needs.
 
-    Further options are passed on to `python -m engine inspect`.
+    Options: --tp N (tensor-parallel ranks), --dtype auto|float32|bfloat16|float16 (weights and cache), --memory GIB
+    (of one device, e.g. 141), --json PATH (everything; - is standard output).
     """
     _run(["inspect", str(path), *ctx.args])
 
 
 def verify(ctx: typer.Context, path: ModelPath) -> None:
-    """Check a checkpoint against the loader.
-
-    No weights are read. Further options are passed on to `python -m engine verify`.
-    """
+    """Check a checkpoint against the loader. No weights are read."""
     _run(["verify", str(path), *ctx.args])
 
 

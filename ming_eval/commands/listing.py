@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ming_eval.commands.common import JsonOption, exit_on_error, show
+from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from ming_eval.report.grid import Grid
@@ -30,14 +31,22 @@ class What(StrEnum):
 
 
 def list_names(
-    what: Annotated[What | None, typer.Argument(help="Which of them; all when left out.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[profiles|prompts|dialects]", help="Which of them; all when left out.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """List profiles, prompt sets and dialects."""
     with exit_on_error():
-        tables = {kind.value: _table(kind) for kind in ([what] if what else What)}
+        tables = {kind.value: _table(kind) for kind in ([_chosen(what)] if what else What)}
         text = "\n".join(f"{name}\n{table.text()}" for name, table in tables.items())
         show(text, {name: _as_dicts(table) for name, table in tables.items()}, json_path)
+
+
+def _chosen(what: str) -> What:
+    if what not in list(What):
+        raise UsageError(f"nothing is called {what!r}: choose one of {', '.join(What)}, or leave it out for all")
+    return What(what)
 
 
 def _table(kind: What) -> Grid:
@@ -70,8 +79,16 @@ def _dialects() -> Grid:
     from ming_eval.report.grid import Grid
     from ming_eval.targets import DIALECTS
 
-    rows = [[each.name, each.title, "yes" if each.supports_ignore_eos else "no"] for each in DIALECTS.values()]
-    return Grid(["name", "servers", "ignore_eos"], rows, num_labels=3)
+    rows = [
+        [
+            each.name,
+            each.title,
+            "yes" if each.supports_ignore_eos else "no",
+            "run against" if each.is_tested else "untested: from documentation",
+        ]
+        for each in DIALECTS.values()
+    ]
+    return Grid(["name", "servers", "ignore_eos", "tested"], rows, num_labels=4)
 
 
 def _as_dicts(table: Grid) -> list[dict[str, str]]:

@@ -1,154 +1,190 @@
-"""One sweep from start to end: server, manifest, measurement, summary; what is written whatever happens."""
+"""One measurement from start to end: servers, folder, manifest, the measuring itself; kept whatever ends it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ming_eval import manifest as manifests
 from ming_eval import results, run_folder
-from ming_eval.errors import TargetError
+from ming_eval.commands.backends import Servers
+from ming_eval.commands.failed_start import write_failed_start
+from ming_eval.errors import MingEvalError, TargetError, UsageError
 from ming_eval.launch import BUNDLED_NAME, BundledServer, running
 from ming_eval.load.identify import identify
 from ming_eval.load.interrupt import run, run_until_stopped
-from ming_eval.load.plan import LoadPlan
-from ming_eval.load.summary import INTERRUPTED, summarise_run
-from ming_eval.load.sweep import Sweep
+from ming_eval.load.summary import INTERRUPTED
 from ming_eval.manifest import Manifest
-from ming_eval.report.markdown import sweep_markdown
 from ming_eval.report.progress import Progress
-from ming_eval.results import Backend, Summary, Verdict
+from ming_eval.results import Backend, RunSummary, Verdict
 from ming_eval.run_folder import Redactor, RequestLog
 from ming_eval.targets import Target
 
+# What a command does once its servers are there. It keeps its results itself, as they come.
+# The last argument is the run's clock zero on this process's clock.
+Measure = Callable[[Sequence[Target], RequestLog, float], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
-class SweepJob:
-    """What the command line asked for. Without targets the bundled engine is started with `engine_args`."""
+class Job:
+    """What the command line asked for; `command` is the verb, `words` the whole line without secrets.
 
-    plan: LoadPlan
-    targets: tuple[Target, ...]
-    guess_dialect: bool
-    engine_args: tuple[str, ...]
+    `resume` is the folder of a run that is to be finished rather than a new one begun.
+    """
+
+    command: str
+    words: tuple[str, ...]
+    servers: Servers
     out: Path
-    command: tuple[str, ...]
+    seed: int
+    settings: Mapping[str, Any]
+    resume: Path | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A run that has been written."""
+class Ended:
+    """A measurement that is over; `cut_short` is why it did not get to its end, None when it did."""
 
     folder: Path
-    summary: Summary
+    manifest: Manifest
+    cut_short: Verdict | None
 
 
-def run_job(job: SweepJob, progress: Progress) -> Finished | None:
-    """Run a sweep and write its folder; None when it was interrupted before there was anything to write.
+def run_job(job: Job, measure: Measure, progress: Progress) -> Ended | None:
+    """Run a measurement; None when it was interrupted before there was anything to write.
 
     Raises:
+        UsageError: the bundled engine refuses its options or its model.
         TargetError: a server is not there, or does not start.
         DataError: results cannot be written.
     """
-    session = _Session(job, progress)
+    session = _Session(job, measure, progress)
     cut_short: Verdict | None = None
     try:
         if not run(session.run()):
             cut_short = INTERRUPTED
-    except TargetError as exc:
-        if session.sweep is None:
+    except (TargetError, UsageError) as exc:
+        if session.manifest is None:
+            session.keep_failed_start(Verdict("failed", exc.exit_code, _one_line(exc)))
             raise
         progress.say(f"ming-eval: {exc}")
-        cut_short = Verdict("aborted", exc.exit_code, str(exc).splitlines()[0])
-    return session.finish(cut_short)
+        cut_short = Verdict("aborted", exc.exit_code, _one_line(exc))
+    if cut_short is not None and session.manifest is None:
+        session.keep_failed_start(cut_short)
+    return session.end(cut_short)
 
 
-def write_reports(folder: Path, summary: Summary, manifest: Manifest) -> None:
+def write_reports(folder: Path, summary: RunSummary, markdown: str) -> None:
     """Write `summary.json` and `summary.md`.
 
     Raises:
         DataError: they cannot be written.
     """
     results.write(summary, folder / "summary.json")
-    results.write_whole(folder / "summary.md", sweep_markdown(summary, manifest).encode())
+    results.write_whole(folder / "summary.md", markdown.encode())
 
 
 class _Session:
-    """The state that must outlive an interruption."""
+    """The state that must outlive an interruption; `manifest` is there from when the measuring starts."""
 
-    def __init__(self, job: SweepJob, progress: Progress) -> None:
-        self.sweep: Sweep | None = None
+    def __init__(self, job: Job, measure: Measure, progress: Progress) -> None:
+        self.manifest: Manifest | None = None
         self._job = job
+        self._measure = measure
         self._progress = progress
         self._folder: Path | None = None
         self._server: BundledServer | None = None
-        self._manifest: Manifest | None = None
 
     async def run(self) -> bool:
-        """True when the sweep has come to its end, False when a signal stopped it."""
+        """True when the measurement has come to its end, False when a signal stopped it."""
         ticker = asyncio.create_task(self._progress.tick())
         try:
             return await run_until_stopped(self._work(), on_forced_exit=self._kill)
         finally:
             ticker.cancel()
 
-    def finish(self, cut_short: Verdict | None) -> Finished | None:
-        """Write what there is."""
-        if self._folder is None or self._manifest is None or self.sweep is None:
+    def end(self, cut_short: Verdict | None) -> Ended | None:
+        """Complete the manifest."""
+        if self._folder is None or self.manifest is None:
             return None
-        finished = manifests.utc_now()
-        manifest = replace(self._manifest, finished=finished)
+        manifest = replace(manifests.read(self._folder), finished=manifests.utc_now())
         manifests.write(manifest, self._folder)
-        summary = summarise_run(manifest, self.sweep.records, finished=finished, cut_short=cut_short)
-        write_reports(self._folder, summary, manifest)
-        return Finished(self._folder, summary)
+        return Ended(self._folder, manifest, cut_short)
+
+    def keep_failed_start(self, verdict: Verdict) -> None:
+        """Complete the folder of a run whose engine never took work: it holds the engine's log."""
+        if self._folder is not None and self._job.resume is None:
+            never_asked = Backend(BUNDLED_NAME, "", BUNDLED_NAME, None, None, launched=True)
+            write_failed_start(self._folder, self._describe(self._folder, [never_asked]), verdict)
 
     async def _work(self) -> None:
         async with AsyncExitStack() as stack:
-            targets = self._job.targets
+            targets = self._job.servers.targets
             if not targets:
                 targets = (await self._start_engine(stack),)
-            try:
-                await self._measure(targets)
-            except TargetError as exc:
-                raise (self._server.explain(exc) if self._server else exc) from exc
+            measuring = self._measure_all(targets)
+            await (measuring if self._server is None else self._server.while_alive(measuring))
 
     async def _start_engine(self, stack: AsyncExitStack) -> Target:
-        self._server = BundledServer(self._job.engine_args, self._new_folder([BUNDLED_NAME]) / "engine.log")
+        log_path = self._new_folder([BUNDLED_NAME]) / "engine.log"
+        self._server = BundledServer(self._job.servers.engine_args, log_path)
         return await stack.enter_async_context(running(self._server, self._progress.status))
 
-    async def _measure(self, targets: Sequence[Target]) -> None:
+    async def _measure_all(self, targets: Sequence[Target]) -> None:
         identified = [
             await identify(
                 target,
                 launched=self._server is not None,
-                guess_dialect=self._job.guess_dialect,
+                guess_dialect=self._job.servers.guess_dialect,
                 warn=self._progress.say,
             )
             for target in targets
         ]
         folder = self._folder or self._new_folder([target.name for target in targets])
-        self._manifest = await asyncio.to_thread(self._describe, folder, [backend for _, backend in identified])
-        manifests.write(self._manifest, folder)
+        backends = [backend for _, backend in identified]
+        if self._job.resume is None:
+            self.manifest = await asyncio.to_thread(self._describe, folder, backends)
+        else:
+            self.manifest = self._resumed(self._job.resume, backends)
+        manifests.write(self.manifest, folder)
+        zero_s = time.perf_counter() - manifests.age_s(self.manifest)
         with RequestLog(folder, Redactor(_secrets(targets))) as log:
-            self.sweep = Sweep(self._job.plan, [target for target, _ in identified], log, self._progress)
-            await self.sweep.run()
+            await self._measure([target for target, _ in identified], log, zero_s)
+
+    def _resumed(self, folder: Path, backends: Sequence[Backend]) -> Manifest:
+        """The manifest of the run that goes on; says what is not as it was."""
+        manifest = manifests.read(folder)
+        if not any(backend.url for backend in manifest.backends):  # its engine never took work
+            return replace(manifest, finished=None, backends=tuple(backends))
+        for before, now in zip(manifest.backends, backends, strict=True):
+            if (before.model, before.version, before.dialect) != (now.model, now.version, now.dialect):
+                self._progress.say(f"{now.name} is not as it was: {_identity(before)} before, {_identity(now)} now")
+        return replace(manifest, finished=None)
 
     def _new_folder(self, names: Sequence[str]) -> Path:
-        self._folder = run_folder.create(self._job.out, "sweep", names)
+        if self._job.resume is not None:
+            self._folder = self._job.resume
+        else:
+            self._folder = run_folder.create(self._job.out, self._job.command, names)
         return self._folder
 
     def _describe(self, folder: Path, backends: Sequence[Backend]) -> Manifest:
         return Manifest(
             run=folder.name,
-            command=self._job.command,
+            command=self._job.words,
             started=manifests.utc_now(),
             finished=None,
-            seed=self._job.plan.seed,
-            settings=asdict(self._job.plan),
+            seed=self._job.seed,
+            settings=self._job.settings,
             backends=tuple(backends),
+            engine_args=self._job.servers.engine_args,
+            note=self._job.note,
             versions=manifests.versions(),
             git=manifests.git_state(),
             host=manifests.this_host(),
@@ -157,6 +193,16 @@ class _Session:
     def _kill(self) -> None:
         if self._server is not None:
             self._server.kill()
+
+
+def _one_line(error: MingEvalError) -> str:
+    """What the first line says; where a log follows, with its last line."""
+    first, *log = str(error).splitlines()
+    return f"{first} {log[-1].strip()}" if log else first
+
+
+def _identity(backend: Backend) -> str:
+    return f"model {backend.model}, version {backend.version}, dialect {backend.dialect}"
 
 
 def _secrets(targets: Sequence[Target]) -> tuple[str, ...]:

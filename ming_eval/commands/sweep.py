@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ming_eval.commands.common import DEFAULT_OUT, JsonOption, OutOption, exit_on_error, show, words
-from ming_eval.errors import UsageError
+from ming_eval.commands import load_options
+from ming_eval.commands.backends import (
+    ApiKeyOption,
+    BackendOption,
+    DialectOption,
+    HeaderOption,
+    ModelOption,
+    Servers,
+    choose_servers,
+)
+from ming_eval.commands.common import (
+    DEFAULT_OUT,
+    JsonOption,
+    MaxErrorRateOption,
+    OutOption,
+    TimeoutOption,
+    exit_on_error,
+    nothing_measured,
+    show,
+    words,
+)
+from ming_eval.commands.config_option import ConfigOption
+from ming_eval.commands.resume import resumed_job
 
 if TYPE_CHECKING:
-    from ming_eval.commands.session import Finished, SweepJob
+    from ming_eval.commands.capacity import Extras
+    from ming_eval.commands.session import Job
+    from ming_eval.commands.sweep_run import FinishedSweep
     from ming_eval.load.plan import LoadPlan
-    from ming_eval.targets import Target
 
 EXAMPLES = """
 \b
@@ -34,6 +55,15 @@ Examples:
       a key from the environment, the summary as JSON on standard output
   ming-eval sweep --model ./Ming-flash-omni-2.0 -- --tp 4
       options after -- go to the bundled engine
+  ming-eval sweep --backend a=http://localhost:8000 --rate 1..16 --duration 60 --slo ttft=500ms
+      an open loop: Poisson arrivals at 1, 2, 4, 8 and 16 requests per second,
+      and the share of requests with a first output within 500 ms
+  ming-eval sweep --concurrency 1..256 --search "ttft_ms.p99<500 and tpot_ms.p95<50"
+      the highest load that meets both limits
+  ming-eval sweep --config nightly.toml --seed 7
+      options from a TOML file (max-tokens = 128), the seed from here
+  ming-eval sweep --resume 20260615T101500Z-sweep-a
+      finish a run that was cut short
 """
 
 
@@ -43,14 +73,13 @@ def sweep(
         str | None,
         typer.Option(metavar="POINTS", help="1..32 doubles, 1..32:4 steps by 4, 1,3,9 lists. [default: 1..32]"),
     ] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=URL", help="A server to measure; repeatable. Without it, the bundled engine runs."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model to ask for [default: the first one listed]; of the bundled engine, what it loads."),
-    ] = None,
+    rate: load_options.RateOption = None,
+    arrivals: load_options.ArrivalsOption = None,
+    burstiness: load_options.BurstinessOption = None,
+    trace: load_options.TraceOption = None,
+    max_in_flight: load_options.MaxInFlightOption = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
     profile: Annotated[str, typer.Option(help="Load profile; `ming-eval list profiles` shows them.")] = "chat",
     requests: Annotated[
         int | None, typer.Option(min=1, help="Requests per point. [default: max(16, 4 x concurrency)]")
@@ -67,32 +96,42 @@ def sweep(
         int | None, typer.Option(min=0, help="Waves of requests before each point that count nowhere. [default: 1]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of the prompts; sent with each request.")] = 0,
-    max_error_rate: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of failed requests above which the exit code is 1.")
-    ] = 0.05,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="Without output for so long, a request has failed. [default: 120 to the first output, 60 after it]",
-        ),
-    ] = None,
-    dialect: Annotated[
-        str | None, typer.Option(help="How the servers spell the API. [default: from their model card]")
-    ] = None,
-    header: Annotated[
-        list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent to every server; repeatable, never stored.")
-    ] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
-    ] = None,
+    input_tokens: load_options.InputTokensOption = None,
+    output_tokens: load_options.OutputTokensOption = None,
+    tokenizer: load_options.TokenizerOption = None,
+    duration: load_options.DurationOption = None,
+    until: load_options.UntilOption = None,
+    stop_error_rate: load_options.StopErrorRateOption = None,
+    max_time: load_options.MaxTimeOption = None,
+    order: load_options.OrderOption = "given",
+    rest: load_options.RestOption = 0.0,
+    outage_limit: load_options.OutageLimitOption = 30.0,
+    nonce: load_options.NonceOption = True,
+    slo: load_options.SloOption = None,
+    max_error_rate: MaxErrorRateOption = 0.05,
+    timeout: TimeoutOption = None,
+    dialect: DialectOption = None,
+    header: HeaderOption = None,
+    api_key_env: ApiKeyOption = None,
+    search: load_options.SearchOption = None,
+    gpus: load_options.GpusOption = None,
+    price_per_hour: load_options.PriceOption = None,
+    note: load_options.NoteOption = None,
+    resume: load_options.ResumeOption = None,
+    dry_run: load_options.DryRunOption = False,
+    config: ConfigOption = None,  # noqa: ARG001 - has done its work when the others are read
     out: OutOption = DEFAULT_OUT,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure servers at rising concurrency."""
+    """Measure servers at rising concurrency, or at rising rates of requests."""
     with exit_on_error():
+        if resume is not None:
+            job, plan = resumed_job(ctx, resume, out=out, headers=header or [], key_variable=api_key_env)
+            _finish(_run(job, plan), json_path)
+        from ming_eval.commands.capacity import choose_extras
+        from ming_eval.load.plan import Order, Shape
         from ming_eval.load.profiles import find_profile, override, plan_load
+        from ming_eval.load.shaping import ShapeOptions, choose, shape_load
 
         chosen = override(
             find_profile(profile),
@@ -102,96 +141,75 @@ def sweep(
             ignore_eos=ignore_eos,
             warmup_waves=warmup,
         )
-        plan = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
-        targets = _targets(backend or [], model, dialect, header or [], api_key_env)
-        job = _job(plan, targets, model, guess_dialect=dialect is None, engine_args=ctx.args, out=out, typed=words(ctx))
-        finished = _run(job)
-        show(_text(finished), finished.summary, json_path)
+        options = ShapeOptions(
+            rate=rate,
+            arrivals=choose(Shape, "--arrivals", arrivals),
+            burstiness=burstiness,
+            trace=trace,
+            max_in_flight=max_in_flight,
+            order=choose(Order, "--order", order) or Order.GIVEN,
+            duration_s=duration,
+            stop_error_rate=stop_error_rate,
+            until=until,
+            rest_s=rest,
+            outage_limit_s=outage_limit,
+            max_time_s=max_time,
+            nonce=nonce,
+            slos=slo or (),
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            tokenizer=tokenizer,
+        )
+        base = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
+        plan = shape_load(base, options)
+        servers = choose_servers(
+            backend or [],
+            model=model,
+            dialect=dialect,
+            headers=header or [],
+            key_variable=api_key_env,
+            engine_args=ctx.args,
+        )
+        if dry_run:
+            from ming_eval.commands.dry_run import dry_run_text
+
+            typer.echo(dry_run_text(plan, servers.targets), nl=False)
+            raise typer.Exit
+        extras = choose_extras(plan, len(servers.targets), search, gpus, price_per_hour)
+        _finish(_run(_job(words(ctx), servers, out, plan, note), plan, extras), json_path)
+
+
+def run_and_describe(job: Job, plan: LoadPlan) -> tuple[FinishedSweep, str]:
+    """Run a sweep; what it left and the text for the terminal."""
+    finished = _run(job, plan)
+    return finished, _text(finished)
+
+
+def _finish(finished: FinishedSweep, json_path: str | None) -> NoReturn:
+    show(_text(finished), finished.summary, json_path)
     raise typer.Exit(finished.summary.verdict.exit_code)
 
 
-def _targets(
-    backends: Sequence[str], model: str | None, dialect: str | None, headers: Sequence[str], key_variable: str | None
-) -> tuple[Target, ...]:
-    from ming_eval.targets import Target
-
-    pairs = [_header(text) for text in headers]
-    api_key = _api_key(key_variable)
-    targets = []
-    for text in backends:
-        name, url = split_backend(text)
-        targets.append(
-            Target.at(url, name=name, model=model, headers=pairs, api_key=api_key, dialect=dialect or "openai")
-        )
-    names = [target.name for target in targets]
-    if len(set(names)) != len(names):
-        raise UsageError(f"two backends have one name in {', '.join(names)}: write --backend NAME=URL with other names")
-    return tuple(targets)
-
-
-def split_backend(text: str) -> tuple[str | None, str]:
-    """Name and URL of `NAME=URL`; a bare URL has no name.
-
-    Raises:
-        UsageError: the name is empty or holds characters that a file name should not.
-    """
-    name, equals, url = text.partition("=")
-    if not equals or "://" in name:
-        return None, text
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise UsageError(f"bad backend name {name!r}: use letters, digits, dot, dash and underscore")
-    return name, url
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise UsageError("a header without a colon: write --header 'NAME: VALUE'")
-    return name.strip(), value.strip()
-
-
-def _api_key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if variable not in os.environ:
-        raise UsageError(f"--api-key-env {variable}: there is no such environment variable")
-    return os.environ[variable]
-
-
-def _job(
-    plan: LoadPlan,
-    targets: tuple[Target, ...],
-    model: str | None,
-    *,
-    guess_dialect: bool,
-    engine_args: Sequence[str],
-    out: Path,
-    typed: Sequence[str],
-) -> SweepJob:
-    from ming_eval.commands.session import SweepJob
+def _job(typed: Sequence[str], servers: Servers, out: Path, plan: LoadPlan, note: str | None) -> Job:
+    from ming_eval.commands.session import Job
     from ming_eval.manifest import redacted_command
 
-    if engine_args and not engine_args[0].startswith("-"):
-        raise UsageError(f"unexpected argument {engine_args[0]!r}: a server is named with --backend NAME=URL")
-    if engine_args and targets:
-        raise UsageError("options after -- are for the bundled engine, which does not run when --backend is given")
-    chosen = ("--model", model) if model is not None and not targets else ()
-    return SweepJob(plan, targets, guess_dialect, (*chosen, *engine_args), out, redacted_command(typed))
+    return Job("sweep", redacted_command(typed), servers, out, plan.seed, asdict(plan), note=note)
 
 
-def _run(job: SweepJob) -> Finished:
-    from ming_eval.commands.session import run_job
+def _run(job: Job, plan: LoadPlan, extras: Extras | None = None) -> FinishedSweep:
+    from ming_eval.commands.sweep_run import NO_EXTRAS, run_sweep
     from ming_eval.report.progress import Progress
 
     with Progress() as progress:
-        finished = run_job(job, progress)
+        finished = run_sweep(job, plan, progress, extras or NO_EXTRAS)
     if finished is None:
-        typer.echo("ming-eval: interrupted before the first request; nothing was measured", err=True)
-        raise typer.Exit(130)
+        raise nothing_measured()
     return finished
 
 
-def _text(finished: Finished) -> str:
+def _text(finished: FinishedSweep) -> str:
     from ming_eval.report.terminal import sweep_text
 
-    return f"{sweep_text(finished.summary)}\n{finished.folder / 'summary.md'}\n"
+    more = finished.findings.text + finished.compared.text()
+    return f"{sweep_text(finished.summary)}\n{more}{finished.folder / 'summary.md'}\n"

@@ -11,7 +11,12 @@ from ming_eval.errors import TargetError
 from ming_eval.results import Backend
 from ming_eval.targets import DIALECTS, Target
 
-_DIALECT_OF_OWNER = {"ming-eval": "ming", "vllm": "vllm", "sglang": "sglang"}  # `owned_by` of the model card
+_DIALECT_OF_OWNER = {
+    "ming-eval": "ming",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llamacpp": "llamacpp",
+}  # `owned_by` of the model card
 
 
 async def identify(

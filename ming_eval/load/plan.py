@@ -1,13 +1,66 @@
-"""What one sweep will do: points, lengths, seed; parsed from the command line and stored in the manifest."""
+"""What one sweep will do: points, load shape, lengths, seed; from the command line, stored in the manifest."""
 
 from __future__ import annotations
 
+import math
+import random
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ming_eval.errors import UsageError
+from ming_eval.types import RequestRecord
 
 MAX_CONCURRENCY = 65_536  # more connections than one address has ports
+MAX_RATE_PER_S = 100_000.0
+_CAP_WAVES = 1_000  # requests per slot at which a point ends that is to stop by another rule
+_TRACE_WARMUP = 16
+_OPEN_LOOP_S = 30.0  # of an open loop that is limited by nothing else
+
+
+class Shape(StrEnum):
+    """What decides when requests are sent."""
+
+    CLOSED = "closed"  # a number of users, each with one request at a time
+    WAVES = "waves"  # as many at once, the next wave when all of them have ended
+    CONSTANT = "constant"  # open loops: a rate, whatever the server does
+    POISSON = "poisson"
+    GAMMA = "gamma"
+    RAMP = "ramp"
+    TRACE = "trace"
+
+
+OPEN_SHAPES = frozenset({Shape.CONSTANT, Shape.POISSON, Shape.GAMMA})
+
+
+class Order(StrEnum):
+    """In which order the points are visited. `interleaved` takes the lowest, the highest, the second lowest, ..."""
+
+    GIVEN = "given"
+    RANDOM = "random"
+    INTERLEAVED = "interleaved"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The load of one point: requests in flight, and for an open loop the rate at which they come.
+
+    In an open loop `concurrency` is only the most that may be in flight.
+    """
+
+    concurrency: int
+    rate_per_s: float | None = None
+
+    @property
+    def label(self) -> str:
+        """`c8` for 8 in flight, `r2.5` for 2.5 per second; in ids and file names."""
+        return f"c{self.concurrency}" if self.rate_per_s is None else f"r{self.rate_per_s:g}"
+
+    @property
+    def title(self) -> str:
+        """For people: `c=8`, `2.5/s`."""
+        return f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +70,14 @@ class LoadPlan:
     `requests` is the number per point, None for max(16, 4 x concurrency). `warmup_waves` waves of as many requests
     as the point's concurrency run before each point and count nowhere. `max_error_rate` is a share, 0 to 1.
     `timeout_s` is how long a request may go without output, None for the client's own limits.
+
+    `rates_per_s` are the points of an open loop; of a ramp, its first and last rate. `concurrencies` then has one
+    entry, the most that may be in flight. `burstiness` belongs to gamma arrivals. `duration_s`, `stop_error_rate` and
+    `until_ci` end a point early (`StopRules`). `rest_s` is kept between points. `outage_limit_s` is how long a server
+    may be away, `max_time_s` how long the run may take. With `nonce` every prompt begins with a number of its own, so
+    that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
+    `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
+    bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
     """
 
     profile: str
@@ -29,14 +90,68 @@ class LoadPlan:
     seed: int
     max_error_rate: float
     timeout_s: float | None = None
+    shape: Shape = Shape.CLOSED
+    rates_per_s: tuple[float, ...] = ()
+    burstiness: float = 1.0
+    trace: str | None = None
+    order: Order = Order.GIVEN
+    duration_s: float | None = None
+    stop_error_rate: float | None = None
+    until_ci: float | None = None
+    rest_s: float = 0.0
+    outage_limit_s: float = 30.0
+    max_time_s: float | None = None
+    nonce: bool = True
+    slos: Mapping[str, float] = field(default_factory=dict)
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    tokenizer: str | None = None
 
-    def num_requests(self, concurrency: int) -> int:
-        """Measured requests of the point at `concurrency`."""
-        return self.requests if self.requests is not None else max(16, 4 * concurrency)
+    def levels(self) -> tuple[Level, ...]:
+        """The points, rising."""
+        if self.shape in OPEN_SHAPES:
+            return tuple(Level(self.concurrencies[0], rate) for rate in self.rates_per_s)
+        if self.shape is Shape.RAMP:
+            return (Level(self.concurrencies[0], self.rates_per_s[-1]),)
+        return tuple(Level(concurrency) for concurrency in self.concurrencies)
 
-    def num_warmup(self, concurrency: int) -> int:
-        """Requests that run before the point at `concurrency`."""
-        return self.warmup_waves * concurrency
+    def ordered_levels(self) -> tuple[Level, ...]:
+        """The points as they are visited."""
+        levels = list(self.levels())
+        if self.order is Order.RANDOM:
+            random.Random(f"points {self.seed}").shuffle(levels)
+        elif self.order is Order.INTERLEAVED:
+            levels = [levels[-(i // 2) - 1] if i % 2 else levels[i // 2] for i in range(len(levels))]
+        return tuple(levels)
+
+    @property
+    def is_counted(self) -> bool:
+        """True when the number of requests alone decides when a point ends."""
+        return self.duration_s is None and self.until_ci is None
+
+    def num_requests(self, level: Level) -> int:
+        """Measured requests of a point; the most there can be where another rule ends it."""
+        if self.requests is not None:
+            return self.requests
+        if self.shape is Shape.RAMP:
+            return math.ceil(sum(self.rates_per_s) / 2 * (self.duration_s or _OPEN_LOOP_S))
+        if level.rate_per_s is not None:
+            spare = 1 if self.duration_s is None else 2  # drawn gaps may bring more than the rate says
+            return max(16, math.ceil(spare * level.rate_per_s * (self.duration_s or _OPEN_LOOP_S)))
+        return max(16, 4 * level.concurrency) if self.is_counted else _CAP_WAVES * level.concurrency
+
+    def num_warmup(self, level: Level) -> int:
+        """Requests that run before a point: waves of its concurrency, or of what comes within a second."""
+        if self.shape is Shape.TRACE:
+            return self.warmup_waves * min(level.concurrency, _TRACE_WARMUP)
+        if level.rate_per_s is None:
+            return self.warmup_waves * level.concurrency
+        return self.warmup_waves * min(level.concurrency, math.ceil(level.rate_per_s))
+
+
+def level_of(record: RequestRecord) -> Level:
+    """The point that a record belongs to."""
+    return Level(record.concurrency, record.rate_per_s)
 
 
 def parse_concurrency(text: str) -> tuple[int, ...]:
@@ -69,3 +184,26 @@ def _range(start: int, end: int, step: int | None, text: str) -> list[int]:
         points.append(value)
         value = value * 2 if step is None else value + step
     return [*points, end]
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """The rates that `text` names, in requests per second: `0.5..8` doubles, `1,2.5,4` lists.
+
+    Raises:
+        UsageError: the text is neither, or a number is out of range.
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\.\.(\d[\d.]*)\s*", text)
+    try:
+        found = _doubled(*map(float, match.groups())) if match else tuple(map(float, text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < rate <= MAX_RATE_PER_S for rate in found):
+        raise UsageError(f"bad rate {text!r}: write requests per second as 5, as 1,2.5,4 or as 1..16 (doubling)")
+    return tuple(sorted(set(found)))
+
+
+def _doubled(first: float, last: float) -> tuple[float, ...]:
+    if not 0 < first <= last:
+        return ()
+    steps = math.ceil(math.log2(last / first))
+    return (*(first * 2**step for step in range(steps)), last)

@@ -77,7 +77,7 @@ def override(
 
 
 def plan_load(profile: Profile, *, seed: int, max_error_rate: float, timeout_s: float | None) -> LoadPlan:
-    """The sweep that `profile` stands for.
+    """The sweep that `profile` stands for, as a closed loop; `load.shaping` makes others of it.
 
     Raises:
         UsageError: its concurrency cannot be read.

@@ -7,60 +7,184 @@ exchange (record, files, progress) happens in one task of its own, after the slo
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from ming_eval.client.client import Client
 from ming_eval.client.exchange import Exchange
 from ming_eval.load.arrivals import Arrivals
+from ming_eval.load.breaker import BROKEN_CONNECTION, Breaker
 from ming_eval.types import Request
 
 OnExchange = Callable[[int, int, Exchange], None]  # index, slot, what happened
+ShouldStop = Callable[[float | None], bool]  # given when the next request is due, on the client's clock
+
+_Ended = tuple[int, int, Exchange]
 
 
-async def send_all(client: Client, arrivals: Arrivals, requests: Sequence[Request], on_exchange: OnExchange) -> None:
+async def send_all(
+    client: Client,
+    arrivals: Arrivals,
+    requests: Iterable[Request] | Bodies,
+    on_exchange: OnExchange,
+    *,
+    should_stop: ShouldStop | None = None,
+    breaker: Breaker | None = None,
+) -> None:
     """Send every request when `arrivals` has it due; `on_exchange` gets each as it ends.
+
+    All bodies are built before the first request is sent; `Bodies` were built by the caller, as many as it wanted, and
+    get one more whenever a request has ended. `should_stop` is asked before each request; `breaker` holds all of them
+    back, and moves what is due, while the server is away.
 
     When cancelled, requests in flight are given up and those that have ended still reach `on_exchange`.
     An error that `on_exchange` raises ends the run and is raised here.
     """
-    bodies = [client.prepare(request) for request in requests]
-    ended: asyncio.Queue[tuple[int, int, Exchange]] = asyncio.Queue()
-    start_s = time.perf_counter()
-    work = enumerate(zip(arrivals.due_times_s(), requests, bodies, strict=False))  # due times never end
-
-    async def run_slot(slot: int) -> None:
-        for index, (due_s, request, body) in work:
-            if due_s is not None:
-                await asyncio.sleep(start_s + due_s - time.perf_counter())
-            intended_s = None if due_s is None else start_s + due_s
-            ended.put_nowait((index, slot, await client.send(request, body, intended_s=intended_s)))
-
-    async def hand_on() -> None:
-        for _ in requests:
-            on_exchange(*await ended.get())
-
+    bodies = requests if isinstance(requests, Bodies) else Bodies(client, requests)
+    run = _Run(client, arrivals, bodies, should_stop, breaker)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(hand_on())
-            for slot in range(min(arrivals.slots, len(requests))):
-                group.create_task(run_slot(slot))
+            group.create_task(run.hand_on(on_exchange))
+            for slot in range(arrivals.slots):
+                group.create_task(run.fill_slot(slot))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     except asyncio.CancelledError:
-        while not ended.empty():
-            on_exchange(*ended.get_nowait())
+        run.hand_on_rest(on_exchange)
         raise
 
 
-@contextmanager
-def frozen_garbage() -> Iterator[None]:
-    """Keep what exists out of the garbage collector's sight, so that its pauses do not grow with it."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+class Bodies:
+    """Requests with their bodies, built before they are needed: all of them at once, or `ahead` of a long supply."""
+
+    def __init__(self, client: Client, requests: Iterable[Request], ahead: int | None = None) -> None:
+        self._client = client
+        self._requests = iter(requests)
+        self._ready: deque[tuple[Request, bytes]] = deque()
+        self._build(ahead)
+
+    def next(self) -> tuple[Request, bytes] | None:
+        """The next request, None when there is none."""
+        if not self._ready:
+            self._build(1)
+        return self._ready.popleft() if self._ready else None
+
+    def refill(self) -> None:
+        """Build one more, at a moment when nothing waits for it."""
+        self._build(1)
+
+    def _build(self, count: int | None) -> None:
+        self._ready += ((request, self._client.prepare(request)) for request in islice(self._requests, count))
+
+
+class _Run:
+    """The state that the slots of one point share."""
+
+    def __init__(
+        self,
+        client: Client,
+        arrivals: Arrivals,
+        bodies: Bodies,
+        should_stop: ShouldStop | None,
+        breaker: Breaker | None,
+    ) -> None:
+        self._client = client
+        self._bodies = bodies
+        self._should_stop = should_stop or (lambda _due_s: False)
+        self._breaker = breaker
+        self._ended: asyncio.Queue[_Ended | None] = asyncio.Queue()
+        self._num_open_slots = arrivals.slots
+        self._due_times_s = arrivals.due_times_s()
+        self._waves = _Waves(arrivals.slots) if arrivals.in_waves else None
+        self._num_started = 0
+        self._start_s = time.perf_counter()
+
+    async def fill_slot(self, slot: int) -> None:
+        """Send one request after the other until there are no more."""
+        while (work := self._next()) is not None:
+            index, request, body, due_s = work
+            if self._waves is not None:
+                await self._waves.wait_for(index)
+            if self._should_stop(self._intended_s(due_s)):
+                self._give_up()
+                break
+            intended_s = await self._until_due(due_s)
+            if self._should_stop(intended_s):
+                self._give_up()
+                break
+            exchange = await self._client.send(request, body, intended_s=intended_s)
+            self._ended.put_nowait((index, slot, exchange))
+            if self._waves is not None:
+                self._waves.one_ended()
+            if self._breaker is not None and exchange.failure in BROKEN_CONNECTION:
+                assert exchange.done_s is not None
+                await self._breaker.check(exchange.done_s)
+        self._num_open_slots -= 1
+        if self._num_open_slots == 0:
+            self._ended.put_nowait(None)
+
+    async def hand_on(self, on_exchange: OnExchange) -> None:
+        """Give every exchange away as it ends, then prepare a request in its place."""
+        while (ended := await self._ended.get()) is not None:
+            on_exchange(*ended)
+            self._bodies.refill()
+
+    def hand_on_rest(self, on_exchange: OnExchange) -> None:
+        """Give away what has ended and was not handed on yet."""
+        while not self._ended.empty():
+            if (ended := self._ended.get_nowait()) is not None:
+                on_exchange(*ended)
+
+    def _next(self) -> tuple[int, Request, bytes, float | None] | None:
+        if self._should_stop(None):
+            return None
+        try:
+            due_s = next(self._due_times_s)
+        except StopIteration:  # a trace or a ramp has ended
+            return None
+        found = self._bodies.next()
+        if found is None:
+            return None
+        self._num_started += 1
+        return self._num_started - 1, *found, due_s
+
+    async def _until_due(self, due_s: float | None) -> float | None:
+        """Sleep until a request is due and the server is there; when it was due, on the client's clock."""
+        while True:
+            if self._breaker is not None:
+                await self._breaker.pass_through()
+            intended_s = self._intended_s(due_s)  # an outage moves it
+            if intended_s is None or intended_s <= time.perf_counter():
+                return intended_s
+            await asyncio.sleep(intended_s - time.perf_counter())
+
+    def _intended_s(self, due_s: float | None) -> float | None:
+        if due_s is None:
+            return None
+        return self._start_s + due_s + (self._breaker.lost_s if self._breaker is not None else 0.0)
+
+    def _give_up(self) -> None:
+        """A request that will not be sent must not hold back the wave behind it."""
+        if self._waves is not None:
+            self._waves.one_ended()
+
+
+class _Waves:
+    """Lets a request go once all requests of earlier waves have ended."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._num_ended = 0
+        self._open = asyncio.Event()
+
+    async def wait_for(self, index: int) -> None:
+        while self._num_ended < index // self._size * self._size:
+            await self._open.wait()
+
+    def one_ended(self) -> None:
+        self._num_ended += 1
+        if self._num_ended % self._size == 0:
+            self._open.set()  # wakes who waits now
+            self._open = asyncio.Event()

@@ -4,35 +4,48 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.load.plan import LoadPlan
+from ming_eval.load.plan import Level, LoadPlan, Shape, level_of
 from ming_eval.manifest import Manifest
-from ming_eval.metrics import latency, stats
-from ming_eval.results import Achieved, Distribution, Point, Steady, Summary, Verdict
-from ming_eval.types import RequestRecord, Task, TokenSource
+from ming_eval.metrics import audio, latency, stats
+from ming_eval.metrics.cutting import cut_out
+from ming_eval.metrics.prometheus import energy, server_view
+from ming_eval.metrics.uncertainty import intervals
+from ming_eval.metrics.validity import assess, worst_of
+from ming_eval.results import Achieved, Distribution, Goodput, Point, Speech, Steady, Summary, Verdict
+from ming_eval.types import Outage, Phase, RequestRecord, Task, TokenSource
 
-INTERRUPTED = Verdict("interrupted", 130, "interrupted before the end")
-KILLED = Verdict("killed", 130, "killed before the end")
+INTERRUPTED = Verdict("interrupted", 130, "stopped by a signal before the end")
+KILLED = Verdict("killed", 130, "the process was ended before the run was")
 
 
 def summarise_run(
-    manifest: Manifest, records: Sequence[RequestRecord], *, finished: str | None, cut_short: Verdict | None
+    manifest: Manifest,
+    records: Sequence[RequestRecord],
+    phases: Sequence[Phase] = (),
+    *,
+    finished: str | None,
+    cut_short: Verdict | None,
 ) -> Summary:
-    """The summary of a sweep, in the order of its points; `cut_short` is why it did not get to its end.
+    """The summary of a sweep, by backend and rising load; `cut_short` is why it did not get to its end.
 
     Raises:
         DataError: the manifest is not that of a sweep.
     """
     plan = read_plan(manifest)
-    points = [
-        summarise_point(mine, backend.name, concurrency, plan)
-        for backend in manifest.backends
-        for concurrency in plan.concurrencies
-        if (mine := [r for r in records if r.backend == backend.name and r.concurrency == concurrency])
-    ]
+    points, not_started = [], []
+    for backend, level in product(manifest.backends, plan.levels()):
+        mine = [r for r in records if r.backend == backend.name and level_of(r) == level]
+        own_phases = [p for p in phases if _is_at(p, backend.name, level)]
+        if mine:
+            is_cut = cut_short is not None and not any(phase.complete for phase in own_phases)
+            points.append(summarise_point(mine, backend.name, level, plan, own_phases, is_cut=is_cut))
+        elif cut_short is not None:
+            not_started.append(f"{backend.name} {level.title}")
     requests, failed = sum(point.requests for point in points), sum(point.failed for point in points)
     error_rate = failed / requests if requests else None
     return Summary(
@@ -50,7 +63,17 @@ def summarise_run(
         failed=failed,
         error_rate=error_rate,
         points=tuple(points),
+        not_started=tuple(not_started),
+        validity=worst_of((_name(point), point.validity) for point in points if point.validity is not None),
     )
+
+
+def _is_at(phase: Phase, backend: str, level: Level) -> bool:
+    return phase.backend == backend and Level(phase.concurrency, phase.rate_per_s) == level
+
+
+def _name(point: Point) -> str:
+    return f"{point.backend} {Level(point.concurrency, point.rate_per_s).title}"
 
 
 def read_plan(manifest: Manifest) -> LoadPlan:
@@ -65,23 +88,44 @@ def read_plan(manifest: Manifest) -> LoadPlan:
         raise DataError(f"run {manifest.run} holds no sweep: {exc}") from exc
 
 
-def summarise_point(records: Sequence[RequestRecord], backend: str, concurrency: int, plan: LoadPlan) -> Point:
-    """All figures of one backend at one concurrency; `records` are those of this point, warm-up included."""
-    warmup = [record for record in records if record.warmup]
+def summarise_point(
+    records: Sequence[RequestRecord],
+    backend: str,
+    level: Level,
+    plan: LoadPlan,
+    phases: Sequence[Phase] = (),
+    *,
+    is_cut: bool = False,
+) -> Point:
+    """All figures of one backend at one load; `records` are those of this point, warm-up included.
+
+    `is_cut`: it did not get to its end. Requests in flight were given up, so that a rate would be too low.
+
+    Time in which no process measured is taken out of everything, time in which the server was away out of the steady
+    window and the achieved concurrency.
+    """
+    warmup = {record.id: record for record in records if record.warmup}.values()  # a resumed point warms up again
     measured = sorted((record for record in records if not record.warmup), key=lambda record: record.sent_s)
     good = [record for record in measured if record.ok]
-    failures = Counter(record.failure.value for record in measured if record.failure is not None)
-    whole = stats.throughput(measured)
-    planned = plan.num_requests(concurrency)
-    steady = stats.steady(_by_slot(measured, min(concurrency, planned)))
+    breaks = _breaks(measured, phases)
+    outages = tuple(outage for phase in phases for outage in phase.outages)
+    joined, busy = cut_out(measured, breaks), cut_out(measured, [*breaks, *outages])
+    whole = stats.throughput(joined)
+    rates = None if is_cut else whole
+    planned = plan.num_requests(level)
+    is_closed = level.rate_per_s is None and plan.shape is not Shape.TRACE
+    steady = stats.steady(_by_slot(busy, min(level.concurrency, planned))) if is_closed else _NO_SLOTS
+    achieved = stats.achieved_concurrency(busy)
     return Point(
         backend=backend,
         task=records[0].task.value if records else Task.T2T.value,
-        concurrency=concurrency,
+        concurrency=level.concurrency,
+        rate_per_s=level.rate_per_s,
         planned=planned,
+        stopped=next((phase.stopped for phase in phases if phase.stopped is not None), None),
         requests=len(measured),
         failed=len(measured) - len(good),
-        failures=dict(failures),
+        failures=dict(Counter(record.failure.value for record in measured if record.failure is not None)),
         error_rate=(len(measured) - len(good)) / len(measured) if measured else None,
         warmup_requests=len(warmup),
         warmup_failed=sum(not record.ok for record in warmup),
@@ -92,12 +136,17 @@ def summarise_point(records: Sequence[RequestRecord], backend: str, concurrency:
         output_tokens=whole.num_tokens if whole else None,
         token_source=_token_source(good),
         tokens_per_event=stats.tokens_per_event(good),
+        usage_over_events=stats.usage_over_events(good),
         finish_reasons=dict(Counter(record.finish_reason for record in good if record.finish_reason is not None)),
-        requests_per_s=whole.requests_per_s if whole else None,
-        output_tokens_per_s=whole.output_tokens_per_s if whole else None,
+        requests_per_s=rates.requests_per_s if rates else None,
+        output_tokens_per_s=rates.output_tokens_per_s if rates else None,
+        interrupted=is_cut,
+        rate_reason=_CUT if is_cut else None,
+        failure_examples=_failure_examples(measured),
         steady=_steady_figures(steady),
         steady_reason=steady.reason,
-        achieved_concurrency=_achieved(measured, concurrency),
+        achieved_concurrency=_achieved(achieved, len(measured), level),
+        outages=outages,
         reconnections=sum(not record.reused_connection for record in measured),
         ttft_ms=distribution_ms(latency.ttft_s(record) for record in good),
         ttfc_ms=distribution_ms(latency.ttfc_s(record) for record in good),
@@ -107,27 +156,84 @@ def summarise_point(records: Sequence[RequestRecord], backend: str, concurrency:
         e2e_ms=distribution_ms(latency.e2e_s(record) for record in good),
         send_lag_ms=distribution_ms(latency.send_lag_s(record) for record in measured),
         stream_end_lag_ms=distribution_ms(latency.stream_end_lag_s(record) for record in good),
+        speech=_speech(good),
+        goodput=_goodput(measured, plan, rates),
+        intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
+        length_source=next((phase.length_source for phase in phases if phase.length_source is not None), None),
+        server=server_view(phase.server for phase in phases),
+        energy=energy(
+            (phase.gpus for phase in phases), whole.wall_s if whole else None, whole.num_tokens if whole else None
+        ),
+        validity=assess(
+            measured,
+            [phase.health for phase in phases if phase.health is not None],
+            requested=min(level.concurrency, planned) if plan.shape is Shape.CLOSED and not is_cut else None,
+            achieved=achieved,
+            are_prompts_unique=plan.nonce,
+        ),
     )
+
+
+_CUT = "interrupted: what was in flight was given up"
+_NO_SLOTS = stats.Steady(None, "requests of an open loop do not wait for each other")
+
+
+def _failure_examples(measured: Sequence[RequestRecord]) -> dict[str, str]:
+    """The first error text of each class of failures."""
+    found: dict[str, str] = {}
+    for record in measured:
+        if record.failure is not None and record.error:
+            found.setdefault(record.failure.value, record.error)
+    return found
+
+
+def _breaks(measured: Sequence[RequestRecord], phases: Sequence[Phase]) -> list[Outage]:
+    """From the last request of a process that ended early to the first of the one that resumed the run."""
+    found = []
+    for phase in phases:
+        earlier = [record.done_s for record in measured if record.sent_s < phase.started_s]
+        if earlier:
+            found.append(Outage(min(max(earlier), phase.started_s), phase.started_s))
+    return found
+
+
+def _speech(good: Sequence[RequestRecord]) -> Speech | None:
+    spoken = [(record, pieces) for record in good if (pieces := audio.stored_pieces(record))]
+    lengths = [audio.audio_s(pieces) for _, pieces in spoken]
+    if not spoken or None in lengths:  # no audio, or of unknown length
+        return None
+    played = [heard for _, pieces in spoken if (heard := audio.play(pieces)) is not None]
+    return Speech(
+        requests=len(spoken),
+        audio_s=sum(length for length in lengths if length is not None),
+        ttfa_ms=distribution_ms(latency.ttfa_s(record) for record, _ in spoken),
+        rtf=_distribution(stats.rtf(record) for record, _ in spoken),
+        rtf_gen=_distribution(audio.rtf_gen(pieces) for _, pieces in spoken),
+        prebuffer_ms=distribution_ms(audio.smallest_prebuffer_s(pieces) for _, pieces in spoken),
+        stalls=sum(heard.num_stalls for heard in played),
+        stalled_s=sum(heard.stalled_s for heard in played),
+    )
+
+
+def _goodput(measured: Sequence[RequestRecord], plan: LoadPlan, whole: stats.Throughput | None) -> Goodput | None:
+    found = stats.goodput(measured, plan.slos) if plan.slos else None
+    if found is None:
+        return None
+    rate = found.num_good / whole.wall_s if whole and whole.wall_s > 0 else None
+    return Goodput(plan.slos, found.num_good, found.num_requests, found.share, found.interval, rate)
 
 
 def distribution_ms(values_s: Iterable[float | None]) -> Distribution:
     """Seconds to a distribution in milliseconds."""
-    found = stats.summarise(values_s)
+    return _distribution(1000 * value if value is not None else None for value in values_s)
+
+
+def _distribution(values: Iterable[float | None]) -> Distribution:
+    found = stats.summarise(values)
     if found is None:
         return Distribution()
-    return Distribution(
-        count=found.count,
-        mean=_ms(found.mean),
-        p50=_ms(found.p50),
-        p95=_ms(found.p95),
-        p99=_ms(found.p99),
-        min=_ms(found.min),
-        max=_ms(found.max),
-    )
-
-
-def _ms(value_s: float) -> float:
-    return round(1000 * value_s, 4)
+    figures = (found.mean, found.p50, found.p95, found.p99, found.min, found.max)
+    return Distribution(found.count, *(round(figure, 4) for figure in figures))
 
 
 def _judge(error_rate: float | None, max_error_rate: float) -> Verdict:
@@ -155,12 +261,11 @@ def _steady_figures(steady: stats.Steady) -> Steady | None:
     return Steady(window.wall_s, window.requests_per_s, window.output_tokens_per_s)
 
 
-def _achieved(measured: Sequence[RequestRecord], concurrency: int) -> Achieved:
-    found = stats.achieved_concurrency(measured)
+def _achieved(found: stats.Achieved | None, num_requests: int, level: Level) -> Achieved:
     if found is None:
         return Achieved(None, 0)
     # A slot that sends once only has no time at which it should be busy: a mean would be that of the ramp.
-    return Achieved(found.mean if len(measured) > concurrency else None, found.max)
+    return Achieved(found.mean if num_requests > level.concurrency else None, found.max)
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -1,75 +1,230 @@
-"""A closed-loop sweep over concurrencies and backends, point by point."""
+"""A sweep over load levels and backends, point by point."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
+from ming_eval.client import probe
 from ming_eval.client.client import Client
 from ming_eval.client.exchange import Exchange, Timeouts
-from ming_eval.load.arrivals import ClosedLoop
-from ming_eval.load.plan import LoadPlan
-from ming_eval.load.runner import frozen_garbage, send_all
-from ming_eval.load.workload import PointWork, load_prompts, plan_points
+from ming_eval.client.garbage import frozen_garbage
+from ming_eval.load.arrivals import Arrivals, ClosedLoop, OpenLoop, Ramp, Replay, Spacing
+from ming_eval.load.breaker import Breaker
+from ming_eval.load.kept import Kept
+from ming_eval.load.monitor import Monitor
+from ming_eval.load.plan import Level, LoadPlan, Shape
+from ming_eval.load.runner import Bodies, OnExchange, send_all
+from ming_eval.load.stopping import Stopper, StopRules
+from ming_eval.load.synthetic import Vocabulary, find_vocabulary
+from ming_eval.load.trace import read_trace
+from ming_eval.load.watching import Watcher
+from ming_eval.load.workload import PointWork, Prompt, load_prompts, plan_points
 from ming_eval.metrics.latency import make_record, reply_of
 from ming_eval.run_folder import RequestLog
 from ming_eval.targets import Target
-from ming_eval.types import Request, RequestRecord
+from ming_eval.types import Outage, Phase, RequestRecord
+
+_AHEAD_PER_SLOT = 4
+_FEWEST_AHEAD = 64
 
 
 class Observer(Protocol):
     """Who wants to see a sweep while it goes on; called inside the event loop, so it must be quick."""
 
-    def point_started(self, backend: str, concurrency: int, num_requests: int, *, warmup: bool) -> None: ...
+    def point_started(self, backend: str, load: str, num_requests: int, *, warmup: bool) -> None: ...
 
     def request_ended(self, record: RequestRecord) -> None: ...
 
     def point_ended(self) -> None: ...
 
+    def say(self, line: str) -> None: ...
+
 
 class Sweep:
-    """Runs a plan; `records` holds what has ended so far, also when the run was cut short."""
+    """Runs a plan; what has ended goes into `kept`, also when the run is cut short.
 
-    def __init__(self, plan: LoadPlan, targets: Sequence[Target], log: RequestLog, observer: Observer) -> None:
-        self.records: list[RequestRecord] = []
+    What is in `kept` already was done by an earlier process and is not done again; `zero_s` is the run's clock zero on
+    this process's clock.
+    """
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        targets: Sequence[Target],
+        log: RequestLog,
+        observer: Observer,
+        kept: Kept,
+        zero_s: float,
+    ) -> None:
         self._plan = plan
         self._targets = tuple(targets)
         self._log = log
         self._observer = observer
+        self._kept = kept
+        self._done = kept.done()
         limit_s = plan.timeout_s
         self._timeouts = Timeouts() if limit_s is None else Timeouts(first_s=limit_s, idle_s=limit_s)
-        self._zero_s = time.perf_counter()
+        self._zero_s = zero_s
+        self._length_source: str | None = None
 
     async def run(self) -> None:
-        """All points, rising. Every backend gets the same requests, one after the other, a-b, b-a, a-b, ...
+        """All points. Every backend gets the same requests, one after the other, a-b, b-a, a-b, ...
 
         Raises:
-            TargetError: a server does not take connections at the beginning of a point.
+            TargetError: a server does not take connections at the beginning of a point, or goes away for good.
             DataError: results cannot be written.
         """
-        for turn, work in enumerate(plan_points(self._plan, load_prompts(self._plan.prompts))):
+        is_first = True
+        prompts = load_prompts(self._plan.prompts)
+        vocabulary = await self._find_vocabulary(prompts)
+        for turn, work in enumerate(plan_points(self._plan, prompts, vocabulary)):
             # Turned round each time: a drift of the host or the network then favours neither system.
             for target in self._targets if turn % 2 == 0 else reversed(self._targets):
+                if (target.name, work.level) in self._done.complete:
+                    continue
+                if not is_first:
+                    await asyncio.sleep(self._plan.rest_s)
+                is_first = False
                 await self._run_point(target, work)
 
+    async def _find_vocabulary(self, prompts: Sequence[Prompt]) -> Vocabulary | None:
+        """By the first server; all others get the same texts."""
+        plan = self._plan
+        if plan.input_tokens is None:
+            return None
+        path = None if plan.tokenizer is None else Path(plan.tokenizer)
+        found = await find_vocabulary(self._targets[0], (prompt.text for prompt in prompts), path)
+        self._length_source = found.source.value
+        self._observer.say(f"lengths of prompts: {found.source.value}, {found.tokens_per_word:.3g} tokens a word")
+        return found
+
     async def _run_point(self, target: Target, work: PointWork) -> None:
-        async with Client(target, connections=work.concurrency, timeouts=self._timeouts) as client:
+        async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
             with frozen_garbage():
-                await self._send(client, work.concurrency, work.warmup, warmup=True)
-                await self._send(client, work.concurrency, work.measured, warmup=False)
+                if indices := self._missing(client.target, work):
+                    await self._warm_up(client, work)
+                await self._measure(client, work, indices)
 
-    async def _send(self, client: Client, concurrency: int, requests: Sequence[Request], *, warmup: bool) -> None:
-        def keep(index: int, slot: int, exchange: Exchange) -> None:
-            made = make_record(exchange, index=index, concurrency=concurrency, warmup=warmup, zero_s=self._zero_s)
-            record = replace(made, slot=slot)
-            self._log.add(reply_of(exchange, record))
-            self.records.append(record)
-            self._observer.request_ended(record)
+    def _missing(self, target: Target, work: PointWork) -> Sequence[int]:
+        """Which of the measured requests have not ended in an earlier process."""
+        everything = range(len(work.measured))
+        ended = self._done.indices.get((target.name, work.level))
+        return [i for i in everything if i not in ended] if ended else everything
 
-        if not requests:
+    def _num_slots(self, work: PointWork) -> int:
+        return min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+
+    async def _warm_up(self, client: Client, work: PointWork) -> None:
+        """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
+        if not work.warmup:
             return
-        self._observer.point_started(client.target.name, concurrency, len(requests), warmup=warmup)
-        await send_all(client, ClosedLoop(concurrency), requests, keep)
+        self._observer.point_started(client.target.name, work.level.title, len(work.warmup), warmup=True)
+        keep = self._keeper(work.level, range(len(work.warmup)), warmup=True)
+        await send_all(client, self._warmup_arrivals(work.level), work.warmup, keep)
         self._observer.point_ended()
+
+    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int]) -> None:
+        """Send what is missing and keep a phase of it, also when it is cut short."""
+        plan, target, level = self._plan, client.target, work.level
+        ahead = None if plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * level.concurrency)
+        bodies = Bodies(client, (work.measured[i] for i in indices), ahead)
+        stopper = Stopper(self._stop_rules(target, level))
+        breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
+        self._observer.point_started(target.name, level.title, len(indices), warmup=False)
+        async with Watcher(target, self._zero_s) as watcher, Monitor(client.receive_stamps) as monitor:
+            started_s, complete = time.perf_counter(), False
+            try:
+                await send_all(
+                    client,
+                    self._arrivals(level, skip=len(work.measured) - len(indices)),
+                    bodies,
+                    self._keeper(level, indices, warmup=False, stopper=stopper),
+                    should_stop=stopper.should_stop,
+                    breaker=breaker if plan.outage_limit_s else None,
+                )
+                complete = True
+            finally:
+                ended_s, health = time.perf_counter(), monitor.health()
+                await watcher.look_again(may_ask=complete)
+                self._end_phase(
+                    Phase(
+                        backend=target.name,
+                        concurrency=level.concurrency,
+                        rate_per_s=level.rate_per_s,
+                        started_s=started_s - self._zero_s,
+                        ended_s=ended_s - self._zero_s,
+                        complete=complete,
+                        stopped=stopper.reason,
+                        outages=tuple(self._since_zero(outage) for outage in breaker.outages),
+                        health=health,
+                        length_source=self._length_source,
+                        server=watcher.server_samples(),
+                        gpus=watcher.gpu_samples(),
+                    )
+                )
+        self._observer.point_ended()
+        for outage in breaker.outages:
+            self._observer.say(f"  {target.name} was away for {outage.end_s - outage.start_s:.2f} s")
+
+    def _keeper(
+        self, level: Level, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
+    ) -> OnExchange:
+        """What turns an exchange into a record, and hands it to everybody who keeps one."""
+
+        def keep(position: int, slot: int, exchange: Exchange) -> None:
+            made = make_record(
+                exchange, index=indices[position], concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s
+            )
+            full = replace(made, slot=slot, rate_per_s=level.rate_per_s)
+            record = self._log.add(reply_of(exchange, full)).record  # without secrets that the server echoed
+            self._kept.records.append(record)
+            self._observer.request_ended(record)
+            if stopper is not None:
+                stopper.see(record)
+
+        return keep
+
+    def _end_phase(self, phase: Phase) -> None:
+        self._log.add_phase(phase)
+        self._kept.phases.append(phase)
+
+    def _since_zero(self, outage: Outage) -> Outage:
+        return Outage(outage.start_s - self._zero_s, outage.end_s - self._zero_s)
+
+    def _stop_rules(self, target: Target, level: Level) -> StopRules:
+        """Of the time of a point, this process may use what an earlier one has left."""
+        plan = self._plan
+        left_s = plan.duration_s
+        if left_s is not None:
+            left_s = max(0.0, left_s - self._done.used_s.get((target.name, level), 0.0))
+        return StopRules(left_s, plan.stop_error_rate, plan.until_ci)
+
+    def _arrivals(self, level: Level, *, skip: int) -> Arrivals:
+        """The shape of the load; of an open loop, after the first `skip` requests."""
+        plan = self._plan
+        match plan.shape:
+            case Shape.CLOSED:
+                return ClosedLoop(level.concurrency)
+            case Shape.WAVES:
+                return ClosedLoop(level.concurrency, in_waves=True)
+            case Shape.RAMP:
+                assert plan.duration_s is not None
+                return Ramp(plan.rates_per_s[0], plan.rates_per_s[-1], plan.duration_s, level.concurrency, skip)
+            case Shape.TRACE:
+                assert plan.trace is not None
+                times_s = tuple(row.time_s for row in read_trace(Path(plan.trace)))
+                return Replay(times_s, level.concurrency, skip)
+            case _:
+                assert level.rate_per_s is not None
+                spacing = Spacing(plan.shape.value)
+                return OpenLoop(level.rate_per_s, level.concurrency, spacing, plan.burstiness, plan.seed, skip)
+
+    def _warmup_arrivals(self, level: Level) -> Arrivals:
+        if level.rate_per_s is None:
+            return ClosedLoop(level.concurrency)
+        return OpenLoop(level.rate_per_s, level.concurrency, Spacing.CONSTANT)

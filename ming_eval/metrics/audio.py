@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from ming_eval.types import Event, EventKind
+from ming_eval.types import Event, EventKind, RequestRecord
 
 _CONTAINERS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 
@@ -42,6 +43,24 @@ class AudioPiece:
         return None if self.format is None else len(self.samples) / self.format.bytes_per_s
 
 
+class Timed(Protocol):
+    """A piece of audio as far as its timing goes: when it came, in seconds, and how long it plays."""
+
+    @property
+    def time_s(self) -> float: ...
+
+    @property
+    def duration_s(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """A piece of which a record keeps the timing, not the samples."""
+
+    time_s: float
+    duration_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Playback:
     """What a listener hears: how often playing stops for lack of samples, and for how long in all."""
@@ -65,32 +84,38 @@ def audio_pieces(events: Iterable[Event], sample_rate_hz: int | None = None) -> 
     return tuple(pieces)
 
 
+def stored_pieces(record: RequestRecord) -> tuple[StoredPiece, ...]:
+    """The pieces of a stored request, none for one that failed; times are seconds since the run's clock zero."""
+    pairs = zip(record.audio_times_s, record.audio_durations_s, strict=True)
+    return tuple(StoredPiece(*pair) for pair in pairs) if record.ok else ()
+
+
 def has_samples(data: bytes) -> bool:
     """False for the header of a WAV file alone."""
     wav = read_wav(data)
     return bool(data if wav is None else wav[1])
 
 
-def audio_s(pieces: Sequence[AudioPiece]) -> float | None:
+def audio_s(pieces: Sequence[Timed]) -> float | None:
     """Seconds of audio in all; None when there is none or a rate is unknown."""
     durations = [piece.duration_s for piece in pieces]
     known = [duration for duration in durations if duration is not None]
     return sum(known) if known and len(known) == len(durations) else None
 
 
-def rtf(pieces: Sequence[AudioPiece], t0_s: float) -> float | None:
+def rtf(pieces: Sequence[Timed], t0_s: float) -> float | None:
     """Real-time factor: (last audio - t0) / seconds of audio."""
     total_s = audio_s(pieces)
     return (pieces[-1].time_s - t0_s) / total_s if total_s else None
 
 
-def rtf_gen(pieces: Sequence[AudioPiece]) -> float | None:
+def rtf_gen(pieces: Sequence[Timed]) -> float | None:
     """Real-time factor of generation alone: (last audio - first audio) / seconds of audio; None for one piece."""
     total_s = audio_s(pieces)
     return (pieces[-1].time_s - pieces[0].time_s) / total_s if total_s and len(pieces) > 1 else None
 
 
-def play(pieces: Sequence[AudioPiece], prebuffer_s: float = 0.0) -> Playback | None:
+def play(pieces: Sequence[Timed], prebuffer_s: float = 0.0) -> Playback | None:
     """Play-out by a listener who starts `prebuffer_s` after the first samples came and then plays what is there."""
     if audio_s(pieces) is None:
         return None
@@ -106,7 +131,7 @@ def play(pieces: Sequence[AudioPiece], prebuffer_s: float = 0.0) -> Playback | N
     return Playback(num_stalls, stalled_s)
 
 
-def smallest_prebuffer_s(pieces: Sequence[AudioPiece]) -> float | None:
+def smallest_prebuffer_s(pieces: Sequence[Timed]) -> float | None:
     """The shortest `prebuffer_s` with which `play` never stalls."""
     if audio_s(pieces) is None:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 
 from ming_eval.client.exchange import Exchange
@@ -60,12 +61,16 @@ def make_record(
         http_status=exchange.http_status,
         error=exchange.error,
         num_request_bytes=exchange.num_request_bytes,
+        request_sha256=sha256(exchange.request_body).hexdigest(),
         num_text_chars=sum(len(event.text) for event in texts),
         num_audio_bytes=sum(len(piece.samples) for piece in pieces),
         audio_s=audio_s(pieces),
         connect_s=exchange.connect_s,
         reused_connection=exchange.reused_connection,
         slot=slot,
+        num_audio_tokens=tokens.usage.audio_tokens,
+        audio_times_s=tuple(piece.time_s - zero_s for piece in pieces),
+        audio_durations_s=tuple(piece.duration_s for piece in pieces),
     )
 
 

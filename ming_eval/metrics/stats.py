@@ -8,8 +8,8 @@ from math import ceil, floor, fsum, sqrt
 from typing import TYPE_CHECKING
 
 from ming_eval.errors import UsageError
-from ming_eval.metrics import latency
-from ming_eval.types import RequestRecord
+from ming_eval.metrics import audio, latency
+from ming_eval.types import RequestRecord, TokenSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,7 +218,20 @@ def tokens_per_event(records: Iterable[RequestRecord]) -> float | None:
     return sum(record.num_output_tokens or 0 for record in counted) / num_events if num_events else None
 
 
+def usage_over_events(records: Iterable[RequestRecord]) -> float | None:
+    """How many more tokens usage counts than there were events with output, as a share; None without usage."""
+    counted = [record for record in records if record.ok and record.token_source is TokenSource.USAGE]
+    num_events = sum(len(record.output_times_s) for record in counted)
+    return sum(record.num_output_tokens or 0 for record in counted) / num_events - 1 if num_events else None
+
+
 # --- Goodput -----------------------------------------------------------------------------------------------------
+
+
+def rtf(record: RequestRecord) -> float | None:
+    """Real-time factor of a request: (last audio - t0) / seconds of audio."""
+    return audio.rtf(audio.stored_pieces(record), latency.t0_s(record))
+
 
 LIMITS: dict[str, Callable[[RequestRecord], float | None]] = {
     "ttft": latency.ttft_s,
@@ -226,6 +239,7 @@ LIMITS: dict[str, Callable[[RequestRecord], float | None]] = {
     "ttfa": latency.ttfa_s,
     "tpot": latency.tpot_s,
     "e2e": latency.e2e_s,
+    "rtf": rtf,
 }
 
 
@@ -240,7 +254,7 @@ class Goodput:
 
 
 def goodput(records: Sequence[RequestRecord], limits_s: Mapping[str, float]) -> Goodput | None:
-    """Requests within all `limits_s` (names of `LIMITS`, seconds) over all issued; failures are misses.
+    """Requests within all `limits_s` (names of `LIMITS`, seconds or a factor) over all issued; failures are misses.
 
     A reply of one event has no TPOT and meets any; any other value that does not exist is a miss.
 

@@ -7,26 +7,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ming_eval.report.grid import number, percent
 from ming_eval.report.scaling import curves, elasticity, find_knee, speedup
-from ming_eval.results import Point, Summary
+from ming_eval.report.validity import validity_lines
+from ming_eval.results import Goodput, Point, Summary
 
 _LONG_TAIL = 2.0  # p95 E2E over its median
 _REACHED = 0.98  # of the concurrency asked for
 _ENOUGH_FOR_P99 = 100
+_ENOUGH_FOR_CLAIMS = 10  # requests of a point; with fewer, a slow one decides where a knee or a tail is
+_SAME_COUNT = 0.01  # difference of usage and events that is not worth a word
+
+
+_Check = Callable[[Sequence[Point]], str | None]
 
 
 def observations(summary: Summary) -> list[str]:
     """What the run shows, as plain sentences; per backend where there are several."""
-    found = [failures(summary)]
+    found = [failures(summary), *unfinished(summary)]
     by_backend = curves(summary)
     for name, points in by_backend.items():
         prefix = f"{name}: " if len(by_backend) > 1 else ""
         found += [prefix + line for line in _of_backend(points)]
-    return [*found, *short_replies(summary), *_of_run(summary.points)]
+    return [*found, *short_replies(summary), *_of_run(summary.points), *validity_lines(summary)]
 
 
 def _of_backend(points: Sequence[Point]) -> list[str]:
-    checks: tuple[Callable[[Sequence[Point]], str | None], ...] = (scaling, knee, tail, warmup, reached, lengths)
-    return [line for check in checks if (line := check(points)) is not None]
+    """Claims about the load only from points that came to their end, facts from all."""
+    whole = [point for point in points if not point.interrupted]
+    claims: tuple[_Check, ...] = (scaling, knee, tail)
+    facts: tuple[_Check, ...] = (goodput, outages, stops, warmup, lengths, usage, server_side)
+    lines = [check(whole) for check in claims] + [check(points) for check in facts] + [reached(whole)]
+    return [line for line in lines if line is not None]
 
 
 def _of_run(points: Sequence[Point]) -> list[str]:
@@ -37,13 +47,20 @@ def failures(summary: Summary) -> str:
     """How many requests failed, of which classes and where."""
     if summary.requests == 0:
         return "No request has ended."
+    if summary.failed == 0 and summary.partial:
+        return f"None of the {summary.requests} requests that ended has failed."
     if summary.failed == 0:
         return f"All {summary.requests} requests succeeded."
     places = [
-        f"{point.backend} c={point.concurrency}: {_counts(point.failures)}" for point in summary.points if point.failed
+        f"{point.backend} {point.load_name}: {_counts(point.failures)}" for point in summary.points if point.failed
     ]
     share = percent(summary.error_rate)
     return f"{summary.failed} of {summary.requests} requests failed ({share}): {'; '.join(places)}."
+
+
+def unfinished(summary: Summary) -> list[str]:
+    """Points that a run cut short did not come to."""
+    return [f"Not started: {', '.join(summary.not_started)}."] if summary.not_started else []
 
 
 def scaling(points: Sequence[Point]) -> str | None:
@@ -54,40 +71,93 @@ def scaling(points: Sequence[Point]) -> str | None:
     gain = speedup(points[-1], points[0])
     if gain is None:
         return None
-    line = f"c={points[-1].concurrency} gives {gain:.2f} x the tokens per second of c={points[0].concurrency}"
+    line = f"{points[-1].load_name} gives {gain:.2f} x the tokens per second of {points[0].load_name}"
     if best is points[-1]:
         return f"{line}: {number(best.output_tokens_per_s)} tok/s, the highest of the run."
-    return f"{line}; the highest is {number(best.output_tokens_per_s)} tok/s at c={best.concurrency}."
+    return f"{line}; the highest is {number(best.output_tokens_per_s)} tok/s at {best.load_name}."
 
 
 def knee(points: Sequence[Point]) -> str | None:
-    """Where more load stops to pay; silent with fewer than three points."""
-    known = [point for point in points if point.output_tokens_per_s]
+    """Where more load stops to pay; silent with fewer than three points that have enough requests."""
+    known = [point for point in _telling(points) if point.output_tokens_per_s]
     if len(known) < 3:
         return None
-    found = find_knee(points)
+    found = find_knee(known)
     if found is None:
         grown = elasticity(known[-2], known[-1])
         assert grown is not None  # both have a throughput
-        return f"No knee up to c={known[-1].concurrency}: throughput still follows the load there (power {grown:.2f})."
+        return f"No knee up to {known[-1].load_name}: throughput still follows the load there (power {grown:.2f})."
     more = speedup(found.next, found.at)
     assert more is not None
     waits = _ratio(found.next.e2e_ms.p50, found.at.e2e_ms.p50)
     cost = f", median E2E {waits:.2f} x as long" if waits is not None else ""
-    step = f"from there to c={found.next.concurrency} throughput is {more:.2f} x{cost}"
-    return f"Knee at c={found.at.concurrency}: {step}."
+    step = f"from there to {found.next.load_name} throughput is {more:.2f} x{cost}"
+    return f"Knee at {found.at.load_name}: {step}."
 
 
 def tail(points: Sequence[Point]) -> str | None:
     """How far the slow requests lie from the median, at the worst point."""
-    ratios = [(ratio, point) for point in points if (ratio := _ratio(point.e2e_ms.p95, point.e2e_ms.p50)) is not None]
+    enough = _telling(points)
+    ratios = [(ratio, point) for point in enough if (ratio := _ratio(point.e2e_ms.p95, point.e2e_ms.p50)) is not None]
     if not ratios:
         return None
     worst, point = max(ratios, key=lambda item: item[0])
     if worst < _LONG_TAIL:
-        return f"Tail: p95 E2E is at most {worst:.2f} x the median (at c={point.concurrency})."
+        return f"Tail: p95 E2E is at most {worst:.2f} x the median (at {point.load_name})."
     figures = f"{number(point.e2e_ms.p95)} against {number(point.e2e_ms.p50)} ms"
-    return f"Long tail: at c={point.concurrency} p95 E2E is {worst:.2f} x the median ({figures})."
+    return f"Long tail: at {point.load_name} p95 E2E is {worst:.2f} x the median ({figures})."
+
+
+def _telling(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if point.requests >= _ENOUGH_FOR_CLAIMS]
+
+
+def goodput(points: Sequence[Point]) -> str | None:
+    """The share of requests within the limits, point by point."""
+    shares = [f"{p.load_name} {_share(p.goodput)}" for p in points if p.goodput is not None]
+    if not shares:
+        return None
+    limits = next(p.goodput.slos for p in points if p.goodput is not None)
+    names = ", ".join(f"{name} {value:g}{'' if name == 'rtf' else ' s'}" for name, value in limits.items())
+    return f"Requests within {names}: {', '.join(shares)}."
+
+
+def _share(found: Goodput) -> str:
+    return f"{percent(found.share)} ({percent(found.interval.low)} to {percent(found.interval.high)})"
+
+
+def outages(points: Sequence[Point]) -> str | None:
+    """Times in which the server was away; they are in no steady figure."""
+    found = [f"{p.load_name} {o.end_s - o.start_s:.2f} s at {o.start_s:.1f} s" for p in points for o in p.outages]
+    return f"The server was away: {', '.join(found)}; no request was sent meanwhile." if found else None
+
+
+def stops(points: Sequence[Point]) -> str | None:
+    """Points that a rule ended."""
+    found = [f"{point.load_name} {point.stopped}" for point in points if point.stopped is not None]
+    return f"Ended by rule: {'; '.join(found)}." if found else None
+
+
+def usage(points: Sequence[Point]) -> str | None:
+    """Where the server's count of tokens and the number of events differ by more than 1 %."""
+    differ = [p for p in points if p.usage_over_events is not None and abs(p.usage_over_events) > _SAME_COUNT]
+    if not differ:
+        return None
+    worst = max(differ, key=lambda point: abs(point.usage_over_events or 0.0))
+    found = f"{worst.tokens_per_event:.3g} tokens per event at {worst.load_name}"
+    return f"Usage and events differ: {found}; gaps between tokens inside an event are estimated evenly."
+
+
+def server_side(points: Sequence[Point]) -> str | None:
+    """The server's own figures, where it publishes them."""
+    seen = [(point.load_name, point.server) for point in points if point.server is not None]
+    if not seen:
+        return None
+    views = [
+        f"{name} {number(view.running_max)} / {number(view.waiting_max)} / {percent(view.kv_used_max)}"
+        for name, view in seen
+    ]
+    return f"The server says, at most (running / waiting / KV cache used): {'; '.join(views)}."
 
 
 def warmup(points: Sequence[Point]) -> str | None:
@@ -100,11 +170,13 @@ def warmup(points: Sequence[Point]) -> str | None:
 
 def reached(points: Sequence[Point]) -> str | None:
     """Points at which fewer requests were in flight than asked for."""
-    short = [f"c={point.concurrency}: {figure}" for point in points if (figure := _shortfall(point)) is not None]
+    short = [f"{point.load_name}: {figure}" for point in points if (figure := _shortfall(point)) is not None]
     return f"Fewer requests in flight than asked for: {', '.join(short)}." if short else None
 
 
 def _shortfall(point: Point) -> str | None:
+    if point.rate_per_s is not None:  # of an open loop the concurrency is only a limit
+        return None
     most, mean = point.achieved_concurrency.max, point.achieved_concurrency.mean
     if most < point.concurrency:
         return f"at most {most}"

@@ -91,9 +91,9 @@ class Progress:
         self._status = text
         self._redraw(text)
 
-    def point_started(self, backend: str, concurrency: int, num_requests: int, *, warmup: bool) -> None:
-        """A point, or its warm-up, begins."""
-        name = f"{backend} c={concurrency}{' warm-up' if warmup else ''}"
+    def point_started(self, backend: str, load: str, num_requests: int, *, warmup: bool) -> None:
+        """A point, or its warm-up, begins; `load` is its name, such as c=8."""
+        name = f"{backend} {load}{' warm-up' if warmup else ''}"
         self._phase = _Phase(name, num_requests, time.perf_counter())
         self._redraw(self._phase.line())
 

@@ -21,8 +21,8 @@ class Knee:
 
 
 def curves(summary: Summary) -> dict[str, list[Point]]:
-    """The points of each backend, by rising concurrency."""
-    ordered = sorted(summary.points, key=lambda point: (point.backend, point.concurrency))
+    """The points of each backend, by rising load."""
+    ordered = sorted(summary.points, key=lambda point: (point.backend, point.load))
     found = {name: list(points) for name, points in groupby(ordered, key=lambda point: point.backend)}
     return {backend.name: found[backend.name] for backend in summary.backends if backend.name in found}
 
@@ -37,7 +37,7 @@ def speedup(point: Point, base: Point) -> float | None:
 def elasticity(low: Point, high: Point) -> float | None:
     """Exponent with which throughput follows load between two points: 1 is proportional, 0 is flat."""
     gain = speedup(high, low)
-    return math.log(gain) / math.log(high.concurrency / low.concurrency) if gain is not None else None
+    return math.log(gain) / math.log(high.load / low.load) if gain is not None else None
 
 
 def find_knee(points: Sequence[Point]) -> Knee | None:

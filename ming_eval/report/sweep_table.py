@@ -6,22 +6,65 @@ from ming_eval.report.grid import MISSING, Grid, number, pair
 from ming_eval.report.scaling import curves, speedup
 from ming_eval.results import Point, Summary
 
+_EXAMPLE_CHARS = 200
+
 
 def sweep_grid(summary: Summary) -> Grid:
     """What a person would paste into a pull request; times in milliseconds unless the header says s."""
     by_backend = curves(summary)
-    base = min((points[0].concurrency for points in by_backend.values()), default=1)
-    header = ["backend", "c", "requests", "failed", "wall s", "E2E p50 / p95", "TTFT p50 / p95", "TPOT", "ITL p99"]
-    header += ["req/s", "tok/s", f"x c={base}"]
+    first = min((points[0] for points in by_backend.values()), key=lambda point: point.load, default=None)
+    is_open = first is not None and first.rate_per_s is not None
+    header = [
+        "backend",
+        "req/s asked" if is_open else "c",
+        "requests",
+        "failed",
+        "wall s",
+        "E2E p50 / p95",
+        "TTFT p50 / p95",
+        "TPOT",
+        "ITL p99",
+    ]
+    header += ["req/s", "tok/s", f"x {first.load_name if first else 'c=1'}"]
     rows = [_row(point, points[0]) for points in by_backend.values() for point in points]
     return Grid(header, rows)
+
+
+def table_notes(summary: Summary) -> list[str]:
+    """What belongs below the table: points that were cut short, and an error text for each class of failures."""
+    return [*_interrupted(summary), *_examples(summary)]
+
+
+def _interrupted(summary: Summary) -> list[str]:
+    cut = [point for point in summary.points if point.interrupted]
+    is_counted = summary.settings.get("duration_s") is None and summary.settings.get("until_ci") is None
+    lines = []
+    for point in cut:
+        which = f"{point.backend} {point.load_name} " if len(cut) > 1 else ""
+        count = f"{point.requests} of {point.planned}" if is_counted else str(point.requests)
+        lines.append(f"* {which}interrupted: {count} requests; no rates, since what was in flight was given up")
+    return lines
+
+
+def _examples(summary: Summary) -> list[str]:
+    found: dict[str, str] = {}
+    for point in summary.points:
+        for failure, text in point.failure_examples.items():
+            found.setdefault(failure, text)
+    return [f"{failure}, for example: {_shown(text)}" for failure, text in sorted(found.items())]
+
+
+def _shown(text: str) -> str:
+    """One line without control characters: a server may send anything."""
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return line if len(line) <= _EXAMPLE_CHARS else f"{line[: _EXAMPLE_CHARS - 1]}…"
 
 
 def _row(point: Point, base: Point) -> list[str]:
     scale = speedup(point, base)
     return [
         point.backend,
-        str(point.concurrency),
+        f"{point.load:g}{'*' if point.interrupted else ''}",
         str(point.requests),
         str(point.failed),
         number(point.wall_s),

@@ -46,6 +46,11 @@ LOADS = (
     Load("max256", 256, 2048, 50, 0, 128),
     Load("gap256", 256, 512, 50, 5, 128),
 )
+LOADS_WITH_CORES_TO_SPARE = (
+    Load("err1024", 1024, 2048, 50, 10, 64),
+    Load("gap1024", 1024, 2048, 50, 5, 128),
+)
+_CORES_FOR_1024 = 4  # one for the system besides client and server
 
 
 @contextmanager
@@ -132,7 +137,8 @@ def main() -> None:
     print("load     failed  TTFT err      p99   arrival      p99   tokens/s   us/tok")
     print("                     mean            lag mean                         CPU")
     with paced_server() as url:
-        for load in LOADS:
+        loads = LOADS + LOADS_WITH_CORES_TO_SPARE * ((os.cpu_count() or 1) >= _CORES_FOR_1024)
+        for load in loads:
             print(report(load, *uvloop.run(run_load(url, load))), flush=True)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
+
+import msgspec
 
 from ming_eval.load.plan import LoadPlan
 from ming_eval.manifest import Host, Manifest
@@ -65,8 +66,9 @@ def make_plan(**values: Any) -> LoadPlan:
 
 
 def as_stored(plan: LoadPlan) -> dict[str, Any]:
-    """The settings as they come back from a file: JSON knows no tuples."""
-    return asdict(plan) | {"concurrencies": list(plan.concurrencies)}
+    """The settings as they come back from a file: JSON knows no tuples and no enumerations."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plan))
+    return found
 
 
 def make_backend(name: str = "a", **values: Any) -> Backend:

@@ -78,6 +78,26 @@ def test_list_shows_all_names_and_one_kind() -> None:
     assert "sglang" not in profiles
 
 
+def test_list_of_something_unknown_says_what_there_is() -> None:
+    code, _, err = invoke("list", "nope")
+    assert code == 2
+    assert err == (
+        "ming-eval: nothing is called 'nope': choose one of profiles, prompts, dialects, or leave it out for all\n"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_one_block_of_examples(command: list[str]) -> None:
+    assert invoke(*command, "--help")[1].count("Examples:") == 1
+
+
+def test_help_of_models_names_the_options_that_are_passed_on() -> None:
+    for command in (("model",), ("model", "inspect")):
+        _, out, _ = invoke(*command, "--help")
+        for option in ("--tp", "--dtype", "--json", "--memory"):
+            assert option in out, command
+
+
 def test_list_as_json() -> None:
     code, out, err = invoke("list", "prompts", "--json", "-")
     assert code == 0

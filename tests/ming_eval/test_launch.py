@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ming_eval import launch
-from ming_eval.errors import TargetError
+from ming_eval.errors import TargetError, UsageError
 from ming_eval.launch import BundledServer, engine_command, running
 from tests import fake_engine
 
@@ -89,25 +89,95 @@ def test_an_engine_that_ignores_sigterm_is_killed(folder: Path, monkeypatch: pyt
     assert not is_alive(int((folder / "engine-pid").read_text()))
 
 
-def test_a_later_error_is_explained_only_if_the_engine_is_dead(folder: Path) -> None:
-    error = TargetError("cannot connect")
+async def refused() -> None:
+    raise TargetError("cannot connect")
 
-    async def main() -> tuple[TargetError, TargetError]:
+
+def test_an_error_is_the_engines_death_only_if_the_engine_is_dead(folder: Path) -> None:
+    async def main() -> None:
         server = BundledServer([], folder / "engine.log")
         async with running(server, lambda text: None):
-            alive = server.explain(error)
+            with pytest.raises(TargetError, match="cannot connect"):
+                await server.while_alive(refused())
             server.kill()
-            return alive, server.explain(error)
+            with pytest.raises(TargetError, match=r"died \(killed by SIGKILL\); its log, .*engine.log, ends with:"):
+                await server.while_alive(refused())
 
-    alive, dead = asyncio.run(main())
-    assert alive is error
-    assert "exit code -9" in str(dead)
+    asyncio.run(main())
+
+
+def test_work_ends_when_the_engine_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_WATCH_S", 0.02)
+    ended: list[str] = []
+
+    async def work(server: BundledServer) -> None:
+        try:
+            server.kill()
+            await asyncio.sleep(60)
+        finally:
+            ended.append("given up")
+
+    async def main() -> None:
+        server = BundledServer([], folder / "engine.log")
+        async with running(server, lambda text: None):
+            with pytest.raises(TargetError, match="the bundled engine died"):
+                await server.while_alive(work(server))
+
+    asyncio.run(main())
+    assert ended == ["given up"]
+
+
+def test_a_death_in_silence_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run appends to the log of the one before; its last words are not those of this engine."""
+    monkeypatch.setenv("FAKE_ENGINE", "silent")
+    (folder / "engine.log").write_text("what an earlier engine said\n")
+
+    async def main() -> None:
+        await BundledServer([], folder / "engine.log").start(lambda text: None)
+
+    with pytest.raises(TargetError) as caught:
+        asyncio.run(main())
+    assert str(caught.value).endswith(f"died (exit code 1); it logged nothing to {folder / 'engine.log'}")
+
+
+def test_what_the_engine_refuses_is_a_usage_error_with_its_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE", "refuses")
+
+    async def main() -> None:
+        async with running(BundledServer([], folder / "engine.log"), lambda text: None):
+            pytest.fail("it cannot be ready")
+
+    with pytest.raises(UsageError, match=r"does not start: --model nowhere: there is no such folder$"):
+        asyncio.run(main())
+
+
+def test_an_unknown_option_is_refused_in_the_words_of_the_engines_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine.py").write_text("import argparse; argparse.ArgumentParser('engine').parse_args(['--what'])")
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        await BundledServer(["--what"], tmp_path / "engine.log").start(lambda text: None)
+
+    with pytest.raises(UsageError, match="does not start: unrecognized arguments: --what"):
+        asyncio.run(main())
 
 
 def test_missing_packages_are_named_with_the_way_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(TargetError, match=r"pip install 'ming-eval\[engine\]'"):
+    with pytest.raises(TargetError, match=r"'ming-eval\[engine\]'.*'\.\[engine\]'"):
         engine_command([])
+
+
+def test_the_engine_ends_with_a_process_that_is_killed(folder: Path) -> None:
+    """Neither a signal nor a handler runs in the one that is killed: only the kernel closes the pipe."""
+    process = start_serve()
+    wait_for(lambda: (folder / "engine-pid").exists())
+    process.kill()
+    process.wait(10)
+    wait_for(lambda: (folder / "engine-orphaned").exists())
+    assert not (folder / "engine-signals").exists()
 
 
 def start_serve(*options: str) -> subprocess.Popen[bytes]:
@@ -120,7 +190,8 @@ def test_serve_passes_options_and_signals_on_and_returns_the_exit_code(folder: P
     wait_for(lambda: (folder / "engine-pid").exists())
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 7
-    assert json.loads((folder / "engine-args.json").read_text()) == ["serve", "--port", "0", "--new-option", "x"]
+    verb, parent, _, *passed_on = json.loads((folder / "engine-args.json").read_text())
+    assert (verb, parent, passed_on) == ("serve", "--parent-fd", ["--port", "0", "--new-option", "x"])
     assert (folder / "engine-signals").read_text().split() == [str(int(signal.SIGTERM))]
 
 

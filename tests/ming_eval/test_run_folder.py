@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ming_eval import run_folder
-from ming_eval.errors import DataError, UsageError
+from ming_eval.errors import DataError
 from ming_eval.run_folder import Redactor, RequestLog, find_run, outputs_file, read_records, stored_runs
 from ming_eval.types import Failure, Reply
 from tests.ming_eval.factories import make_record
@@ -19,9 +19,9 @@ def test_folders_are_named_by_time_command_and_backends_and_numbered(tmp_path: P
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
 
 
-def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(DataError, match="--out"):
         run_folder.create(tmp_path / "file", "sweep", ["a"], NOON)
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ming_eval.client.wire import WireError, decode_chunk, decode_reply, encode, error_text
 from ming_eval.errors import DataError
+from ming_eval.metrics import latency
 from ming_eval.targets import DIALECTS
-from ming_eval.types import Event, EventKind, Media, Message, Request, Task, Text, Usage
+from ming_eval.types import Event, EventKind, Media, Message, Request, Task, Text, TokenSource, Usage
 
 OPENAI, MING, VLLM, SGLANG = (DIALECTS[name] for name in ("openai", "ming", "vllm", "sglang"))
 WAV = b"RIFF\x00\x00"
@@ -156,6 +157,11 @@ def test_usage_with_no_choices() -> None:
     assert chunk(choices=[], usage=usage) == [Event(EventKind.USAGE, 1.5, usage=Usage(21, 3, 16))]
 
 
+def test_audio_tokens_of_the_completion() -> None:
+    usage = {"completion_tokens": 9, "completion_tokens_details": {"audio_tokens": 7, "reasoning_tokens": 0}}
+    assert chunk(choices=[], usage=usage) == [Event(EventKind.USAGE, 1.5, usage=Usage(None, 9, None, 7))]
+
+
 def test_usage_beside_text_comes_after_it() -> None:
     events = chunk(choices=[delta(content="a")], usage={"prompt_tokens": 2, "prompt_tokens_details": None})
     assert events == [Event(EventKind.TEXT, 1.5, "a"), Event(EventKind.USAGE, 1.5, usage=Usage(2))]
@@ -164,6 +170,44 @@ def test_usage_beside_text_comes_after_it() -> None:
 def test_audio_in_delta() -> None:
     assert chunk(choices=[delta(audio={"id": "a", "data": "AAE="})]) == [Event(EventKind.AUDIO, 1.5, audio=b"\0\1")]
     assert chunk(choices=[delta(audio={"id": "a", "expires_at": 1})]) == []
+
+
+def test_mstar_speech_has_a_new_id_in_every_chunk_and_usage_that_counts_nothing() -> None:
+    pieces = [chunk("mstar", choices=[delta(audio={"id": f"a{i}", "data": "AQAC"})]) for i in range(2)]
+    assert pieces == [[Event(EventKind.AUDIO, 1.5, audio=b"\x01\x00\x02")]] * 2
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    message = {"role": "assistant", "content": "hi", "audio": {"id": "a", "data": "AQAC"}}
+    reply = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": zeros}
+    events = decode_reply(json.dumps(reply).encode(), 2.0)
+    assert [event.kind for event in events] == ["text", "audio", "finish", "usage"]
+    assert latency.count_tokens(events).source is TokenSource.EVENTS  # zero tokens beside output are no count
+
+
+def test_whole_vllm_omni_reply_has_its_audio_in_a_second_choice() -> None:
+    choices = [
+        {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"},
+        {"index": 0, "message": {"role": "assistant", "audio": {"data": "AQAC", "transcript": ""}}},
+    ]
+    events = decode_reply(json.dumps({"choices": choices}).encode(), 2.0)
+    assert [(event.kind, event.text, event.audio) for event in events] == [
+        ("text", "hi", b""),
+        ("finish", "stop", b""),
+        ("audio", "", b"\x01\x00\x02"),
+    ]
+
+
+def test_usage_on_the_finish_chunk() -> None:
+    """SGLang-omni: no chunk of its own for usage."""
+    choices = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    events = chunk("sglang", choices=choices, usage={"prompt_tokens": 3, "completion_tokens": 2})
+    assert events == [Event(EventKind.FINISH, 1.5, "stop"), Event(EventKind.USAGE, 1.5, usage=Usage(3, 2))]
+
+
+@pytest.mark.parametrize("name", ["mstar", "transformers", "llamacpp"])
+def test_dialects_that_know_max_tokens_alone(name: str) -> None:
+    assert body(ask(max_tokens=5), name)["max_tokens"] == 5
+    assert ("ignore_eos" in body(ask(ignore_eos=True), name)) is (name == "llamacpp")
+    assert body(ask(), name).get("modalities") == (["text"] if name == "mstar" else None)
 
 
 def test_audio_as_content_with_a_modality() -> None:

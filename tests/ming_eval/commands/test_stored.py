@@ -1,9 +1,9 @@
-"""`ming-eval runs` and `ming-eval report` on folders written by hand."""
+"""`ming-eval runs` on folders written by hand."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,8 @@ from typer.testing import CliRunner, Result
 from ming_eval import manifest as manifests
 from ming_eval import results
 from ming_eval.cli import app
-from ming_eval.results import Verdict
-from ming_eval.run_folder import Redactor, RequestLog
-from ming_eval.types import Reply
-from tests.ming_eval.factories import make_manifest, make_plan, make_point, make_record, make_summary
+from ming_eval.report.runs_table import parse_since
+from tests.ming_eval.factories import make_manifest, make_plan, make_point, make_summary
 
 
 def invoke(*words: str) -> Result:
@@ -61,35 +59,43 @@ def test_no_runs(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, f"no runs in {tmp_path / 'nothing'}\n")
 
 
-def test_report_prints_a_finished_run_and_leaves_it_alone(run: Path) -> None:
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-    result = invoke("report", run.name, "--out", str(run.parent))
-    assert result.exit_code == 0
-    assert "c=2 gives 12.34 x the tokens per second of c=1" in result.stdout
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+@pytest.mark.parametrize(
+    ("words", "listed"),
+    [
+        (("--command", "sweep"), True),
+        (("--command", "coverage"), False),
+        (("--backend", "a"), True),
+        (("--backend", "b"), False),
+        (("--status", "complete"), True),
+        (("--status", "killed"), False),
+        (("--since", "2026-06-15"), True),
+        (("--since", "2026-06-15T12:15+02:00"), True),
+        (("--since", "2026-06-15T10:16"), False),
+        (("--since", "1m", "--command", "sweep"), False),
+    ],
+)
+def test_runs_are_filtered(run: Path, words: tuple[str, ...], listed: bool) -> None:
+    """The run started on 15 June 2026 at 10:15 UTC."""
+    result = invoke("runs", "--out", str(run.parent), *words)
+    assert result.exit_code == 0, result.stderr
+    assert (run.name in result.stdout) == listed
+    assert listed or result.stdout == f"no such runs in {run.parent}\n"
 
 
-def test_report_sums_an_interrupted_run_up_again_and_keeps_its_verdict(run: Path) -> None:
-    with RequestLog(run, Redactor()) as log:
-        for index in range(3):
-            log.add(Reply(make_record(index=index, sent_s=float(index)), "text"))
-    stored = replace(make_summary(), partial=True, verdict=Verdict("interrupted", 130, "interrupted before the end"))
-    results.write(stored, run / "summary.json")
-    result = invoke("report", str(run))
-    assert result.exit_code == 0
-    summary = results.read(run)
-    assert (summary.requests, summary.partial, summary.verdict) == (3, True, stored.verdict)
-    assert "| a | 1 | 3 | 0 |" in (run / "summary.md").read_text()
+def test_an_unreadable_run_meets_no_condition(run: Path) -> None:
+    (run / "manifest.json").write_text("{")
+    (run / "summary.json").unlink()
+    assert run.name in invoke("runs", "--out", str(run.parent)).stdout
+    assert run.name not in invoke("runs", "--out", str(run.parent), "--since", "2000-01-01").stdout
 
 
-def test_report_of_no_run_is_exit_code_4(tmp_path: Path) -> None:
-    result = invoke("report", "nope", "--out", str(tmp_path))
-    assert result.exit_code == 4
-    assert "'nope'" in result.stderr
+def test_an_age_counts_from_now() -> None:
+    now = datetime(2026, 6, 15, 10, 0, tzinfo=UTC)
+    assert parse_since("90m", now) == datetime(2026, 6, 15, 8, 30, tzinfo=UTC)
+    assert parse_since("7d", now) == datetime(2026, 6, 8, 10, 0, tzinfo=UTC)
 
 
-def test_report_of_a_newer_format_is_exit_code_4(run: Path) -> None:
-    (run / "summary.json").write_text('{"format": 99}')
-    result = invoke("report", str(run))
-    assert result.exit_code == 4
-    assert "format 99" in result.stderr
+def test_a_time_without_meaning_is_exit_code_2(tmp_path: Path) -> None:
+    result = invoke("runs", "--out", str(tmp_path), "--since", "yesterday")
+    assert result.exit_code == 2
+    assert "bad time 'yesterday'" in result.stderr

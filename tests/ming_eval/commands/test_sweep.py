@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,10 +137,11 @@ def test_server_sees_exactly_the_concurrency_asked_for(tmp_path: Path) -> None:
     assert server.max_concurrent == 6
     (point,) = summary_of(tmp_path)["points"]
     assert point["achieved_concurrency"]["max"] == 6
-    assert server.num_connections <= 6 + 2  # one per slot, and those of the questions before
+    assert server.num_connections <= 6 + 3  # one per slot, and those of the questions before
     assert point["reconnections"] == 0
 
 
+@pytest.mark.slow
 def test_no_prompt_is_sent_twice_warmup_included(tmp_path: Path) -> None:
     with FakeServer.in_thread() as server:
         sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "1..32", "--max-tokens", "1", "--warmup", "2")
@@ -203,6 +205,8 @@ def test_failed_requests_are_counted_shown_and_give_exit_code_1(tmp_path: Path, 
     assert (point["requests"], point["failed"], point["failures"]) == (16, 4, {failure: 4})
     assert (point["output_tokens"], point["ttft_ms"]["count"]) == (120, 12)
     assert f"4 of 16 requests failed (25 %): s c=4: 4 {failure}." in result.stdout
+    assert f"\n{failure}, for example: {point['failure_examples'][failure]}\n" in result.stdout
+    assert failure.replace("_", "\\_") + ", for example: " in (run_folder(tmp_path) / "summary.md").read_text()
     assert len(server.chats) == 16  # nothing was tried again
     assert summary_of(tmp_path)["verdict"]["exit_code"] == 1
 
@@ -263,12 +267,48 @@ def _closing(server: FakeServer, index: int) -> Script:
     return FAST
 
 
-def test_results_that_cannot_be_written_are_a_usage_error(tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_are_exit_code_4_before_anything_is_sent(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with FakeServer.in_thread() as server:
         result = sweep(tmp_path / "file", "--backend", f"s={server.url}", "--concurrency", "1")
-    assert result.exit_code == 2
+    assert result.exit_code == 4
     assert "--out" in result.stderr
+    assert not server.chats
+
+
+@pytest.mark.parametrize("place", ["nowhere/summary.json", "."])
+def test_a_json_path_that_cannot_be_written_is_found_before_the_run(tmp_path: Path, place: str) -> None:
+    with FakeServer.in_thread() as server:
+        options = ("--backend", f"s={server.url}", "--concurrency", "1", "--json", str(tmp_path / place))
+        result = sweep(tmp_path / "out", *options)
+    assert result.exit_code == 4
+    assert f"cannot write {tmp_path / place}" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert not server.chats
+
+
+def test_the_check_of_a_json_path_leaves_nothing_behind(tmp_path: Path) -> None:
+    result = sweep(tmp_path / "out", "--json", str(tmp_path / "copy.json"), "--concurrency", "nonsense")
+    assert result.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_json_path_lost_during_the_run_costs_neither_table_nor_folder(tmp_path: Path) -> None:
+    copy = tmp_path / "copies" / "summary.json"
+    copy.parent.mkdir()
+    with FakeServer.in_thread(lambda index: _removing(copy.parent)) as server:
+        options = ("--backend", f"s={server.url}", "--concurrency", "1", "--requests", "2", "--json", str(copy))
+        result = sweep(tmp_path / "out", *options)
+    assert result.exit_code == 4
+    assert f"cannot write {copy}" in result.stderr
+    assert result.stdout.startswith("backend")
+    assert result.stdout.endswith(f"{run_folder(tmp_path / 'out') / 'summary.md'}\n")
+
+
+def _removing(folder: Path) -> Script:
+    if folder.exists():
+        folder.rmdir()
+    return Script()
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------
@@ -290,15 +330,27 @@ def test_secrets_reach_the_server_and_no_file_and_no_output(tmp_path: Path, monk
     assert b"THE_KEY" in written
 
 
+def test_a_secret_that_a_server_repeats_in_an_error_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_KEY", "sk-the-api-key")
+    echo = Script(fault=Fault.HTTP_500, error="no such key: sk-the-api-key")
+    with FakeServer.in_thread(echo) as server:
+        options = ("--concurrency", "1", "--requests", "2", "--api-key-env", "THE_KEY")
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert "no such key: ***" in result.stdout
+    assert "sk-the-api-key" not in result.output
+    (point,) = summary_of(tmp_path)["points"]
+    assert point["failure_examples"]["http_5xx"].endswith("no such key: ***")
+
+
 # --- Ctrl-C and kill ---------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, terminal: int = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from ming_eval.cli import main; main()", "sweep", "--out", "out", *words]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
-    )
+    return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=terminal, stderr=terminal, process_group=0)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -312,11 +364,11 @@ def hanging_from(index: int) -> Callable[[int], Script]:
     return lambda number: Script() if number < index else Script(fault=Fault.HANG, fault_at=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_sweep_writes_what_there_is(tmp_path: Path, number: signal.Signals) -> None:
-    """Point c=1 is whole (4 of 4), of c=2 the first 3 of 4 have ended."""
+    """Point c=1 is whole (4 of 4), of c=2 the first 3 of 4 have ended, c=4 never began."""
     with FakeServer.in_thread(hanging_from(7)) as server:
-        options = ("--concurrency", "1..2", "--requests", "4", "--max-tokens", "3", "--warmup", "0")
+        options = ("--concurrency", "1..4", "--requests", "4", "--max-tokens", "3", "--warmup", "0")
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: server.num_running == 1 and len(server.chats) == 8)
         process.send_signal(number)
@@ -327,14 +379,41 @@ def test_an_interrupted_sweep_writes_what_there_is(tmp_path: Path, number: signa
     assert [(p["concurrency"], p["planned"], p["requests"]) for p in summary["points"]] == [(1, 4, 4), (2, 4, 3)]
     assert summary["failed"] == 0  # what was given up is no failure of the server
     assert "Partial" in (run_folder(tmp_path / "out") / "summary.md").read_text()
-    assert "the figures above are partial" in out
+    assert "interrupted: stopped by a signal before the end; the figures above are partial" in out
+    whole, cut = summary["points"]
+    assert (whole["interrupted"], cut["interrupted"], summary["not_started"]) == (False, True, ["s c=4"])
+    assert whole["output_tokens_per_s"] > 0
+    assert (cut["requests_per_s"], cut["output_tokens_per_s"]) == (None, None)
+    assert "given up" in cut["rate_reason"]
+    assert re.search(r"^s +2\* +3 ", out, re.MULTILINE)
+    assert "\n* interrupted: 3 of 4 requests; no rates" in out
+    assert "- None of the 7 requests that ended has failed.\n- Not started: s c=4.\n" in out
 
 
+def test_a_terminal_that_closes_costs_no_results(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, a shell another one; from then on nothing can be printed."""
+    with FakeServer.in_thread(hanging_from(3)) as server:
+        options = ("--backend", f"s={server.url}", "--concurrency", "1", "--requests", "4", "--warmup", "0")
+        ours, theirs = os.openpty()
+        process = start(tmp_path, *options, terminal=theirs)
+        os.close(theirs)
+        wait_for(lambda: server.num_running == 1 and len(server.chats) == 4)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        process.wait(10)
+    assert process.returncode == 130
+    summary = summary_of(tmp_path / "out")
+    assert (summary["verdict"]["status"], summary["requests"]) == ("interrupted", 3)
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_can_be_summed_up_from_its_requests(tmp_path: Path) -> None:
     with FakeServer.in_thread(hanging_from(6)) as server:
         options = ("--concurrency", "1..2", "--requests", "4", "--max-tokens", "3", "--warmup", "0")
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: server.num_running == 2 and len(server.chats) == 8)
+        wait_for(lambda: len(lines_of(tmp_path / "out")) == 6)  # a reply is written after the next request is sent
         process.kill()
         process.communicate(timeout=10)
     folder = run_folder(tmp_path / "out")
@@ -384,6 +463,55 @@ def test_an_engine_that_does_not_start_is_exit_code_3_with_its_last_words(
     _, err = process.communicate(timeout=30)
     assert process.returncode == 3
     assert "no memory left for the weights" in err
+    listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path / "out"), "--status", "failed"])
+    assert run_folder(tmp_path / "out").name in listed.stdout
+    verdict = summary_of(tmp_path / "out")["verdict"]
+    assert verdict["status"] == "failed"
+    assert verdict["reason"].endswith("no memory left for the weights")
+
+
+def test_an_engine_that_refuses_is_exit_code_2_with_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ENGINE", "refuses")
+    fake_engine.install(tmp_path)
+    process = start(tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err == "ming-eval: the bundled engine does not start: --model nowhere: there is no such folder\n"
+    folder = run_folder(tmp_path / "out")
+    assert "there is no such folder" in (folder / "summary.md").read_text()
+    assert CliRunner().invoke(app, ["report", str(folder)]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_run_whose_engine_did_not_start_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE", "dies")
+    fake_engine.install(tmp_path)
+    start(tmp_path, "--concurrency", "1", "--requests", "2").communicate(timeout=30)
+    monkeypatch.delenv("FAKE_ENGINE")
+    process = start(tmp_path, "--resume", run_folder(tmp_path / "out").name)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    summary = summary_of(tmp_path / "out")
+    assert (summary["verdict"]["status"], summary["requests"]) == ("complete", 2)
+    assert [backend["model"] for backend in summary["backends"]] == ["tiny"]
+
+
+def test_an_engine_that_dies_in_mid_sweep_is_named_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ENGINE", "falls")
+    fake_engine.install(tmp_path)
+    process = start(tmp_path, "--concurrency", "1", "--requests", "1000", "--max-tokens", "3")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "the bundled engine died (killed by SIGKILL)" in err
+    assert "\n    CUDA error: out of luck\n" in err
+    verdict = summary_of(tmp_path / "out")["verdict"]
+    assert verdict["status"] == "aborted"
+    assert verdict["reason"].endswith("ends with: CUDA error: out of luck")
+    assert "CUDA error: out of luck" in out
 
 
 def test_ctrl_c_while_the_engine_starts_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,9 +524,11 @@ def test_ctrl_c_while_the_engine_starts_stops_it(tmp_path: Path, monkeypatch: py
     assert process.returncode == 130
     assert "nothing was measured" in err
     assert out == ""
+    assert summary_of(tmp_path / "out")["verdict"]["status"] == "interrupted"
     assert not _is_alive(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once_and_takes_the_engine_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from ming_eval.errors import UsageError
-from ming_eval.load.plan import LoadPlan, parse_concurrency
+from ming_eval.load.plan import Level, LoadPlan, Order, Shape, parse_concurrency, parse_rates
 from ming_eval.load.profiles import PROFILES, find_profile, override, plan_load
 from tests.ming_eval.factories import make_plan
 
@@ -37,14 +37,14 @@ def test_bad_concurrency_is_a_usage_error_that_shows_the_text(text: str) -> None
 
 def test_default_number_of_requests_is_four_per_user_but_at_least_sixteen() -> None:
     plan = make_plan(requests=None)
-    assert [plan.num_requests(c) for c in (1, 4, 5, 32)] == [16, 16, 20, 128]
-    assert make_plan(requests=7).num_requests(32) == 7
+    assert [plan.num_requests(Level(c)) for c in (1, 4, 5, 32)] == [16, 16, 20, 128]
+    assert make_plan(requests=7).num_requests(Level(32)) == 7
 
 
 def test_a_warmup_wave_is_as_wide_as_its_point() -> None:
-    assert make_plan(warmup_waves=1).num_warmup(8) == 8
-    assert make_plan(warmup_waves=3).num_warmup(8) == 24
-    assert make_plan(warmup_waves=0).num_warmup(8) == 0
+    assert make_plan(warmup_waves=1).num_warmup(Level(8)) == 8
+    assert make_plan(warmup_waves=3).num_warmup(Level(8)) == 24
+    assert make_plan(warmup_waves=0).num_warmup(Level(8)) == 0
 
 
 def test_every_profile_has_points_that_parse() -> None:
@@ -63,3 +63,45 @@ def test_what_is_typed_wins_over_the_profile_also_when_it_is_zero_or_false() -> 
 def test_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="chat"):
         find_profile("nope")
+
+
+# --- loads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [("5", (5.0,)), ("4,1,2.5", (1.0, 2.5, 4.0)), ("0.5..3", (0.5, 1.0, 2.0, 3.0)), ("2..2", (2.0,))],
+)
+def test_rates(text: str, rates: tuple[float, ...]) -> None:
+    assert parse_rates(text) == rates
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1,,2", "4..1", "0..4", "1e9", "1..", "nan", "inf"])
+def test_bad_rates_are_usage_errors_that_show_the_text(text: str) -> None:
+    with pytest.raises(UsageError, match="bad rate") as caught:
+        parse_rates(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_orders_visit_every_point_once() -> None:
+    def visited(order: Order) -> list[int]:
+        plan = make_plan(concurrencies=(1, 2, 4, 8, 16), order=order, seed=1)
+        return [level.concurrency for level in plan.ordered_levels()]
+
+    assert visited(Order.GIVEN) == [1, 2, 4, 8, 16]
+    assert visited(Order.INTERLEAVED) == [1, 16, 2, 8, 4]
+    assert sorted(visited(Order.RANDOM)) == [1, 2, 4, 8, 16] != visited(Order.RANDOM)
+    assert visited(Order.RANDOM) == visited(Order.RANDOM)
+
+
+def test_an_open_loop_has_a_point_for_each_rate_and_thirty_seconds_of_requests() -> None:
+    plan = make_plan(shape=Shape.POISSON, rates_per_s=(0.1, 5.0), concurrencies=(64,), warmup_waves=2)
+    low, high = plan.levels()
+    assert (low.label, low.title, high.label, high.title) == ("r0.1", "0.1/s", "r5", "5/s")
+    assert [plan.num_requests(level) for level in (low, high)] == [16, 150]
+    assert [plan.num_warmup(level) for level in (low, high)] == [2, 10]
+
+
+def test_a_timed_open_loop_has_room_for_more_than_its_rate_says() -> None:
+    plan = make_plan(shape=Shape.POISSON, rates_per_s=(5.0,), concurrencies=(64,), duration_s=60.0)
+    assert plan.num_requests(plan.levels()[0]) == 600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import time
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import pytest
 from ming_eval.client.exchange import Exchange
 from ming_eval.errors import DataError
 from ming_eval.load.arrivals import ClosedLoop
-from ming_eval.load.runner import frozen_garbage, send_all
-from ming_eval.types import Request
+from ming_eval.load.breaker import Breaker
+from ming_eval.load.runner import Bodies, send_all
+from ming_eval.types import Failure, Request
 
 
 class ScriptedClient:
@@ -56,6 +56,7 @@ class EveryTenth:
     """An open loop: request i is due 0.01 x i s after the start."""
 
     slots: int
+    in_waves: bool = False
 
     def due_times_s(self) -> Iterator[float | None]:
         return (0.01 * i for i in itertools.count())
@@ -161,7 +162,99 @@ def test_an_error_while_recording_ends_the_run() -> None:
         asyncio.run(asyncio.wait_for(send_all(client, ClosedLoop(2), requests(4), full_disk), 5))
 
 
-def test_garbage_is_frozen_inside_and_thawed_after() -> None:
-    with frozen_garbage():
-        assert gc.get_freeze_count() > 0
-    assert gc.get_freeze_count() == 0
+# --- stopping, supplies without an end, waves ------------------------------------------------------------------------
+
+
+def endless() -> Iterator[Request]:
+    return (Request(str(i), ()) for i in itertools.count())
+
+
+class Patient(ScriptedClient):
+    """Every request takes as long."""
+
+    async def send(self, request: Request, prepared: bytes, *, intended_s: float | None) -> Exchange:
+        self.delays_s = (*self.delays_s, self.delays_s[0])
+        return await super().send(request, prepared, intended_s=intended_s)
+
+
+def test_a_supply_without_an_end_is_prepared_a_little_ahead_until_it_is_enough() -> None:
+    client: Any = Patient(0.001, 0.001)
+    ended: list[int] = []
+    asyncio.run(
+        send_all(
+            client,
+            ClosedLoop(2),
+            Bodies(client, endless(), ahead=6),
+            lambda index, slot, exchange: ended.append(index),
+            should_stop=lambda due_s: len(ended) >= 20,
+        )
+    )
+    assert 20 <= len(ended) <= 22
+    assert client.num_prepared_when_first_sent == 6
+    assert client.prepared <= len(ended) + 6
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 5])
+def test_a_stop_in_the_middle_of_a_wave_leaves_nobody_waiting(limit: int) -> None:
+    client: Any = ScriptedClient(*[0.01 * (1 + i % 3) for i in range(30)])
+    ended: list[int] = []
+    waves = ClosedLoop(3, in_waves=True)
+    run = send_all(
+        client,
+        waves,
+        requests(30),
+        lambda index, slot, exchange: ended.append(index),
+        should_stop=lambda due_s: len(ended) >= limit,
+    )
+    asyncio.run(asyncio.wait_for(run, 5))
+    assert limit <= len(ended) <= limit + 3
+
+
+def test_what_is_due_after_the_end_is_not_slept_for() -> None:
+    client: Any = ScriptedClient(*[0.0] * 40)
+    ended: list[int] = []
+    start_s = time.perf_counter()
+    run = send_all(
+        client,
+        EveryTenth(slots=4),
+        requests(40),
+        lambda index, slot, exchange: ended.append(index),
+        should_stop=lambda due_s: due_s is not None and due_s - start_s > 0.1,
+    )
+    asyncio.run(asyncio.wait_for(run, 5))
+    assert len(ended) in (10, 11)
+
+
+def test_an_outage_moves_what_is_due() -> None:
+    """The first request breaks at once and the server is away for 0.3 s: nothing is sent or due in that time."""
+
+    async def play() -> tuple[list[float], float]:
+        away_until_s = time.perf_counter() + 0.3
+
+        async def is_back() -> bool:
+            return time.perf_counter() > away_until_s
+
+        breaker = Breaker(is_back, is_back, limit_s=5.0)
+        client = BreaksFirst(*[0.0] * 6)
+        target: Any = client
+        await send_all(target, EveryTenth(slots=3), requests(6), lambda *_: None, breaker=breaker)
+        (outage,) = breaker.outages
+        intended_s = [t for t in client.intended_s if t is not None]
+        return intended_s, outage.end_s
+
+    intended_s, end_s = asyncio.run(play())
+    assert len(intended_s) == 6
+    assert all(time_s >= end_s for time_s in intended_s[1:])
+    gaps = [later - earlier for earlier, later in itertools.pairwise(intended_s[1:])]
+    assert gaps == pytest.approx([0.01] * 4)
+
+
+class BreaksFirst(ScriptedClient):
+    """Its first request finds a broken connection."""
+
+    async def send(self, request: Request, prepared: bytes, *, intended_s: float | None) -> Exchange:
+        exchange = await super().send(request, prepared, intended_s=intended_s)
+        if request.id == "0":
+            assert exchange.done_s is not None
+            exchange.fail(Failure.RESET, "reset", exchange.done_s)
+        return exchange

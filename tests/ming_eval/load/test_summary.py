@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ming_eval.errors import DataError
+from ming_eval.load.plan import Level, Shape
 from ming_eval.load.summary import INTERRUPTED, distribution_ms, summarise_point, summarise_run
 from ming_eval.results import Distribution
-from ming_eval.types import Failure, RequestRecord, TokenSource
+from ming_eval.types import Failure, Outage, Phase, RequestRecord, TokenSource
 from tests.ming_eval.factories import make_backend, make_manifest, make_plan, make_record
 
 FAILED = {
@@ -38,7 +40,7 @@ def two_good_one_failed() -> list[RequestRecord]:
 
 
 def test_point_by_hand() -> None:
-    point = summarise_point(two_good_one_failed(), "a", 1, make_plan(requests=5))
+    point = summarise_point(two_good_one_failed(), "a", Level(1), make_plan(requests=5))
     assert (point.planned, point.requests, point.failed, point.failures) == (5, 3, 1, {"reset": 1})
     assert point.error_rate == pytest.approx(1 / 3)
     assert (point.warmup_requests, point.warmup_failed) == (1, 1)
@@ -56,11 +58,11 @@ def test_point_by_hand() -> None:
 
 
 def test_closed_loop_has_no_send_lag_and_says_so_with_null() -> None:
-    assert summarise_point(two_good_one_failed(), "a", 1, make_plan()).send_lag_ms == Distribution()
+    assert summarise_point(two_good_one_failed(), "a", Level(1), make_plan()).send_lag_ms == Distribution()
 
 
 def test_only_failures_give_no_latency_and_no_token_count_of_zero_dressed_as_a_value() -> None:
-    point = summarise_point([make_record(**FAILED, done_s=1.0)], "a", 1, make_plan())
+    point = summarise_point([make_record(**FAILED, done_s=1.0)], "a", Level(1), make_plan())
     assert point.ttft_ms == point.e2e_ms == Distribution()
     assert point.prompt_tokens is None
     assert point.token_source is None
@@ -69,7 +71,7 @@ def test_only_failures_give_no_latency_and_no_token_count_of_zero_dressed_as_a_v
 
 def test_an_unknown_token_count_makes_the_sum_unknown() -> None:
     unknown = make_record(sent_s=1.0, num_output_tokens=None, num_prompt_tokens=None, token_source=None)
-    point = summarise_point([make_record(), unknown], "a", 1, make_plan())
+    point = summarise_point([make_record(), unknown], "a", Level(1), make_plan())
     assert point.output_tokens is None
     assert point.output_tokens_per_s is None
     assert point.prompt_tokens is None
@@ -77,13 +79,13 @@ def test_an_unknown_token_count_makes_the_sum_unknown() -> None:
 
 def test_the_least_exact_token_source_names_the_point() -> None:
     records = [make_record(), make_record(sent_s=1.0, token_source=TokenSource.EVENTS)]
-    assert summarise_point(records, "a", 1, make_plan()).token_source is TokenSource.EVENTS
+    assert summarise_point(records, "a", Level(1), make_plan()).token_source is TokenSource.EVENTS
 
 
 def test_achieved_concurrency_needs_more_requests_than_slots() -> None:
     records = [make_record(sent_s=0.0, slot=0), make_record(sent_s=0.01, slot=1), make_record(sent_s=0.16, slot=0)]
-    assert summarise_point(records[:2], "a", 2, make_plan()).achieved_concurrency.mean is None
-    achieved = summarise_point(records, "a", 2, make_plan()).achieved_concurrency
+    assert summarise_point(records[:2], "a", Level(2), make_plan()).achieved_concurrency.mean is None
+    achieved = summarise_point(records, "a", Level(2), make_plan()).achieved_concurrency
     assert achieved.max == 2
     assert achieved.mean == pytest.approx((0.01 * 1 + 0.15 * 2) / 0.16)
 
@@ -93,7 +95,7 @@ def test_steady_window_by_hand() -> None:
     records = [
         make_record(sent_s=0.16 * turn, slot=slot, index=2 * turn + slot) for turn in range(10) for slot in range(2)
     ]
-    steady = summarise_point(records, "a", 2, make_plan(requests=20)).steady
+    steady = summarise_point(records, "a", Level(2), make_plan(requests=20)).steady
     assert steady is not None
     assert steady.window_s == pytest.approx(9 * 0.16)
     assert steady.requests_per_s == pytest.approx(2 / 0.16)
@@ -101,7 +103,7 @@ def test_steady_window_by_hand() -> None:
 
 
 def test_no_steady_figure_gives_its_reason() -> None:
-    point = summarise_point([make_record()], "a", 1, make_plan())
+    point = summarise_point([make_record()], "a", Level(1), make_plan())
     assert point.steady is None
     assert point.steady_reason
 
@@ -132,6 +134,34 @@ def test_points_come_by_backend_and_concurrency_and_only_if_reached() -> None:
     assert summary.verdict.exit_code == 130
 
 
+def test_a_point_of_a_run_cut_short_is_whole_if_its_phase_came_to_its_end() -> None:
+    """c=1 has ended, c=2 has not, c=4 has sent nothing. 4 tokens in 0.16 s are 25 a second."""
+    records = [make_record(concurrency=1), make_record(concurrency=2)]
+    phases = [phase(0.0, 1.0, complete=True), phase(1.0, 2.0, concurrency=2, complete=False)]
+    manifest = make_manifest(make_plan(concurrencies=(1, 2, 4)))
+    summary = summarise_run(manifest, records, phases, finished="later", cut_short=INTERRUPTED)
+    whole, cut = summary.points
+    assert (whole.interrupted, whole.rate_reason) == (False, None)
+    assert whole.output_tokens_per_s == pytest.approx(25)
+    assert (cut.interrupted, cut.output_tokens_per_s, cut.requests_per_s) == (True, None, None)
+    assert cut.rate_reason == "interrupted: what was in flight was given up"
+    assert "output_tokens_per_s" not in cut.intervals
+    assert summary.not_started == ("a c=4",)
+
+
+def test_points_of_a_run_that_came_to_its_end_are_whole() -> None:
+    summary = summarise_run(make_manifest(make_plan()), [make_record()], finished="later", cut_short=None)
+    assert [point.interrupted for point in summary.points] == [False]
+    assert summary.not_started == ()
+
+
+def test_the_first_error_of_each_class_is_kept_as_an_example() -> None:
+    errors = (("reset", Failure.RESET, 0.0), ("reset again", Failure.RESET, 1.0), ("500", Failure.HTTP_5XX, 2.0))
+    records = [make_record(**FAILED | {"error": text, "failure": kind, "sent_s": at}) for text, kind, at in errors]
+    point = summarise_point(records, "a", Level(1), make_plan())
+    assert point.failure_examples == {"reset": "reset", "http_5xx": "500"}
+
+
 def test_a_run_without_any_request_is_no_success() -> None:
     summary = summarise_run(make_manifest(make_plan()), [], finished=None, cut_short=None)
     assert summary.verdict.exit_code == 1
@@ -143,3 +173,72 @@ def test_a_manifest_of_something_else_is_a_data_error() -> None:
     strange = replace(manifest, settings={})
     with pytest.raises(DataError, match="no sweep"):
         summarise_run(strange, [], finished=None, cut_short=None)
+
+
+# --- what is more than a closed loop of text -------------------------------------------------------------------------
+
+
+def phase(started_s: float, ended_s: float, **values: Any) -> Phase:
+    plain: dict[str, Any] = {"backend": "a", "concurrency": 1, "rate_per_s": None, "complete": True}
+    return Phase(started_s=started_s, ended_s=ended_s, **(plain | values))
+
+
+def one_after_the_other(*starts_s: float) -> list[RequestRecord]:
+    """Requests of 0.16 s each, in one slot."""
+    return [make_record(id=str(i), sent_s=start_s, index=i) for i, start_s in enumerate(starts_s)]
+
+
+def test_an_outage_is_in_the_wall_time_but_in_no_steady_figure() -> None:
+    records = one_after_the_other(*[0.2 * i for i in range(5)], *[5 + 0.2 * i for i in range(5)])
+    plan = make_plan(requests=10)
+    without = summarise_point(records, "a", Level(1), plan, [phase(0.0, 6.0)])
+    point = summarise_point(records, "a", Level(1), plan, [phase(0.0, 6.0, outages=(Outage(0.96, 4.96),))])
+    assert point.wall_s == without.wall_s == pytest.approx(5.96)
+    assert point.outages == (Outage(0.96, 4.96),)
+    assert without.steady is not None
+    assert point.steady is not None
+    assert point.steady.window_s == pytest.approx(without.steady.window_s - 4.0)
+
+
+def test_the_time_between_a_kill_and_its_resumption_is_in_no_figure() -> None:
+    """Two requests, a kill at 0.5, and two more from 100.0 on; the wall time is that of the two parts."""
+    records = one_after_the_other(0.0, 0.2, 100.0, 100.2)
+    point = summarise_point(records, "a", Level(1), make_plan(requests=4), [phase(100.0, 100.4)])
+    assert point.wall_s == pytest.approx(0.36 + 0.36)
+    assert point.outages == ()
+    assert point.achieved_concurrency.mean == pytest.approx((0.16 + 0.16 + 0.16) / 0.56)
+
+
+def test_a_second_warm_up_counts_once() -> None:
+    records = [make_record(id="c1-warmup-0", warmup=True)] * 2 + one_after_the_other(1.0)
+    assert summarise_point(records, "a", Level(1), make_plan()).warmup_requests == 1
+
+
+def test_speech_by_hand() -> None:
+    """1 s of audio at 0.5 s and 1 s more at 2.0 s: silence from 1.5 to 2.0, which a delay of 0.5 s would hide."""
+    spoken = make_record(
+        first_audio_s=0.5, audio_times_s=(0.5, 2.0), audio_durations_s=(1.0, 1.0), last_output_s=2.0, audio_s=2.0
+    )
+    speech = summarise_point([spoken, make_record(id="x", **FAILED)], "a", Level(1), make_plan()).speech
+    assert speech is not None
+    assert (speech.requests, speech.audio_s, speech.stalls) == (1, 2.0, 1)
+    assert speech.stalled_s == pytest.approx(0.5)
+    assert (speech.ttfa_ms.p50, speech.rtf.p50, speech.rtf_gen.p50, speech.prebuffer_ms.p50) == (500, 1.0, 0.75, 500)
+    assert summarise_point([make_record()], "a", Level(1), make_plan()).speech is None
+
+
+def test_points_of_an_open_loop_are_told_apart_by_their_rate() -> None:
+    plan = make_plan(shape=Shape.POISSON, rates_per_s=(1.0, 2.0), concurrencies=(8,))
+    records = [
+        make_record(id=str(i), concurrency=8, rate_per_s=rate, intended_s=0.0) for i, rate in enumerate((2.0, 1.0, 2.0))
+    ]
+    summary = summarise_run(make_manifest(plan), records, finished="later", cut_short=None)
+    assert [(point.rate_per_s, point.requests) for point in summary.points] == [(1.0, 1), (2.0, 2)]
+    assert all(point.steady is None for point in summary.points)
+
+
+def test_usage_is_checked_against_events() -> None:
+    more = make_record(num_output_tokens=8, output_event_tokens=(2, 2, 2, 2))
+    assert summarise_point([more], "a", Level(1), make_plan()).usage_over_events == pytest.approx(1.0)
+    counted = make_record(token_source=TokenSource.EVENTS)
+    assert summarise_point([counted], "a", Level(1), make_plan()).usage_over_events is None

@@ -1,11 +1,12 @@
 import json
 from importlib import resources
-from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from ming_eval.errors import UsageError
-from ming_eval.load.workload import Prompt, load_prompts, plan_points, unique_texts
+from ming_eval.load.plan import Order, Shape
+from ming_eval.load.workload import Prompt, Texts, load_prompts, plan_points
 from ming_eval.types import Request, Text
 from tests.ming_eval.factories import make_plan
 
@@ -34,32 +35,74 @@ def test_prompt_file_is_one_object_a_line_with_id_and_text() -> None:
     assert all(json.loads(line).keys() == {"id", "text"} for line in lines)
 
 
-def test_first_round_is_the_prompts_themselves_later_rounds_carry_a_number() -> None:
-    texts = list(islice(unique_texts(THREE, seed=5), 9))
-    assert sorted(texts[:3]) == ["x?", "y?", "z?"]
-    assert all(text[:9].isdigit() and text[9] == " " and text[10:] in texts[:3] for text in texts[3:])
-    assert sorted(text[10:] for text in texts[3:6]) == ["x?", "y?", "z?"]
+def first(count: int, texts: Texts) -> list[str]:
+    return [texts[i] for i in range(count)]
+
+
+def test_every_prompt_comes_once_a_round_behind_a_number_of_its_own() -> None:
+    texts = first(9, Texts(THREE, seed=5))
+    assert all(text[:9].isdigit() and text[9] == " " for text in texts)
+    for start in (0, 3, 6):
+        assert sorted(text[10:] for text in texts[start : start + 3]) == ["x?", "y?", "z?"]
 
 
 def test_no_text_comes_twice_and_numbers_share_no_long_prefix() -> None:
-    texts = list(islice(unique_texts(THREE, seed=1), 1000))
-    assert len(set(texts)) == 1000
-    assert len({text[:6] for text in texts[3:]}) == 997
+    texts = first(1000, Texts(THREE, seed=1))
+    assert len({text[:6] for text in texts}) == 1000
+
+
+def test_without_numbers_the_prompts_are_as_they_are_and_repeat() -> None:
+    texts = first(6, Texts(THREE, seed=1, nonce=False))
+    assert sorted(texts[:3]) == sorted(texts[3:]) == ["x?", "y?", "z?"]
+
+
+def test_a_text_does_not_depend_on_what_was_asked_for_before() -> None:
+    texts = Texts(load_prompts("chat"), 3)
+    late = texts[500]
+    assert texts[2] != late
+    assert Texts(load_prompts("chat"), 3)[500] == texts[500] == late
 
 
 def test_texts_are_a_function_of_the_seed() -> None:
-    draw = [list(islice(unique_texts(load_prompts("chat"), seed), 300)) for seed in (3, 3, 4)]
+    draw = [first(300, Texts(load_prompts("chat"), seed)) for seed in (3, 3, 4)]
     assert draw[0] == draw[1]
-    assert draw[0] != draw[2]
-    assert not set(draw[0][139:]) & set(draw[2][139:])  # another seed, other numbers
+    assert not set(draw[0]) & set(draw[2])  # another seed, other numbers
 
 
 def test_points_have_the_planned_requests_and_never_repeat_a_warmup_prompt() -> None:
     plan = make_plan(concurrencies=(1, 2, 32), warmup_waves=2, max_tokens=9, seed=11, ignore_eos=True)
     points = list(plan_points(plan, load_prompts("chat")))
-    assert [(p.concurrency, len(p.warmup), len(p.measured)) for p in points] == [(1, 2, 16), (2, 4, 16), (32, 64, 128)]
+    assert [(p.level.concurrency, len(p.warmup), len(p.measured)) for p in points] == [
+        (1, 2, 16),
+        (2, 4, 16),
+        (32, 64, 128),
+    ]
     texts = [text_of(request) for point in points for request in (*point.warmup, *point.measured)]
     assert len(set(texts)) == len(texts) == 230
+
+
+def test_a_point_keeps_its_requests_whatever_the_order_of_visits() -> None:
+    def asked(order: Order) -> dict[str, str]:
+        points = plan_points(make_plan(concurrencies=(1, 2, 4, 8), requests=3, order=order), THREE)
+        return {request.id: text_of(request) for point in points for request in (*point.warmup, *point.measured)}
+
+    assert asked(Order.GIVEN) == asked(Order.RANDOM) == asked(Order.INTERLEAVED)
+
+
+def test_room_for_a_million_requests_costs_nothing_until_they_are_asked_for() -> None:
+    (point,) = plan_points(make_plan(concurrencies=(1024,), until_ci=0.02), THREE)
+    assert len(point.measured) == 1_024_000
+    assert point.measured[1_023_999].id == "c1024-1023999"
+    with pytest.raises(IndexError):
+        point.measured[1_024_000]
+
+
+def test_a_trace_brings_its_own_texts_and_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"timestamp": 500, "text": "recorded", "output_length": 7}\n{"timestamp": 900}\n')
+    plan = make_plan(shape=Shape.TRACE, trace=str(path), requests=2, concurrencies=(4,), max_tokens=9)
+    (point,) = plan_points(plan, THREE)
+    assert [(text_of(r)[-1], r.max_tokens) for r in point.measured] == [("d", 7), ("?", 9)]
 
 
 def test_requests_are_greedy_seeded_streamed_and_of_fixed_length() -> None:

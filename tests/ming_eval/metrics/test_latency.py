@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
 from ming_eval.metrics import latency
-from ming_eval.metrics.audio import PcmFormat, wav_header
+from ming_eval.metrics.audio import PcmFormat, rtf, smallest_prebuffer_s, stored_pieces, wav_header
 from ming_eval.types import Event, EventKind, Failure, Request, RequestRecord, Task, TokenSource, Usage
 from tests.ming_eval.metrics.builders import ASK, exchange, failed, record, record_of
 
@@ -31,6 +33,23 @@ def finish(time_s: float, reason: str = "stop") -> Event:
 
 
 # --- record ---
+
+
+def test_record_keeps_when_each_piece_of_speech_came_and_how_long_it_plays() -> None:
+    """8 samples at 16 Hz play for half a second; the play-out can be made again from the record alone."""
+    source = exchange([audio(12.0), audio(12.25), finish(12.5)], sent_s=11.0, sample_rate_hz=16)
+    stored = record_of(source, zero_s=10.0)
+    assert stored.audio_times_s == (2.0, 2.25)
+    assert stored.audio_durations_s == (0.5, 0.5)
+    pieces = stored_pieces(stored)
+    assert rtf(pieces, latency.t0_s(stored)) == pytest.approx(1.25)
+    assert smallest_prebuffer_s(pieces) == 0.0
+    assert stored_pieces(replace(stored, failure=Failure.RESET)) == ()
+
+
+def test_record_keeps_audio_tokens_where_usage_has_them() -> None:
+    event = Event(EventKind.USAGE, 2.0, usage=Usage(5, 9, None, 7))
+    assert record_of(exchange([text(1.0), finish(1.5), event])).num_audio_tokens == 7
 
 
 def test_record_of_a_reply() -> None:
@@ -71,6 +90,7 @@ def test_record_of_a_reply() -> None:
         http_status=200,
         error=None,
         num_request_bytes=21,
+        request_sha256=sha256(b"{}").hexdigest(),
         num_text_chars=7,
         connect_s=0.1,
     )

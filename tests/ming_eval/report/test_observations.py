@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 from ming_eval.report.observations import observations
 from ming_eval.results import Achieved, Distribution, Point, Summary
@@ -87,6 +88,38 @@ def test_backends_are_told_apart_where_there_are_several() -> None:
     both = [make_point(c, 100 * c, backend=name) for name in ("a", "b") for c in (1, 2)]
     lines: list[str] = observations(make_summary(*both))
     assert sum(line.startswith("a: ") for line in lines) == sum(line.startswith("b: ") for line in lines) == 2
+
+
+def cut(concurrency: int, **values: Any) -> Point:
+    """A point that was interrupted after 40 of 100 requests."""
+    return make_point(concurrency, None, requests=40, interrupted=True, **values)
+
+
+def test_points_that_were_cut_short_make_no_claims() -> None:
+    """Two whole points are too few for a knee; the cut one has the longest tail and reached the least."""
+    points = (
+        make_point(1, 100),
+        make_point(2, 190),
+        cut(4, e2e_ms=slow(100, 900), achieved_concurrency=Achieved(1, 2)),
+    )
+    summary = make_summary(*points, partial=True, not_started=("a c=8", "a c=16"))
+    assert observations(summary) == [
+        "None of the 240 requests that ended has failed.",
+        "Not started: a c=8, a c=16.",
+        "c=2 gives 1.90 x the tokens per second of c=1: 190 tok/s, the highest of the run.",
+        "Tail: p95 E2E is at most 1.10 x the median (at c=1).",
+        "Points with fewer than 100 requests: 1; their p95 and p99 rest on a handful of them.",
+    ]
+
+
+def test_a_handful_of_requests_makes_neither_a_knee_nor_a_tail() -> None:
+    def text(requests: int) -> str:
+        return said(*(make_point(c, 100, requests=requests, e2e_ms=slow(100, 400)) for c in (1, 2, 4)))
+
+    assert "Knee at c=1" in text(10)
+    assert "Long tail" in text(10)
+    assert "nee" not in text(9)
+    assert "tail" not in text(9)
 
 
 def test_unfinished_points_do_not_break_it() -> None:

@@ -16,10 +16,10 @@ class Terminal(io.StringIO):
 
 def play(progress: Progress) -> None:
     progress.status("starting")
-    progress.point_started("a", 2, 2, warmup=True)
+    progress.point_started("a", "c=2", 2, warmup=True)
     progress.request_ended(make_record(warmup=True))
     progress.point_ended()
-    progress.point_started("a", 2, 3, warmup=False)
+    progress.point_started("a", "c=2", 3, warmup=False)
     progress.request_ended(make_record())
     progress.request_ended(make_record(failure=Failure.RESET))
     progress.point_ended()
@@ -37,7 +37,7 @@ def test_off_a_terminal_there_is_one_plain_line_per_point() -> None:
 def test_failed_warmup_leaves_a_line() -> None:
     stream = io.StringIO()
     with Progress(stream) as progress:
-        progress.point_started("a", 1, 1, warmup=True)
+        progress.point_started("a", "c=1", 1, warmup=True)
         progress.request_ended(make_record(failure=Failure.RESET))
         progress.point_ended()
     assert stream.getvalue().startswith("a c=1 warm-up: 1/1 done, 1 failed")

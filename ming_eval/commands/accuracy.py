@@ -1,0 +1,244 @@
+"""`ming-eval accuracy`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ming_eval.commands.backends import (
+    ApiKeyOption,
+    BackendOption,
+    DialectOption,
+    HeaderOption,
+    ModelOption,
+    Servers,
+    choose_servers,
+)
+from ming_eval.commands.common import (
+    DEFAULT_OUT,
+    JsonOption,
+    MaxErrorRateOption,
+    OutOption,
+    exit_on_error,
+    nothing_measured,
+    show,
+    words,
+)
+from ming_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from ming_eval.commands.accuracy_run import FinishedAccuracy
+    from ming_eval.commands.accuracy_settings import AccuracySettings
+    from ming_eval.commands.session import Job
+    from ming_eval.evals.plan import Plan
+
+EXAMPLES = """
+\b
+Examples:
+  ming-eval accuracy mmlu
+      the bundled sample of MMLU's form, on the bundled engine
+  ming-eval accuracy --list
+      suites, sizes, licences, protocols
+  ming-eval accuracy mmlu --backend mine=http://localhost:8000 --data hub --per-group 5
+      MMLU itself, 5 questions of each subject, at a running server
+  ming-eval accuracy gsm8k ifeval --backend mine=http://localhost:8000 --concurrency 64
+      two suites, 64 requests at a time
+  ming-eval accuracy mmlu --data mmlu-test.parquet --protocol mcq-cot --repeats 3
+      a local file in the hub's columns, reasoning first, every item three times
+  ming-eval accuracy seed-tts --judge whisper-large-v3=http://localhost:9000
+      texts spoken by the bundled engine, heard by a recogniser
+  ming-eval accuracy ./mine/suite.toml --data mine.jsonl
+      a suite of your own
+  ming-eval accuracy --resume 20260615T101500Z-accuracy-mine
+      send what is missing of a run that was stopped
+  ming-eval accuracy mmlu -- --tp 4
+      options after -- go to the bundled engine
+"""
+
+
+def accuracy(
+    ctx: typer.Context,
+    suites: Annotated[
+        list[str] | None, typer.Argument(metavar="[SUITE...]", help="Names of suites, or paths of suite.toml files.")
+    ] = None,
+    list_suites: Annotated[bool, typer.Option("--list", help="Show the bundled suites and exit.")] = False,
+    backend: BackendOption = None,
+    model: ModelOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|hub|OWNER/NAME",
+            help="Items: .jsonl in the normalised form; .csv, .parquet or a hub repository in the set's own columns; "
+            "`hub` downloads the suite's own. [default: the bundled sample]",
+        ),
+    ] = None,
+    examples: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Solved examples for protocols that show some.")
+    ] = None,
+    media_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder with the data's media. [default: beside the data]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per suite, in proportion to the strata.")] = None,
+    per_group: Annotated[
+        int | None, typer.Option(min=1, help="Items of each stratum, such as each subject of MMLU.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="How to ask. [default: the suite's own default]")] = None,
+    method: Annotated[
+        str, typer.Option(help="`generate`, or `loglikelihood` of the choices through /v1/completions.")
+    ] = "generate",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time, per backend.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="How often every item is asked.")] = 1,
+    seed: Annotated[int, typer.Option(help="Draws samples and shuffles; sent with each request.")] = 0,
+    shuffle_options: Annotated[bool, typer.Option("--shuffle-options", help="Shuffle choices by the seed.")] = False,
+    rotate_options: Annotated[
+        bool, typer.Option("--rotate-options", help="Ask every item once for each rotation of its choices.")
+    ] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Spread each suite over all backends.")] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL=URL", help="Recogniser that listens to speech: /v1/audio/transcriptions or chat."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Limit of one attempt.")] = 600.0,
+    max_error_rate: MaxErrorRateOption = 0.05,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a stored run; its options hold unless given again.")
+    ] = None,
+    dialect: DialectOption = None,
+    header: HeaderOption = None,
+    api_key_env: ApiKeyOption = None,
+    out: OutOption = DEFAULT_OUT,
+    json_path: JsonOption = None,
+) -> None:
+    """Score a model's answers, with statistics that hold."""
+    with exit_on_error():
+        if list_suites:
+            _show_suites(json_path)
+            raise typer.Exit
+        named, engine_args = _split(suites or [], words(ctx))
+        typed = {
+            "suites": tuple(named),
+            "protocol": protocol,
+            "method": method,
+            "data": data,
+            "examples": examples,
+            "media_root": media_root,
+            "limit": limit,
+            "per_group": per_group,
+            "repeats": repeats,
+            "option_order": _order(shuffled=shuffle_options, rotated=rotate_options),
+            "seed": seed,
+            "concurrency": concurrency,
+            "shard": shard,
+            "timeout_s": timeout,
+            "max_error_rate": max_error_rate,
+            "judge": judge,
+        }
+        servers = choose_servers(
+            backend or [],
+            model=model,
+            dialect=dialect,
+            headers=header or [],
+            key_variable=api_key_env,
+            engine_args=engine_args,
+        )
+        if resume is None:
+            finished = _start(ctx, typed, servers, out)
+        else:
+            finished = _resume(ctx, typed, servers, resume, out, header or [], api_key_env)
+        show(_text(finished), finished.summary, json_path)
+    raise typer.Exit(finished.summary.verdict.exit_code)
+
+
+def _split(suites: Sequence[str], typed: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Suites, and what stands after `--` for the bundled engine."""
+    engine_args = tuple(typed[typed.index("--") + 1 :]) if "--" in typed else ()
+    return list(suites[: len(suites) - len(engine_args)]), engine_args
+
+
+def _order(*, shuffled: bool, rotated: bool) -> str:
+    if shuffled and rotated:
+        raise UsageError("--shuffle-options and --rotate-options cannot go together: give one of them")
+    return "shuffled" if shuffled else "cyclic" if rotated else "original"
+
+
+def _start(ctx: typer.Context, typed: Mapping[str, Any], servers: Servers, out: Path) -> FinishedAccuracy:
+    from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans
+    from ming_eval.commands.session import Job
+    from ming_eval.manifest import redacted_command
+
+    settings = AccuracySettings.parse(typed)
+    plans = make_plans(settings)
+    settings = settings.with_digests(plans)
+    job = Job("accuracy", redacted_command(words(ctx)), servers, out, settings.seed, asdict(settings))
+    return _ask(job, plans, settings)
+
+
+def _resume(
+    ctx: typer.Context,
+    typed: Mapping[str, Any],
+    servers: Servers,
+    run: str,
+    out: Path,
+    headers: Sequence[str],
+    key_variable: str | None,
+) -> FinishedAccuracy:
+    """Go on with a stored run. What is not on the command line is as it was; other servers are asked everything."""
+    from ming_eval import manifest as manifests
+    from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans, refuse_other_protocol
+    from ming_eval.commands.resume import stored_servers
+    from ming_eval.commands.session import Job
+    from ming_eval.run_folder import find_run
+
+    folder = find_run(run, out)
+    manifest = manifests.read(folder)
+    before = AccuracySettings.of(manifest)
+    settings = before.changed(typed, _typed_names(ctx, typed))
+    plans = make_plans(settings)
+    settings = settings.with_digests(plans)
+    refuse_other_protocol(before, settings, folder.name)
+    if not servers.targets:
+        servers = stored_servers(manifest, headers, key_variable)
+    if len(servers.targets or (None,)) != len(manifest.backends):
+        raise UsageError(f"{folder.name} was asked of {len(manifest.backends)} backends: name as many, or none")
+    job = Job("accuracy", manifest.command, servers, folder.parent, settings.seed, asdict(settings), resume=folder)
+    return _ask(job, plans, settings)
+
+
+def _typed_names(ctx: typer.Context, typed: Mapping[str, Any]) -> set[str]:
+    """Which settings are on the command line."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    names = {_SETTING_OF.get(name, name) for name in given} & typed.keys()
+    return names - {"suites"} | ({"suites"} if typed["suites"] else set())
+
+
+_SETTING_OF = {"timeout": "timeout_s", "shuffle_options": "option_order", "rotate_options": "option_order"}
+
+
+def _ask(job: Job, plans: Sequence[Plan], settings: AccuracySettings) -> FinishedAccuracy:
+    from ming_eval.commands.accuracy_run import run_accuracy
+    from ming_eval.evals.retry import RetryPolicy
+    from ming_eval.report.progress import Progress
+
+    with Progress() as progress:
+        finished = run_accuracy(job, plans, settings, progress, RetryPolicy())
+    if finished is None:
+        raise nothing_measured()
+    return finished
+
+
+def _text(finished: FinishedAccuracy) -> str:
+    from ming_eval.report.accuracy_table import accuracy_text
+
+    return f"{accuracy_text(finished.summary)}\n{finished.folder / 'summary.md'}\n"
+
+
+def _show_suites(json_path: str | None) -> None:
+    from ming_eval.commands.suite_list import suite_grid, suite_rows
+
+    rows = suite_rows()
+    show(suite_grid(rows).text(), rows, json_path)

@@ -1,0 +1,121 @@
+"""What an accuracy run was asked to do, as one value: from the command line, into the manifest, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from ming_eval.errors import DataError, UsageError
+from ming_eval.evals.data import DataOptions
+from ming_eval.evals.ordering import OptionOrder
+from ming_eval.evals.plan import AskOptions, Method, Plan, make_plan
+from ming_eval.evals.recogniser import parse_judge
+from ming_eval.evals.suite import find_suite
+from ming_eval.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracySettings:
+    """All options that a run can be repeated from; the digests are of what they came to when it began."""
+
+    suites: tuple[str, ...]
+    protocol: str | None
+    method: Method
+    data: str | None
+    examples: str | None
+    media_root: str | None
+    limit: int | None
+    per_group: int | None
+    repeats: int
+    option_order: OptionOrder
+    seed: int
+    concurrency: int
+    shard: bool
+    timeout_s: float
+    max_error_rate: float
+    judge: str | None = None
+    protocol_hashes: tuple[str, ...] = ()
+    item_digests: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> AccuracySettings:
+        """The settings of a stored run.
+
+        Raises:
+            DataError: it is no accuracy run.
+        """
+        try:
+            return msgspec.convert(manifest.settings, cls)
+        except msgspec.ValidationError as exc:
+            raise DataError(f"run {manifest.run} is no accuracy run: {exc}") from exc
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> AccuracySettings:
+        """The settings as the command line gives them.
+
+        Raises:
+            UsageError: a value is none of the choices.
+        """
+        try:
+            return msgspec.convert(dict(values), cls)
+        except msgspec.ValidationError as exc:
+            raise UsageError(f"{exc}; --method is one of {', '.join(Method)}") from exc
+
+    def changed(self, typed: Mapping[str, Any], names: Iterable[str]) -> AccuracySettings:
+        """These settings with the named ones as typed now."""
+        given = self.parse(typed)
+        return replace(self, **{name: getattr(given, name) for name in names})
+
+    def ask_options(self) -> AskOptions:
+        """The part that decides what is asked."""
+        return AskOptions(
+            protocol=self.protocol,
+            method=self.method,
+            limit=self.limit,
+            per_group=self.per_group,
+            repeats=self.repeats,
+            seed=self.seed,
+            order=self.option_order,
+            data=DataOptions(self.data, self.examples, self.media_root),
+            judge=None if self.judge is None else parse_judge(self.judge).model,
+        )
+
+    def with_digests(self, plans: Sequence[Plan]) -> AccuracySettings:
+        """The settings with what they came to."""
+        return replace(
+            self,
+            protocol_hashes=tuple(plan.protocol_hash for plan in plans),
+            item_digests=tuple(plan.items_digest for plan in plans),
+        )
+
+
+def make_plans(settings: AccuracySettings) -> list[Plan]:
+    """A plan for each suite, in the order given.
+
+    Raises:
+        UsageError: a suite does not exist, or the options do not fit it.
+        DataError: a suite or its data cannot be read.
+    """
+    if not settings.suites:
+        raise UsageError("name one or more suites; `ming-eval accuracy --list` shows them")
+    if settings.data is not None and len(settings.suites) > 1:
+        raise UsageError("--data is for one suite: name one")
+    return [make_plan(find_suite(name), settings.ask_options()) for name in settings.suites]
+
+
+def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: str) -> None:
+    """Stop a run from going on with something else than it began with.
+
+    Raises:
+        UsageError: protocol or items differ.
+    """
+    if before.protocol_hashes != now.protocol_hashes:
+        raise UsageError(
+            f"{run} was asked by another protocol ({', '.join(before.protocol_hashes)}, "
+            f"now {', '.join(now.protocol_hashes)}): start a new run"
+        )
+    if before.item_digests != now.item_digests:
+        raise UsageError(f"{run} was asked other items: repeat its options, or start a new run")

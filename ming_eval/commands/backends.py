@@ -1,0 +1,110 @@
+"""The options that say which servers are measured, the same in every command that measures."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ming_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from ming_eval.targets import Target
+
+BackendOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=URL", help="A server to measure; repeatable. Without it, the bundled engine runs."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Model to ask for [default: the first one listed]; of the bundled engine, what it loads."),
+]
+DialectOption = Annotated[
+    str | None, typer.Option(help="How the servers spell the API. [default: from their model card]")
+]
+HeaderOption = Annotated[
+    list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent to every server; repeatable, never stored.")
+]
+ApiKeyOption = Annotated[
+    str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What is measured: `targets`, or the bundled engine, started with `engine_args`, when there are none."""
+
+    targets: tuple[Target, ...]
+    guess_dialect: bool
+    engine_args: tuple[str, ...]
+
+
+def choose_servers(
+    backends: Sequence[str],
+    *,
+    model: str | None,
+    dialect: str | None,
+    headers: Sequence[str],
+    key_variable: str | None,
+    engine_args: Sequence[str],
+) -> Servers:
+    """The servers that these options name.
+
+    Raises:
+        UsageError: an option cannot be read, or two of them contradict each other.
+    """
+    targets = _targets(backends, model, dialect, headers, key_variable)
+    if engine_args and not engine_args[0].startswith("-"):
+        raise UsageError(f"unexpected argument {engine_args[0]!r}: a server is named with --backend NAME=URL")
+    if engine_args and targets:
+        raise UsageError("options after -- are for the bundled engine, which does not run when --backend is given")
+    loaded = ("--model", model) if model is not None and not targets else ()
+    return Servers(targets, dialect is None, (*loaded, *engine_args))
+
+
+def _targets(
+    backends: Sequence[str], model: str | None, dialect: str | None, headers: Sequence[str], key_variable: str | None
+) -> tuple[Target, ...]:
+    from ming_eval.targets import Target
+
+    pairs = [_header(text) for text in headers]
+    api_key = _api_key(key_variable)
+    targets = []
+    for text in backends:
+        name, url = _split_backend(text)
+        targets.append(
+            Target.at(url, name=name, model=model, headers=pairs, api_key=api_key, dialect=dialect or "openai")
+        )
+    names = [target.name for target in targets]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two backends have one name in {', '.join(names)}: write --backend NAME=URL with other names")
+    return tuple(targets)
+
+
+def _split_backend(text: str) -> tuple[str | None, str]:
+    """Name and URL of `NAME=URL`; a bare URL has no name."""
+    name, equals, url = text.partition("=")
+    if not equals or "://" in name:
+        return None, text
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UsageError(f"bad backend name {name!r}: use letters, digits, dot, dash and underscore")
+    return name, url
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise UsageError("a header without a colon: write --header 'NAME: VALUE'")
+    return name.strip(), value.strip()
+
+
+def _api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if variable not in os.environ:
+        raise UsageError(f"--api-key-env {variable}: there is no such environment variable")
+    return os.environ[variable]

@@ -1,0 +1,73 @@
+"""`ming-eval sweep --dry-run`: what would be sent, without sending it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ming_eval.client import wire
+from ming_eval.errors import UsageError
+from ming_eval.load.lengths import Lengths, parse_lengths
+from ming_eval.load.plan import Level, LoadPlan, Shape
+from ming_eval.load.synthetic import LengthSource, Vocabulary
+from ming_eval.load.workload import load_prompts, plan_points
+from ming_eval.report.grid import MISSING, Grid, number
+from ming_eval.targets import Target, find_dialect
+
+_GUESSED_TOKENS_PER_WORD = 1.3
+
+
+def dry_run_text(plan: LoadPlan, targets: Sequence[Target]) -> str:
+    """Points, requests, tokens and time of a plan, and its first request; times only where the plan fixes them.
+
+    Raises:
+        UsageError: the plan has no point.
+    """
+    header = ["load", "warm-up", "requests", "output tokens", "s"]
+    rows = [_row(level, plan) for level in plan.ordered_levels()]
+    num_backends = max(1, len(targets))
+    total = sum(plan.num_requests(level) + plan.num_warmup(level) for level in plan.levels()) * num_backends
+    lines = [
+        Grid(header, rows).text(),
+        f"{total} requests to {num_backends} backend{'s' if num_backends > 1 else ''}, warm-up included."
+        + ("" if plan.is_counted else " Another rule may end a point earlier.")
+        + " The time of a closed loop is up to the server.",
+        "",
+        _first_request(plan, targets),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(level: Level, plan: LoadPlan) -> list[str]:
+    count, lengths = plan.num_requests(level), _lengths(plan)
+    tokens = f"{count * (lengths.low + lengths.high) / 2:.0f}"
+    return [level.title, str(plan.num_warmup(level)), str(count), tokens, _seconds(level, plan)]
+
+
+def _lengths(plan: LoadPlan) -> Lengths:
+    return parse_lengths(plan.output_tokens or str(plan.max_tokens), "--output-tokens")
+
+
+def _seconds(level: Level, plan: LoadPlan) -> str:
+    """How long requests are sent; answers come on top."""
+    limits = [plan.duration_s] if plan.duration_s is not None else []
+    if level.rate_per_s is not None and plan.shape is not Shape.RAMP:
+        limits.append(math.ceil(plan.num_requests(level) / level.rate_per_s))
+    return number(min(limits)) if limits else MISSING
+
+
+def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
+    vocabulary = None
+    prompts = load_prompts(plan.prompts)
+    if plan.input_tokens is not None:  # the real one is measured at the server
+        words = sorted({word for prompt in prompts for word in prompt.text.lower().split() if word.isalpha()})
+        vocabulary = Vocabulary(words, _GUESSED_TOKENS_PER_WORD, LengthSource.ESTIMATE)
+    point = next(plan_points(plan, prompts, vocabulary), None)
+    if point is None:
+        raise UsageError("the plan has no point")
+    target = targets[0] if targets else None
+    request = point.measured[0]
+    body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
+    where = f"{target.base_url}/chat/completions" if target else "the bundled engine"
+    model = "" if target and target.model else " (the model is asked of the server)"
+    return f"{request.id}, to {where}{model}:\n{body.decode()}"

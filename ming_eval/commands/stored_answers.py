@@ -1,0 +1,91 @@
+"""The suites of a stored accuracy run with the answers that were kept, ready to be scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ming_eval.accuracy_results import ItemResult, SuiteResult, read_accuracy
+from ming_eval.commands.accuracy_run import Answers, backend_name
+from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans
+from ming_eval.errors import DataError
+from ming_eval.evals.plan import Plan
+from ming_eval.evals.responses import Response, read_responses
+from ming_eval.evals.runner import SampleKey
+from ming_eval.evals.summarise import Conduct
+from ming_eval.load.summary import KILLED
+from ming_eval.manifest import Manifest
+from ming_eval.results import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswers:
+    """What a run left; `verdict` is why it did not get to its end, None when it did."""
+
+    answers: tuple[Answers, ...]
+    verdict: Verdict | None
+    max_error_rate: float
+
+
+def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) -> StoredAnswers:
+    """The answers of a run by suite and backend; `items` are its item lines, none when it was killed.
+
+    Raises:
+        DataError: it is no accuracy run, or its suites or data are not what they were.
+    """
+    settings = AccuracySettings.of(manifest)
+    plans = make_plans(settings)
+    if settings.with_digests(plans).item_digests != settings.item_digests:
+        raise DataError(f"{manifest.run}: the data is not what it was when the run began; restore it to score again")
+    responses = read_responses(folder)
+    names = [backend.name for backend in manifest.backends]
+    groups = [names] if settings.shard else [[name] for name in names]
+    summary = read_accuracy(folder) if (folder / "summary.json").exists() else None
+    before = {} if summary is None else {(suite.backend, suite.suite): suite for suite in summary.suites}
+    is_partial = summary is None or summary.partial
+    answers = tuple(
+        Answers(
+            plan,
+            _of_plan(plan, group, responses, items),
+            _conduct(plan, group, manifest, before, settings, was_cut_short=is_partial),
+        )
+        for group in groups
+        for plan in plans
+    )
+    verdict = KILLED if summary is None else summary.verdict if summary.partial else None
+    return StoredAnswers(answers, verdict, settings.max_error_rate)
+
+
+def _of_plan(
+    plan: Plan, group: Sequence[str], responses: Mapping[str, Response], items: Iterable[ItemResult]
+) -> dict[SampleKey, Response]:
+    """The answers that the run scored; of a killed one, the last that came for each sample."""
+    if items:
+        mine = [item for item in items if (item.suite, item.backend) == (plan.name, backend_name(group))]
+        keys = {(item.id, item.repeat, item.rotation): item.response for item in mine}
+        return {key: responses[name] for key, name in keys.items() if name is not None and name in responses}
+    found = [each for each in responses.values() if each.suite == plan.name and each.backend in group]
+    return {(each.id, each.repeat, each.rotation): each for each in found}
+
+
+def _conduct(
+    plan: Plan,
+    group: Sequence[str],
+    manifest: Manifest,
+    before: Mapping[tuple[str, str], SuiteResult],
+    settings: AccuracySettings,
+    *,
+    was_cut_short: bool,
+) -> Conduct:
+    name = backend_name(group)
+    suite = before.get((name, plan.name))
+    model = next(backend.model for backend in manifest.backends if backend.name == group[0])
+    return Conduct(
+        backend=name,
+        model=model,
+        wall_s=None if suite is None else suite.wall_s,
+        reused=0 if suite is None else suite.reused,
+        was_cut_short=was_cut_short,
+        max_error_rate=settings.max_error_rate,
+    )

@@ -1,0 +1,1 @@
+"""Stored runs side by side: paired ratios with intervals, one verdict, a gate, and agreement of what was said."""

@@ -1,0 +1,1 @@
+"""One small set of requests per modality: does a server take it, answer it, and how fast."""

@@ -1,0 +1,199 @@
+"""What a run asks of one suite: which items, in which order of choices, how often, with which request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from ming_eval.accuracy_results import DataOrigin
+from ming_eval.errors import UsageError
+from ming_eval.evals import data, sampling
+from ming_eval.evals.data import DataOptions
+from ming_eval.evals.digest import digest
+from ming_eval.evals.item import Item, Kind
+from ming_eval.evals.ordering import OptionOrder, orders, presented
+from ming_eval.evals.scoring.score import SCORING_VERSIONS, scorable
+from ming_eval.evals.suite import Protocol, Suite
+
+LOGLIKELIHOOD_PROTOCOL = "mcq-loglikelihood"
+
+
+class Method(StrEnum):
+    """How a model answers: by writing, or by how likely it finds each choice."""
+
+    GENERATE = "generate"
+    LOGLIKELIHOOD = "loglikelihood"
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """What the command line says about every suite of a run; `judge` names the model that listens to speech."""
+
+    protocol: str | None = None
+    method: Method = Method.GENERATE
+    limit: int | None = None
+    per_group: int | None = None
+    repeats: int = 1
+    seed: int = 0
+    order: OptionOrder = OptionOrder.ORIGINAL
+    data: DataOptions = field(default_factory=DataOptions)
+    judge: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reply to get: `item` as displayed, with choices in `order`; `rotation` counts the orders of one item."""
+
+    item: Item
+    repeat: int
+    rotation: int
+    order: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What identifies the sample within its suite."""
+        return self.item.id, self.repeat, self.rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about one suite of a run but the servers.
+
+    `examples` are the solved ones to show, by stratum; `stratum_sizes` are of all items that were loaded.
+    """
+
+    suite: Suite
+    protocol_name: str
+    protocol: Protocol
+    options: AskOptions
+    origin: DataOrigin
+    samples: tuple[Sample, ...]
+    examples: Mapping[str, tuple[Item, ...]]
+    stratum_sizes: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """How the suite is reported: a bundled sample is not the benchmark."""
+        return f"{self.suite.name}-sample" if self.origin.is_sample else self.suite.name
+
+    @property
+    def metric(self) -> str:
+        """The suite's metric; a figure that depends on a recogniser carries its name."""
+        metric = self.suite.score.metric
+        return f"{metric}[{self.options.judge}]" if self.suite.kind is Kind.SPEECH else metric
+
+    @property
+    def strata(self) -> str | None:
+        """The reporting dimension that the strata are made of."""
+        return self.suite.sampling.strata
+
+    @property
+    def num_items(self) -> int:
+        """Items asked, whatever the number of repeats."""
+        return len({sample.item.id for sample in self.samples})
+
+    def examples_for(self, item: Item) -> Sequence[Item]:
+        """The solved examples to show before `item`."""
+        return self.examples.get(sampling.stratum_of(item, self.strata), ())
+
+    @property
+    def is_sampled(self) -> bool:
+        """True when only some of the loaded items are asked."""
+        return self.num_items < sum(self.stratum_sizes.values())
+
+    @property
+    def items_digest(self) -> str:
+        """A digest of what is asked: the data and the chosen samples."""
+        return digest(self.origin.digest, [sample.key for sample in self.samples])[:16]
+
+    @property
+    def protocol_hash(self) -> str:
+        """A digest of everything that can move a score besides items and server."""
+        options = self.options
+        return digest(
+            self.suite.name,
+            self.suite.suite.version,
+            self.protocol_name,
+            msgspec.to_builtins(self.protocol),
+            msgspec.to_builtins(self.suite.score),
+            self.suite.kind,
+            SCORING_VERSIONS[self.suite.kind],
+            options.method,
+            options.order,
+            options.judge if self.suite.kind is Kind.SPEECH else None,
+            options.seed if options.order is OptionOrder.SHUFFLED else None,
+            {name: [item.id for item in each] for name, each in self.examples.items()},
+        )[:16]
+
+
+def make_plan(suite: Suite, options: AskOptions) -> Plan:
+    """Load a suite's items and choose those to ask.
+
+    Raises:
+        UsageError: the options do not fit the suite.
+        DataError: the items cannot be loaded or scored.
+    """
+    protocol_name, protocol = _protocol(suite, options)
+    loaded = data.load(suite, options.data, needs_examples=protocol.examples > 0, needs_media=protocol.media)
+    items = scorable(loaded.items, suite)
+    strata = suite.sampling.strata
+    chosen = sampling.select(items, strata=strata, per_group=options.per_group, limit=options.limit, seed=options.seed)
+    _check(suite, options, chosen)
+    sizes = {name: len(members) for name, members in sampling.by_stratum(items, strata).items()}
+    examples = _examples(suite, protocol, loaded.examples, chosen)
+    return Plan(suite, protocol_name, protocol, options, loaded.origin, _samples(chosen, options), examples, sizes)
+
+
+def _examples(
+    suite: Suite, protocol: Protocol, examples: Sequence[Item], chosen: Sequence[Item]
+) -> dict[str, tuple[Item, ...]]:
+    """The solved examples of every stratum that is asked, in file order; none has a question that is scored as well.
+
+    Raises:
+        UsageError: there are too few for a stratum.
+    """
+    if not protocol.examples:
+        return {}
+    strata = suite.sampling.strata
+    scored = {item.question for item in chosen}
+    fitting = sampling.by_stratum([each for each in examples if each.question not in scored], strata)
+    found = {name: tuple(fitting.get(name, ())[: protocol.examples]) for name in sampling.by_stratum(chosen, strata)}
+    for name, each in found.items():
+        if len(each) < protocol.examples:
+            where = f" for {strata} {name}" if strata is not None else ""
+            raise UsageError(
+                f"suite {suite.name}: the protocol needs {protocol.examples} solved examples{where}, found {len(each)}"
+            )
+    return found
+
+
+def _protocol(suite: Suite, options: AskOptions) -> tuple[str, Protocol]:
+    if options.method is Method.LOGLIKELIHOOD and suite.kind is not Kind.MCQ:
+        raise UsageError(f"--method loglikelihood scores choices, and suite {suite.name} has none")
+    if options.protocol is None and options.method is Method.LOGLIKELIHOOD:
+        if LOGLIKELIHOOD_PROTOCOL not in suite.protocols:
+            raise UsageError(f"suite {suite.name} has no [prompt.{LOGLIKELIHOOD_PROTOCOL}]: name a --protocol")
+        return suite.protocol(LOGLIKELIHOOD_PROTOCOL)
+    return suite.protocol(options.protocol)
+
+
+def _check(suite: Suite, options: AskOptions, chosen: Sequence[Item]) -> None:
+    if suite.kind is Kind.SPEECH and options.judge is None:
+        raise UsageError(f"suite {suite.name} needs a recogniser that listens to the speech: name one with --judge")
+    if options.order is not OptionOrder.ORIGINAL and not any(item.choices for item in chosen):
+        raise UsageError(f"suite {suite.name} has no choices to reorder")
+    short = [item.id for item in chosen if (item.kind or suite.kind) is Kind.MCQ and len(item.choices) < 2]
+    if short:
+        raise UsageError(f"suite {suite.name}: {len(short)} items have fewer than two choices, such as {short[0]}")
+
+
+def _samples(items: Sequence[Item], options: AskOptions) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(presented(item, order), repeat, rotation, order)
+        for repeat in range(options.repeats)
+        for item in items
+        for rotation, order in enumerate(orders(item, options.order, options.seed))
+    )

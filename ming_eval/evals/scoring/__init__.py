@@ -1,0 +1,1 @@
+"""One scorer per kind of answer: pure functions of an item and a reply."""

@@ -1,0 +1,184 @@
+"""Numbers in English words -> figures: `twenty one` 21, `nineteen ninety` 1990, `five dollars` $5, `third` 3rd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_UNITS = {
+    name: value
+    for value, name in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+}
+_TENS = {
+    name: 10 * value
+    for value, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+}
+_SMALL = _UNITS | _TENS
+_LARGE = {name: 1000**power for power, name in enumerate("thousand million billion trillion".split(), start=1)}
+_IRREGULAR_ORDINALS = {
+    "first": "one",
+    "second": "two",
+    "third": "three",
+    "fifth": "five",
+    "eighth": "eight",
+    "ninth": "nine",
+    "twelfth": "twelve",
+}
+_SIGN_BEFORE = {"dollar": "$", "euro": "€", "pound": "£"}
+_FIGURE = re.compile(r"[$€£]?\d+(?:\.\d+)?")
+
+
+def figures(words: Sequence[str]) -> list[str]:
+    """`words` with every run of number words written in figures; other words stay as they are."""
+    result: list[str] = []
+    at = 0
+    while at < len(words):
+        number = _Number()
+        end = number.read(words, at)
+        if end == at:
+            result.append(words[at])
+            at += 1
+        else:
+            text, at = _with_unit(number.text, words, end)
+            result.append(text)
+    return result
+
+
+@dataclass(slots=True)
+class _Number:
+    """A number while it is read. `done` are figures that nothing can be added to any more: the 19 of `nineteen ninety`.
+
+    `room` is the size below which the next word still adds to the number: 10 after `twenty`, 100 after `hundred`.
+    """
+
+    done: str = ""
+    total: int = 0
+    group: int | None = None
+    room: int = 0
+    least_large: int = 10**15
+    suffix: str = ""
+    decimals: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.done + self._pending() + (f".{self.decimals}" if self.decimals else "") + self.suffix
+
+    def read(self, words: Sequence[str], start: int) -> int:
+        """Take in words from `start` on; where the number ends, `start` if there is none."""
+        at = start
+        while at < len(words) and not self.suffix:
+            word = words[at]
+            if (word == "and" and self._joins(words, at)) or self._take(word):
+                at += 1
+            elif word == "point" and at > start and at + 1 < len(words) and words[at + 1] in _UNITS:
+                return self._read_decimals(words, at + 1)
+            else:
+                break
+        return at
+
+    def _take(self, word: str) -> bool:
+        """Add one word; False when it is no part of a number."""
+        if word in _SMALL:
+            self._add(_SMALL[word])
+        elif word == "hundred":
+            self._multiply_group()
+        elif word in _LARGE:
+            self._multiply(_LARGE[word])
+        elif word.isdecimal() and self.group is None and not self.done:
+            self.group, self.room = int(word), 0
+            if word.startswith("0"):
+                self.done, self.group = word, None
+        else:
+            return self._take_ordinal(word)
+        return True
+
+    def _take_ordinal(self, word: str) -> bool:
+        cardinal, plural = _cardinal(word)
+        if cardinal is None or (word in ("second", "seconds") and self._is_empty()):  # the unit of time
+            return False
+        self._take(cardinal)
+        self.suffix = _ordinal_ending(int(self._pending() or 0)) + plural
+        return True
+
+    def _add(self, value: int) -> None:
+        fits = self.room > 10 if value >= 10 else 0 < value < self.room
+        if not self._is_empty() and not fits:
+            self._finish()
+        self.group = (self.group or 0) + value
+        self.room = 10 if value >= 20 else 0
+
+    def _multiply_group(self) -> None:
+        if self.group is not None and not 0 < self.group < 100:
+            self._finish()
+        self.group = (self.group or 1) * 100
+        self.room = 100
+
+    def _multiply(self, size: int) -> None:
+        if size >= self.least_large:
+            self._finish()
+        self.total += (1 if self.group is None else self.group) * size
+        self.group, self.room, self.least_large = None, 1000, size
+
+    def _finish(self) -> None:
+        self.done += self._pending()
+        self.total, self.group, self.room, self.least_large = 0, None, 0, 10**15
+
+    def _pending(self) -> str:
+        if self.group is None and self.total == 0:
+            return ""
+        return str(self.total + (self.group or 0))
+
+    def _is_empty(self) -> bool:
+        return self.group is None and self.total == 0
+
+    def _joins(self, words: Sequence[str], at: int) -> bool:
+        """True for the `and` of `two hundred and five`."""
+        return (
+            self.room >= 100
+            and at + 1 < len(words)
+            and (words[at + 1] in _SMALL or (_cardinal(words[at + 1])[0] or "") in _SMALL)
+        )
+
+    def _read_decimals(self, words: Sequence[str], at: int) -> int:
+        while at < len(words) and words[at] in _UNITS:
+            self.decimals += str(_UNITS[words[at]])
+            at += 1
+        return at
+
+
+def _cardinal(word: str) -> tuple[str | None, str]:
+    """The number word that an ordinal comes from, and its plural ending; None when it is no ordinal."""
+    plural = "s" if word.endswith("s") and word != "seconds" else ""
+    stem = word.removesuffix("s") if plural else word
+    if stem in _IRREGULAR_ORDINALS:
+        return _IRREGULAR_ORDINALS[stem], plural
+    name = stem.removesuffix("th")
+    if name == stem:
+        return None, ""
+    name = name.removesuffix("ie") + "y" if name.endswith("ie") else name
+    return (name, plural) if name in _SMALL or name == "hundred" or name in _LARGE else (None, "")
+
+
+def _ordinal_ending(value: int) -> str:
+    if value % 100 in (11, 12, 13):
+        return "th"
+    return {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
+
+
+def _with_unit(number: str, words: Sequence[str], at: int) -> tuple[str, int]:
+    """The figure with the sign of a unit that follows it, and where the words go on."""
+    following = words[at] if at < len(words) else ""
+    if not _FIGURE.fullmatch(number) or not following:
+        return number, at
+    if following == "percent":
+        return f"{number}%", at + 1
+    if following == "per" and words[at + 1 : at + 2] == ["cent"]:
+        return f"{number}%", at + 2
+    if following in ("cent", "cents"):
+        return f"¢{number}", at + 1
+    sign = _SIGN_BEFORE.get(following.removesuffix("s"))
+    return (f"{sign}{number}", at + 1) if sign else (number, at)

@@ -1,0 +1,44 @@
+"""What a run has so far, also from an earlier process that did not get to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ming_eval.load.plan import Level, level_of
+from ming_eval.types import Phase, RequestRecord
+
+PointKey = tuple[str, Level]  # backend, load
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What need not be done again, by point.
+
+    `indices`: measured requests that have ended. `complete`: points that need no more. `used_s`: seconds that were
+    measured.
+    """
+
+    indices: Mapping[PointKey, frozenset[int]]
+    complete: frozenset[PointKey]
+    used_s: Mapping[PointKey, float]
+
+
+@dataclass(slots=True)
+class Kept:
+    """Everything that has ended; grows while a sweep runs."""
+
+    records: list[RequestRecord] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+
+    def done(self) -> Done:
+        """The present state by point."""
+        by_point: dict[PointKey, list[RequestRecord]] = {}
+        for record in self.records:
+            if not record.warmup:
+                by_point.setdefault((record.backend, level_of(record)), []).append(record)
+        return Done(
+            {key: frozenset(record.index for record in mine) for key, mine in by_point.items()},
+            frozenset((p.backend, Level(p.concurrency, p.rate_per_s)) for p in self.phases if p.complete),
+            {key: max(r.done_s for r in mine) - min(r.sent_s for r in mine) for key, mine in by_point.items()},
+        )

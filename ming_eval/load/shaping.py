@@ -1,0 +1,138 @@
+"""Options of the command line -> the load shape, the stop rules and the limits of a plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from ming_eval.errors import UsageError
+from ming_eval.load.lengths import parse_lengths
+from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
+from ming_eval.load.trace import read_trace
+from ming_eval.metrics.slo import parse_slos
+
+E = TypeVar("E", bound=StrEnum)
+
+DEFAULT_MAX_IN_FLIGHT = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeOptions:
+    """What was typed; None where nothing was."""
+
+    rate: str | None = None
+    arrivals: Shape | None = None
+    burstiness: float | None = None
+    trace: Path | None = None
+    max_in_flight: int | None = None
+    order: Order = Order.GIVEN
+    duration_s: float | None = None
+    stop_error_rate: float | None = None
+    until: str | None = None
+    rest_s: float = 0.0
+    outage_limit_s: float = 30.0
+    max_time_s: float | None = None
+    nonce: bool = True
+    slos: Sequence[str] = ()
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    tokenizer: Path | None = None
+
+
+def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
+    """`plan` with the load that the options ask for.
+
+    Raises:
+        UsageError: options that cannot be read or contradict each other.
+        DataError: the trace cannot be read.
+    """
+    shape = _shape(options)
+    _check_lengths(options)
+    plan = replace(
+        plan,
+        shape=shape,
+        order=options.order,
+        duration_s=options.duration_s,
+        stop_error_rate=options.stop_error_rate,
+        until_ci=parse_until(options.until) if options.until is not None else None,
+        rest_s=options.rest_s,
+        outage_limit_s=options.outage_limit_s,
+        max_time_s=options.max_time_s,
+        nonce=options.nonce,
+        slos=parse_slos(options.slos),
+        input_tokens=options.input_tokens,
+        output_tokens=options.output_tokens,
+        tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+    )
+    if shape in (Shape.CLOSED, Shape.WAVES):
+        return plan
+    in_flight = options.max_in_flight or DEFAULT_MAX_IN_FLIGHT
+    plan = replace(plan, concurrencies=(in_flight,), rates_per_s=parse_rates(options.rate) if options.rate else ())
+    if shape is Shape.TRACE:
+        assert options.trace is not None
+        rows = read_trace(options.trace)
+        return replace(plan, trace=str(options.trace), requests=min(len(rows), plan.requests or len(rows)))
+    return replace(plan, burstiness=options.burstiness or 1.0)
+
+
+def choose(kind: type[E], option: str, text: str | None) -> E | None:
+    """The member that `text` names; None for None.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError as exc:
+        raise UsageError(f"unknown {option} {text!r}: choose one of {', '.join(kind)}") from exc
+
+
+def parse_until(text: str) -> float:
+    """The share in `ci=2%`.
+
+    Raises:
+        UsageError: the text is something else.
+    """
+    match = re.fullmatch(r"ci=(\d+(?:\.\d+)?)%", text.replace(" ", ""))
+    if match is None or not 0 < float(match[1]) < 100:
+        raise UsageError(f"bad --until {text!r}: write ci=2% to stop when mean E2E is known to 2 %")
+    return float(match[1]) / 100
+
+
+def _shape(options: ShapeOptions) -> Shape:
+    """The shape that was asked for, or follows from what else was given."""
+    shape = options.arrivals or _implied(options)
+    needs_rate = shape in OPEN_SHAPES or shape is Shape.RAMP
+    if needs_rate and options.rate is None:
+        raise UsageError(f"--arrivals {shape} needs --rate, in requests per second")
+    if options.rate is not None and not needs_rate:
+        raise UsageError(f"--rate belongs to an open loop, not to --arrivals {shape}")
+    if (shape is Shape.TRACE) != (options.trace is not None):
+        raise UsageError("--arrivals trace and --trace FILE go together")
+    if shape is Shape.RAMP and options.duration_s is None:
+        raise UsageError("--arrivals ramp needs --duration: how many seconds the rise takes")
+    if options.burstiness is not None and shape is not Shape.GAMMA:
+        raise UsageError(f"--burstiness belongs to --arrivals gamma, not to {shape}")
+    if options.max_in_flight is not None and shape in (Shape.CLOSED, Shape.WAVES):
+        raise UsageError("--max-in-flight belongs to an open loop; a closed one has --concurrency")
+    return shape
+
+
+def _check_lengths(options: ShapeOptions) -> None:
+    for text, option in ((options.input_tokens, "--input-tokens"), (options.output_tokens, "--output-tokens")):
+        if text is not None:
+            parse_lengths(text, option)
+    if options.tokenizer is not None and options.input_tokens is None:
+        raise UsageError("--tokenizer counts the words of --input-tokens, which is not given")
+
+
+def _implied(options: ShapeOptions) -> Shape:
+    if options.trace is not None:
+        return Shape.TRACE
+    return Shape.POISSON if options.rate is not None else Shape.CLOSED

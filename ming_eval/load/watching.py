@@ -1,0 +1,111 @@
+"""Looks at the server and at this host's GPUs while a point is measured, once before, every two seconds, once after."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib import import_module
+from types import ModuleType, TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from ming_eval.client import probe
+from ming_eval.errors import TargetError
+from ming_eval.metrics.prometheus import parse_sample
+from ming_eval.targets import Target
+from ming_eval.types import GpuSample, ServerSample
+
+_PERIOD_S = 2.0
+_LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Watcher:
+    """An async context manager around what is measured. Pages are only kept meanwhile, and read afterwards.
+
+    A server without known metrics is asked once and then left alone. GPUs are watched where NVML is installed and the
+    server runs on this host.
+    """
+
+    def __init__(self, target: Target, zero_s: float) -> None:
+        self._target = target
+        self._zero_s = zero_s
+        self._pages: list[tuple[float, str]] = []
+        self._gpu_samples: list[GpuSample] = []
+        self._gpus = _Gpus.of_host() if urlsplit(target.base_url).hostname in _LOCAL_HOSTS else None
+        self._is_useful = False
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._look()
+        self._is_useful = bool(self.server_samples())
+        if self._is_useful or self._gpus is not None:
+            self._ticker = asyncio.create_task(self._keep_looking())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._gpus is not None:
+            self._gpus.close()
+
+    async def look_again(self, *, may_ask: bool) -> None:
+        """The look after the point; the server is left alone unless `may_ask`."""
+        if self._is_useful and may_ask:
+            await self._look()
+
+    def server_samples(self) -> tuple[ServerSample, ...]:
+        """What the pages say, in order of time."""
+        samples = (parse_sample(text, time_s) for time_s, text in self._pages)
+        return tuple(sample for sample in samples if sample is not None)
+
+    def gpu_samples(self) -> tuple[GpuSample, ...]:
+        """What NVML said, in order of time."""
+        return tuple(self._gpu_samples)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            if self._gpus is not None:
+                self._gpu_samples.append(self._gpus.sample(time.perf_counter() - self._zero_s))
+            if self._is_useful:
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            page = await probe.fetch_metrics(self._target)
+        except TargetError:  # away for the moment; the requests will tell
+            return
+        if page is not None:
+            self._pages.append((time.perf_counter() - self._zero_s, page))
+
+
+class _Gpus:
+    """The GPUs that NVML sees."""
+
+    def __init__(self, nvml: ModuleType, handles: list[Any]) -> None:
+        self._nvml = nvml
+        self._handles = handles
+
+    @classmethod
+    def of_host(cls) -> _Gpus | None:
+        """None where NVML is not installed or there is no GPU."""
+        try:
+            nvml = import_module("pynvml")
+        except ImportError:
+            return None
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError:  # no driver
+            return None
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return cls(nvml, handles) if handles else None
+
+    def sample(self, time_s: float) -> GpuSample:
+        watts = sum(self._nvml.nvmlDeviceGetPowerUsage(handle) / 1000 for handle in self._handles)
+        busy = sum(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100 for handle in self._handles)
+        return GpuSample(time_s, watts, busy / len(self._handles))
+
+    def close(self) -> None:
+        self._nvml.nvmlShutdown()

@@ -1,0 +1,137 @@
+"""Prometheus text of a known server -> a `ServerSample`; samples -> what they say of a point."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ming_eval.types import GpuSample, ServerSample
+
+# Names by field, the first one found wins; series of one name (one per model or engine) are added up, shares averaged.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "running": (
+        "vllm:num_requests_running",
+        "sglang:num_running_reqs",
+        "ming:num_requests_running",
+        "llamacpp:requests_processing",
+    ),
+    "waiting": (
+        "vllm:num_requests_waiting",
+        "sglang:num_queue_reqs",
+        "ming:num_requests_waiting",
+        "llamacpp:requests_deferred",
+    ),
+    "kv_used": (
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",
+        "sglang:token_usage",
+        "ming:kv_cache_usage_perc",
+        "llamacpp:kv_cache_usage_ratio",
+    ),
+    "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "ming:prefix_cache_hits_total"),
+    "prefix_queries": (
+        "vllm:prefix_cache_queries_total",
+        "vllm:gpu_prefix_cache_queries_total",
+        "ming:prefix_cache_queries_total",
+    ),
+    "preemptions": ("vllm:num_preemptions_total", "ming:num_preemptions_total"),
+}
+_SHARES = frozenset({"kv_used"})
+_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([-+\d.eE]+|NaN|[-+]?Inf)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerView:
+    """A point as the server saw it. Means are over time; `prefix_hit_share` and `preemptions` are of this point."""
+
+    num_samples: int
+    running_mean: float | None
+    running_max: float | None
+    waiting_mean: float | None
+    waiting_max: float | None
+    kv_used_max: float | None
+    prefix_hit_share: float | None
+    preemptions: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Of all GPUs of the client's host while a point ran, whatever ran on them."""
+
+    power_w: float
+    busy: float
+    joules_per_token: float | None
+
+
+def parse_sample(text: str, time_s: float) -> ServerSample | None:
+    """What is known in a Prometheus page; None where no name is."""
+    series: dict[str, list[float]] = {}
+    for name, value in _LINE.findall(text):
+        series.setdefault(name, []).append(float(value))
+    found = {field: _value(field, series) for field in _NAMES}
+    return ServerSample(time_s=time_s, **found) if any(value is not None for value in found.values()) else None
+
+
+def server_view(phases: Iterable[Sequence[ServerSample]]) -> ServerView | None:
+    """Samples before, during and after each phase -> one view; None without samples."""
+    parts = [samples for samples in phases if samples]
+    if not parts:
+        return None
+    every = [sample for samples in parts for sample in samples]
+    hits = _growth((s.prefix_hits for s in samples) for samples in parts)
+    queries = _growth((s.prefix_queries for s in samples) for samples in parts)
+    return ServerView(
+        num_samples=len(every),
+        running_mean=_mean_over_time([[(s.time_s, s.running) for s in samples] for samples in parts]),
+        running_max=_max(sample.running for sample in every),
+        waiting_mean=_mean_over_time([[(s.time_s, s.waiting) for s in samples] for samples in parts]),
+        waiting_max=_max(sample.waiting for sample in every),
+        kv_used_max=_max(sample.kv_used for sample in every),
+        prefix_hit_share=hits / queries if hits is not None and queries else None,
+        preemptions=_growth((s.preemptions for s in samples) for samples in parts),
+    )
+
+
+def energy(phases: Iterable[Sequence[GpuSample]], wall_s: float | None, num_tokens: int | None) -> Energy | None:
+    """Mean power and use over the point, and what a token cost; None without samples."""
+    every = [sample for samples in phases for sample in samples]
+    if not every:
+        return None
+    power_w = sum(sample.power_w for sample in every) / len(every)
+    busy = sum(sample.busy for sample in every) / len(every)
+    return Energy(power_w, busy, power_w * wall_s / num_tokens if wall_s and num_tokens else None)
+
+
+def _value(field: str, series: dict[str, list[float]]) -> float | None:
+    values = next((series[name] for name in _NAMES[field] if name in series), None)
+    if values is None:
+        return None
+    return sum(values) / len(values) if field in _SHARES else sum(values)
+
+
+def _mean_over_time(parts: Sequence[Sequence[tuple[float, float | None]]]) -> float | None:
+    """Trapezoids between samples; None where a value is missing or no time passes."""
+    area = span_s = 0.0
+    for part in parts:
+        for (before_s, before), (after_s, after) in pairwise(part):
+            if before is None or after is None:
+                return None
+            area += (before + after) / 2 * (after_s - before_s)
+            span_s += after_s - before_s
+    return area / span_s if span_s else None
+
+
+def _growth(parts: Iterable[Iterable[float | None]]) -> float | None:
+    """How much a counter grew, over all parts; a server that was restarted counts from 0 again."""
+    grown = None
+    for part in parts:
+        values = [value for value in part if value is not None]
+        for before, after in pairwise(values):
+            grown = (grown or 0.0) + (after - before if after >= before else after)
+    return grown
+
+
+def _max(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,122 @@
+"""`ming-eval compare` on run folders, and the comparison that a sweep of two servers brings along."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from ming_eval import manifest as manifests
+from ming_eval.cli import app
+from ming_eval.compare.system import System
+from ming_eval.run_folder import Redactor, RequestLog
+from ming_eval.types import Reply
+from tests.fakes import FakeServer, Script
+from tests.ming_eval.compare.simulation import World, simulate
+
+WORLD = World(concurrencies=(1, 4), num_requests=32)
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def store(system: System, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    manifests.write(replace(system.manifest, run=folder.name, finished=system.manifest.started), folder)
+    with RequestLog(folder, Redactor()) as log:
+        for record in system.records:
+            log.add(Reply(record, "text"))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A run, and the same with every request 10 % slower."""
+    slow = simulate(WORLD, np.random.default_rng(0), slowdown=1.1)
+    return store(simulate(WORLD, np.random.default_rng(0)), tmp_path / "old"), store(slow, tmp_path / "new")
+
+
+def test_the_table_has_both_systems_ratio_and_verdict(runs: tuple[Path, Path]) -> None:
+    result = invoke("compare", *runs)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(
+        "a@new gives 0.909 x the output tokens/s of a@old over 2 points (95 %: 0.909 to 0.909)"
+    )
+    rows = [line.split() for line in result.stdout.splitlines() if "ttft_ms.p50" in line]
+    assert [(row[0], row[4], row[-1]) for row in rows] == [("c=1", "1.100", "worse"), ("c=4", "1.100", "worse")]
+
+
+def test_runs_by_name(runs: tuple[Path, Path]) -> None:
+    assert invoke("compare", "old", "new", "--out", runs[0].parent).exit_code == 0
+
+
+def test_comparison_as_json(runs: tuple[Path, Path]) -> None:
+    content = json.loads(invoke("compare", *runs, "--json", "-").stdout)
+    (comparison,) = content["comparisons"]
+    assert (comparison["first"], comparison["second"], comparison["verdict"]) == ("a@old", "a@new", "worse")
+    assert comparison["throughput"]["ratio"] == pytest.approx(1 / 1.1)
+    assert [point["concurrency"] for point in comparison["points"]] == [1, 4]
+    assert content["crossings"] == []
+
+
+def test_the_gate_is_exit_code_1(runs: tuple[Path, Path]) -> None:
+    result = invoke("compare", *runs, "--fail-on", "ttft_ms.p99>+5%")
+    assert result.exit_code == 1
+    assert "ttft_ms.p99>+5%: failed by a@new at c=4" in result.stdout
+    assert invoke("compare", *runs, "--fail-on", "ttft_ms.p99>+15%").exit_code == 0
+    assert invoke("compare", *reversed(runs), "--fail-on", "ttft_ms.p99>+5%").exit_code == 0
+
+
+def test_a_condition_without_meaning_is_exit_code_2(runs: tuple[Path, Path]) -> None:
+    result = invoke("compare", *runs, "--fail-on", "ttft>+5%")
+    assert result.exit_code == 2
+    assert "unknown figure 'ttft'" in result.stderr
+
+
+def test_unlike_runs_are_exit_code_4_unless_forced(runs: tuple[Path, Path]) -> None:
+    manifest = manifests.read(runs[1])
+    manifests.write(replace(manifest, settings={**manifest.settings, "seed": 7}), runs[1])
+    result = invoke("compare", *runs)
+    assert result.exit_code == 4
+    assert "seed: 0 against 7" in result.stderr
+    forced = invoke("compare", *runs, "--force")
+    assert forced.exit_code == 0
+    assert "- seed: 0 against 7 (forbids a comparison; forced)" in forced.stdout
+
+
+def test_one_run_of_one_backend_is_exit_code_2(runs: tuple[Path, Path]) -> None:
+    assert invoke("compare", runs[0]).exit_code == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_servers_ends_with_their_comparison(tmp_path: Path) -> None:
+    fast, slow = Script(first_s=0.01, gap_s=0.002), Script(first_s=0.01, gap_s=0.012)
+    with FakeServer.in_thread(fast) as a, FakeServer.in_thread(slow) as b:
+        backends = ("--backend", f"a={a.url}", "--backend", f"b={b.url}")
+        load = ("--concurrency", "1,2", "--requests", "8", "--max-tokens", "8")
+        result = invoke("sweep", *backends, *load, "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "of a over 2 points" in result.stdout
+    (folder,) = tmp_path.iterdir()
+    text = (folder / "summary.md").read_text()
+    assert "## Comparison" in text
+    assert "slower.**" in text
+    (comparison,) = json.loads((folder / "comparison.json").read_text())
+    assert (comparison["first"], comparison["second"], comparison["verdict"]) == ("a", "b", "worse")
+    again = invoke("compare", folder, "--json", "-")
+    assert json.loads(again.stdout)["comparisons"] == [comparison]
+
+
+def test_agreement_of_stored_answers(runs: tuple[Path, Path]) -> None:
+    result = invoke("compare", *runs, "--agreement")
+    assert result.exit_code == 0, result.stderr
+    rows = [line.split()[:4] for line in result.stdout.splitlines() if line.startswith("c=")]
+    assert rows == [["c=1", "32", "32", "100"], ["c=4", "32", "32", "100"]]
+    (agreement,) = json.loads(invoke("compare", *runs, "--agreement", "--json", "-").stdout)
+    assert [point["identical"] for point in agreement["points"]] == [32, 32]
+    assert invoke("compare", *runs, "--agreement", "--fail-on", "e2e_ms.p50>+5%").exit_code == 2

@@ -1,0 +1,39 @@
+"""`sweep --dry-run` shows what would be sent and sends nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.fakes import FakeServer, Script
+from tests.ming_eval.commands.test_sweep import sweep
+
+
+def test_table_and_first_request_without_a_word_to_the_server(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script()) as server:
+        options = ("--concurrency", "1,8", "--requests", "20", "--max-tokens", "7", "--model", "m", "--dry-run")
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+        assert server.seen == []
+    assert result.exit_code == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    lines = result.stdout.splitlines()
+    assert lines[2].split() == ["c=1", "1", "20", "140", "-"]
+    assert lines[3].split() == ["c=8", "8", "20", "140", "-"]
+    assert "49 requests to 1 backend, warm-up included." in result.stdout
+    body = json.loads(lines[-1])
+    assert (body["model"], body["max_completion_tokens"], body["stream"]) == ("m", 7, True)
+
+
+def test_the_first_request_is_the_one_that_is_sent_first(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script()) as server:
+        options = ("--backend", f"s={server.url}", "--concurrency", "1", "--requests", "1", "--warmup", "0")
+        shown = json.loads(sweep(tmp_path, *options, "--model", "fake-model", "--dry-run").stdout.splitlines()[-1])
+        sweep(tmp_path, *options)
+        (sent,) = server.chats
+    assert shown == sent.body
+
+
+def test_an_open_loop_has_a_time(tmp_path: Path) -> None:
+    result = sweep(tmp_path, "--backend", "s=http://127.0.0.1:9", "--rate", "2,4", "--requests", "20", "--dry-run")
+    rows = [line.split() for line in result.stdout.splitlines()[2:4]]
+    assert [(row[0], row[2], row[4]) for row in rows] == [("2/s", "20", "10.0"), ("4/s", "20", "5.00")]

@@ -1,0 +1,287 @@
+"""Load shapes, stop rules, outages and resuming, from the command line to the files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes import FakeServer, Fault, Script, count_tokens, every
+from tests.ming_eval.commands.test_sweep import lines_of, run_folder, start, summary_of, sweep, wait_for
+
+FAST = Script(gap_s=0.001)
+SMALL = ("--max-tokens", "3", "--warmup", "0")
+
+
+def measured(out: Path) -> list[dict[str, Any]]:
+    return [line for line in lines_of(out) if not line["warmup"]]
+
+
+def point_of(out: Path) -> dict[str, Any]:
+    (point,) = summary_of(out)["points"]
+    found: dict[str, Any] = point
+    return found
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def test_constant_rate_is_kept_and_t0_is_when_a_request_was_due(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        options = ("--rate", "50", "--arrivals", "constant", "--requests", "20", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    intended = sorted(line["intended_s"] for line in measured(tmp_path))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
+    assert gaps == pytest.approx([0.02] * 19, abs=1e-9)
+    point = point_of(tmp_path)
+    assert (point["rate_per_s"], point["concurrency"], point["requests"]) == (50.0, 256, 20)
+    assert point["send_lag_ms"]["count"] == 20
+    assert point["steady"] is None
+    assert (run_folder(tmp_path) / "outputs" / "s-r50.jsonl").exists()
+
+
+def test_an_open_loop_does_not_wait_for_slow_answers(tmp_path: Path) -> None:
+    """Answers take 0.4 s, 10 requests come within 0.2 s: nearly all are in flight at once."""
+    with FakeServer.in_thread(Script(first_s=0.4)) as server:
+        options = ("--rate", "50", "--arrivals", "constant", "--requests", "10", *SMALL)
+        sweep(tmp_path, "--backend", f"s={server.url}", *options)
+        assert server.max_concurrent >= 9
+
+
+def test_waves_wait_for_the_slowest(tmp_path: Path) -> None:
+    slow_third = every(3, Script(first_s=0.15), FAST)
+    with FakeServer.in_thread(slow_third) as server:
+        options = ("--concurrency", "3", "--arrivals", "waves", "--requests", "8", *SMALL)
+        sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    lines = measured(tmp_path)
+    waves = [[line for line in lines if line["index"] // 3 == wave] for wave in range(3)]
+    assert [len(wave) for wave in waves] == [3, 3, 2]
+    for earlier, later in itertools.pairwise(waves):
+        assert max(line["done_s"] for line in earlier) <= min(line["sent_s"] for line in later)
+
+
+def test_ramp_gets_faster(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        options = ("--rate", "10..90", "--arrivals", "ramp", "--duration", "0.6", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    intended = sorted(line["intended_s"] for line in measured(tmp_path))
+    assert len(intended) == 30  # (10 + 90) / 2 x 0.6
+    gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
+    assert all(later < earlier for earlier, later in itertools.pairwise(gaps))
+
+
+def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 1000 + ms, "output_length": 2, "text": f"row {ms}"} for ms in (0, 50, 300)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "runs"
+    with FakeServer.in_thread(FAST) as server:
+        result = sweep(out, "--backend", f"s={server.url}", "--trace", str(trace), "--warmup", "0")
+        assert [request.body["messages"][0]["content"] for request in server.chats] == ["row 0", "row 50", "row 300"]
+    assert result.exit_code == 0, result.stderr
+    intended = [line["intended_s"] for line in measured(out)]
+    assert [time_s - intended[0] for time_s in intended] == pytest.approx([0.0, 0.05, 0.3])
+    assert point_of(out)["output_tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--arrivals", "poisson"), "needs --rate"),
+        (("--rate", "0"), "bad rate"),
+        (("--rate", "5", "--arrivals", "waves"), "open loop"),
+        (("--arrivals", "sometimes"), "choose one of"),
+        (("--rate", "5", "--burstiness", "2"), "gamma"),
+        (("--rate", "1..2", "--arrivals", "ramp"), "--duration"),
+        (("--until", "2%"), "ci=2%"),
+        (("--slo", "speed=3s"), "unknown limit 'speed'"),
+        (("--slo", "ttft=500"), "unit"),
+        (("--max-in-flight", "3"), "--concurrency"),
+        (("--trace", "/no/such/file"), "cannot read the trace"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = sweep(tmp_path, "--backend", "s=http://127.0.0.1:9", *options)
+    assert result.exit_code in (2, 4)
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- stopping ----------------------------------------------------------------------------------------------------
+
+
+def test_duration_ends_a_point(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script(first_s=0.02)) as server:
+        result = sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "2", "--duration", "0.5", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert point["stopped"] == "after 0.5 s"
+    assert 10 < point["requests"] < 60
+    sent = [line["sent_s"] for line in measured(tmp_path)]
+    assert max(sent) - min(sent) < 0.5
+    assert summary_of(tmp_path)["partial"] is False
+
+
+def test_a_narrow_interval_ends_a_point(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script(first_s=0.01, gap_s=0.005)) as server:
+        options = ("--concurrency", "2", "--until", "ci=20%", "--requests", "400", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert "known to" in point["stopped"]
+    assert 32 <= point["requests"] < 400
+
+
+def test_many_failures_end_a_point(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script(fault=Fault.HTTP_500)) as server:
+        options = ("--concurrency", "1", "--stop-error-rate", "0.5", "--requests", "200", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 1
+    assert 20 <= point_of(tmp_path)["requests"] <= 25
+
+
+def test_the_whole_run_has_a_limit(tmp_path: Path) -> None:
+    with FakeServer.in_thread(Script(first_s=0.1)) as server:
+        options = ("--concurrency", "1,2", "--requests", "50", "--max-time", "0.6", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 130
+    summary = summary_of(tmp_path)
+    assert (summary["partial"], summary["verdict"]["status"]) == (True, "interrupted")
+    assert "0.6 s" in summary["verdict"]["reason"]
+    assert 3 <= summary["requests"] < 50
+
+
+# --- goodput -----------------------------------------------------------------------------------------------------
+
+
+def test_goodput_counts_failures_and_slow_ones_as_misses(tmp_path: Path) -> None:
+    """Of 12 requests every 4th fails and every 4th comes late: 6 are good."""
+
+    def script(index: int) -> Script:
+        return {2: Script(first_s=0.3), 3: Script(fault=Fault.HTTP_500)}.get(index % 4, FAST)
+
+    with FakeServer.in_thread(script) as server:
+        options = ("--concurrency", "1", "--requests", "12", "--slo", "ttft=200ms", "--slo", "e2e=5s", *SMALL)
+        sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    goodput = point_of(tmp_path)["goodput"]
+    assert (goodput["good"], goodput["requests"], goodput["share"]) == (6, 12, 0.5)
+    assert goodput["slos"] == {"ttft": 0.2, "e2e": 5.0}
+    assert goodput["interval"]["low"] < 0.5 < goodput["interval"]["high"]
+
+
+# --- outage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_restart_costs_what_was_in_flight_and_is_drawn(tmp_path: Path) -> None:
+    """Four users, a server that is away for a second: at most the four requests in flight fail, the rest wait."""
+    server_script = Script(first_s=0.02, gap_s=0.005)
+    with FakeServer.in_thread(server_script) as server:
+        port = server.port
+        options = ("--concurrency", "4", "--requests", "120", "--max-error-rate", "1", *SMALL)
+        process = start(tmp_path, "--backend", f"s={server.url}", *options)
+        wait_for(lambda: len(server.chats) > 30)
+    time.sleep(1.0)
+    with FakeServer.in_thread(server_script, port=port):
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    point = point_of(tmp_path / "out")
+    assert point["requests"] == 120
+    assert 1 <= point["failed"] <= 8  # in flight, or on the way while the first broken connection was looked into
+    (outage,) = point["outages"]
+    assert 0.9 <= outage["end_s"] - outage["start_s"] < 3.0
+    assert point["steady"]["window_s"] < point["wall_s"] - 0.9
+    assert "was away for" in stderr
+
+
+# --- resuming ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_kill_loses_what_was_in_flight_and_resume_completes_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--concurrency", "1,2", "--requests", "20", "--max-tokens", "4", "--slo", "ttft=1s")
+    with FakeServer.in_thread(Script(gap_s=0.01)) as server:
+        process = start(tmp_path, "--backend", f"s={server.url}", *options)
+        wait_for(lambda: len(server.chats) >= 1 + 20 + 2 + 9)
+        process.kill()
+        process.communicate(timeout=10)
+        before = lines_of_torn(out)
+        folder = run_folder(out)
+        with (folder / "requests.jsonl").open("ab") as file:
+            file.write(b'{"id": "c2-')  # what a kill in the middle of a write leaves
+        result = sweep(out, "--resume", folder.name)
+        assert result.exit_code == 0, result.stderr
+        whole = tmp_path / "whole"
+        assert sweep(whole, "--backend", f"s={server.url}", *options).exit_code == 0
+    lines = lines_of(out)
+    assert lines[: len(before)] == before  # nothing written was lost
+    counts = Counter(line["id"] for line in lines if not line["warmup"])
+    assert set(counts.values()) == {1}
+    assert len(counts) == 40
+    resumed, uninterrupted = summary_of(out), summary_of(whole)
+    assert shape_of(resumed) == shape_of(uninterrupted)
+    for mine, other in zip(resumed["points"], uninterrupted["points"], strict=True):
+        same = ("concurrency", "planned", "requests", "failed", "warmup_requests", "output_tokens", "token_source")
+        assert [mine[key] for key in same] == [other[key] for key in same]
+    assert resumed["points"][1]["wall_s"] < 5 * uninterrupted["points"][1]["wall_s"]  # the gap is not in it
+    texts = (folder / "outputs" / "s-c2.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["id"] for line in texts}) == 20
+
+
+def lines_of_torn(out: Path) -> list[dict[str, Any]]:
+    """Whole lines only."""
+    *lines, _ = (run_folder(out) / "requests.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def shape_of(value: Any) -> Any:
+    """The keys, all the way down; lengths of lists, not their content."""
+    if isinstance(value, dict):
+        return {key: shape_of(inner) for key, inner in value.items() if key not in ("reasons", "failures")}
+    return (
+        [shape_of(inner) for inner in value] if isinstance(value, list) and value and isinstance(value[0], dict) else 0
+    )
+
+
+def test_resuming_a_complete_run_or_with_other_options_is_refused(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "1", "--requests", "2", *SMALL)
+    name = run_folder(tmp_path).name
+    assert "nothing to resume" in sweep(tmp_path, "--resume", name).stderr
+    refused = sweep(tmp_path, "--resume", name, "--requests", "3")
+    assert (refused.exit_code, "leave out --requests" in refused.stderr) == (2, True)
+
+
+# --- lengths -----------------------------------------------------------------------------------------------------
+
+
+def test_lengths_are_drawn_for_each_request_and_equal_on_every_system(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST, tokenizes=True) as a, FakeServer.in_thread(FAST) as b:
+        options = ("--concurrency", "2", "--requests", "12", "--input-tokens", "20..40", "--output-tokens", "2..6")
+        servers = ("--backend", f"a={a.url}", "--backend", f"b={b.url}")
+        result = sweep(tmp_path, *servers, *options, "--seed", "5")
+        asked = [[(asks.body["messages"][0]["content"], tokens_of(asks.body)) for asks in s.chats] for s in (a, b)]
+    assert result.exit_code == 0, result.stderr
+    assert sorted(asked[0]) == sorted(asked[1])
+    texts = [text for text, _ in asked[0]]
+    assert len(set(texts)) == len(texts) == 14
+    assert {count_tokens(text) for text in texts} <= set(range(20, 41))
+    assert len({count_tokens(text) for text in texts}) > 3
+    assert {length for _, length in asked[0]} <= set(range(2, 7))
+    assert len({length for _, length in asked[0]}) > 2
+    assert [point["length_source"] for point in summary_of(tmp_path)["points"]] == ["server", "server"]
+
+
+def tokens_of(body: dict[str, Any]) -> int:
+    length: int = body.get("max_completion_tokens") or body["max_tokens"]
+    return length

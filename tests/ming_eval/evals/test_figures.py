@@ -1,0 +1,237 @@
+"""Figures of a suite from scores that are set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ming_eval.accuracy_results import DataOrigin, ItemResult, SuiteResult
+from ming_eval.errors import DataError
+from ming_eval.evals.comparison import compare_suites
+from ming_eval.evals.item import Item, Kind
+from ming_eval.evals.plan import Plan, Sample
+from ming_eval.evals.responses import Attempt, Response
+from ming_eval.evals.scored import score_all
+from ming_eval.evals.suite import Published, Sampling, Scoring, Suite
+from ming_eval.evals.summarise import Conduct, item_results, summarise
+from ming_eval.metrics.paired import Cells
+from tests.ming_eval.evals.builders import make_item, mcq_plan
+
+
+def with_items(plan: Plan, items: Sequence[Item], suite: Suite | None = None, **sizes: int) -> Plan:
+    samples = tuple(Sample(item, 0, 0, tuple(range(len(item.choices)))) for item in items)
+    return replace(plan, samples=samples, suite=suite or plan.suite, stratum_sizes=sizes or plan.stratum_sizes)
+
+
+def answered(plan: Plan, texts: Sequence[str | None]) -> dict[tuple[str, int, int], Response]:
+    return {
+        sample.key: Response(
+            key=sample.item.id,
+            suite=plan.name,
+            backend="s",
+            id=sample.item.id,
+            repeat=sample.repeat,
+            rotation=sample.rotation,
+            text=text,
+            finish_reason="stop",
+            attempts=(Attempt(0.5),),
+        )
+        for sample, text in zip(plan.samples, texts, strict=True)
+        if text is not None
+    }
+
+
+def result(plan: Plan, texts: Sequence[str | None], *, backend: str = "s", **conduct: Any) -> SuiteResult:
+    plain = {"model": "m", "wall_s": 2.0, "reused": 0, "was_cut_short": False, "max_error_rate": 0.05}
+    scored = score_all(plan, answered(plan, texts))
+    return summarise(plan, scored, Conduct(backend=backend, **(plain | conduct)))
+
+
+def lines(plan: Plan, texts: Sequence[str | None], backend: str = "s") -> list[ItemResult]:
+    return item_results(plan, score_all(plan, answered(plan, texts)), backend)
+
+
+def test_the_figures_of_the_reference_run(tmp_path: Path) -> None:
+    """225 of 285 right, five in each of 57 subjects: 78.9 % [73.8, 83.3]."""
+    items = [make_item(id=f"q{i}", group={"shelf": f"s{i % 57}"}) for i in range(285)]
+    found = result(with_items(mcq_plan(tmp_path, 1), items), ["C"] * 225 + ["A"] * 60)
+    percent = [f"{100 * value:.1f}" for value in (found.accuracy, found.ci_low, found.ci_high)]
+    assert percent == ["78.9", "73.8", "83.3"]
+    assert found.macro is not None
+    assert found.macro.value == pytest.approx(225 / 285)  # equal allocation: the plain mean is a macro mean
+    assert (found.interval, found.metric, found.value) == ("Wilson", "accuracy", found.accuracy)
+
+
+def test_macro_micro_and_weighted_by_hand(tmp_path: Path) -> None:
+    """Two of two right in a stratum of 90, one of four in a stratum of 10."""
+    items = [make_item(id=f"q{i}", group={"shelf": "big" if i < 2 else "small"}) for i in range(6)]
+    found = result(with_items(mcq_plan(tmp_path, 1), items, big=90, small=10), ["C", "C", "C", "A", "A", "A"])
+    assert found.accuracy == 3 / 6
+    assert found.macro is not None
+    assert found.macro.value == pytest.approx((1.0 + 0.25) / 2)
+    assert found.weighted is not None
+    assert found.weighted.value == pytest.approx(0.9 * 1.0 + 0.1 * 0.25)
+
+
+def test_a_full_set_has_no_weighted_estimate(tmp_path: Path) -> None:
+    assert result(mcq_plan(tmp_path, 4), ["A", "B", "C", "D"]).weighted is None
+
+
+def test_groups_are_sorted_worst_first_and_small_ones_marked(tmp_path: Path) -> None:
+    shelves = ["a"] * 30 + ["b"] * 2 + ["c"] * 3
+    items = [make_item(id=f"q{i}", group={"shelf": shelf}) for i, shelf in enumerate(shelves)]
+    texts = ["C"] * 29 + ["A"] + ["C"] * 2 + ["A", "A", "C"]
+    rows = result(with_items(mcq_plan(tmp_path, 1), items), texts).groups["shelf"]
+    assert [(row.name, row.correct, row.total, row.too_small) for row in rows] == [
+        ("c", 1, 3, True),
+        ("a", 29, 30, False),
+        ("b", 2, 2, True),
+    ]
+    assert (round(rows[1].low, 3), round(rows[1].high, 3)) == (0.833, 0.994)
+
+
+def test_clusters_widen_the_interval_and_are_counted(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    apart = [make_item(id=f"q{i}") for i in range(120)]
+    together = [replace(item, cluster=f"v{i // 3}") for i, item in enumerate(apart)]
+    texts = ["C" if i // 3 % 2 else "A" for i in range(120)]
+    alone, clustered = result(with_items(plan, apart), texts), result(with_items(plan, together), texts)
+    assert (alone.clusters, clustered.clusters, clustered.interval) == (None, 40, "cluster-robust")
+    assert clustered.ci_high - clustered.ci_low > 1.5 * (alone.ci_high - alone.ci_low)
+
+
+def test_letters_and_the_majority_baseline(tmp_path: Path) -> None:
+    items = [make_item(id=f"q{i}", answer=answer) for i, answer in enumerate([0, 2, 2, 3])]
+    found = result(with_items(mcq_plan(tmp_path, 1), items), ["A", "A", "C", "hm"])
+    assert (found.predicted, found.gold, found.majority_accuracy) == ({"A": 2, "C": 1}, {"A": 1, "C": 2, "D": 1}, 0.5)
+
+
+def test_what_was_not_sent_is_skipped(tmp_path: Path) -> None:
+    found = result(mcq_plan(tmp_path, 4), ["A", None, "C", None], was_cut_short=True)
+    assert (found.planned, found.correct, found.skipped, found.complete) == (4, 2, 2, False)
+    assert (found.possible_low, found.possible_high) == (0.5, 1.0)
+    assert found.requests == 2
+    assert found.requests_per_s == 1.0
+
+
+def test_word_error_rate_is_a_ratio_of_sums(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    suite = _with(plan.suite, kind=Kind.TRANSCRIPT, score=Scoring(metric="wer", normaliser="plain"))
+    items = [
+        Item("u0", "", "one two three four five six seven eight", cluster="x"),
+        Item("u1", "", "nine ten", cluster="y"),
+        Item("u2", "", "eleven twelve", cluster="y"),
+    ]
+    found = result(with_items(plan, items, suite), ["one two three four five six seven eight", "nine", None])
+    assert (found.metric, found.lower_is_better) == ("wer", True)
+    assert found.value == pytest.approx(3 / 12)  # what is missing was all deleted
+    assert found.value_per_item == pytest.approx((0 + 0.5 + 1) / 3)
+    assert found.other_metrics == {"high": pytest.approx(1 / 3)}
+    assert found.value_interval == "cluster bootstrap"
+
+
+def test_published_figures_need_their_differences(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    figures = (
+        Published(
+            model="other", metric="accuracy", value=0.9, source="a report", protocol="cot", differences=("5-shot",)
+        ),
+        Published(model="third", metric="accuracy", value=0.8, source="a poster"),
+    )
+    plan = with_items(plan, [make_item()], _with(plan.suite, published=figures))
+    (other,) = result(plan, ["C"]).published
+    assert (other.model, other.differences) == ("other", ("5-shot", "protocol cot, here letter"))
+    sample = replace(plan, origin=DataOrigin("sample", "x", None, 1, None, "d"))
+    assert result(sample, ["C"]).published == ()  # a sample is another set
+
+
+def test_texts_of_a_restricted_set_are_not_written(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    suite = _with(plan.suite, kind=Kind.TEXT)
+    plan = with_items(plan, [Item("t", "secret question", "secret answer")], suite)
+    assert lines(plan, ["x"])[0].gold == "secret answer"
+    restricted = _changed(plan.suite, suite=_changed(plan.suite.suite, redistribute=False))
+    assert lines(replace(plan, suite=restricted), ["x"])[0].gold is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "sentence"),
+    [
+        (DataOrigin("sample", "x", None, 4, None, "d"), "not fruit itself"),
+        (DataOrigin("file", "x", None, 4, 9, "d"), "4 of the set's 9 items"),
+        (DataOrigin("hub", "x", None, 4, None, "d"), "not pinned"),
+    ],
+)
+def test_caveats_about_the_data(tmp_path: Path, origin: DataOrigin, sentence: str) -> None:
+    plan = replace(mcq_plan(tmp_path, 4), origin=origin)
+    assert any(sentence in caveat for caveat in result(plan, ["A", "B", "C", "D"]).caveats)
+
+
+def test_a_caveat_when_few_replies_are_plain_letters(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 4)
+    plain = result(plan, ["A", "B", "Answer: C", "D"]).caveats
+    assert not any("bare letter" in caveat for caveat in plain)
+    wordy = result(plan, ["A", "B", "C. Berries", "Nuts"]).caveats
+    assert any("Only 2 of 4 replies are a bare letter" in caveat for caveat in wordy)
+
+
+def _with(suite: Suite, **changes: Any) -> Suite:
+    if "kind" in changes:
+        kind = changes.pop("kind")
+        changes.setdefault("suite", _changed(suite.suite, kind=kind))
+    changes.setdefault("sampling", Sampling())
+    return _changed(suite, **changes)
+
+
+def _changed(struct: Any, **changes: Any) -> Any:
+    return msgspec.structs.replace(struct, **changes)
+
+
+# --- two runs ----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_by_hand_count(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 8, shelves=2)
+    #        q0   q1   q2   q3   q4   q5   q6   q7     gold A B C D A B C D
+    first = ["A", "B", "C", "D", "A", "B", "A", "A"]  # 6 right
+    second = ["A", "B", "A", "A", "B", None, "C", "A"]  # q0 q1 q6 right
+    found = compare_suites(
+        result(plan, first, backend="x"),
+        lines(plan, first, "x"),
+        result(plan, second, backend="y"),
+        lines(plan, second, "y"),
+    )
+    assert found.cells == Cells(both=2, only_first=4, only_second=1, neither=1)
+    assert found.difference.value == pytest.approx(3 / 8)
+    assert found.p == pytest.approx(2 * (1 + 5) / 32)
+    assert (found.num_unmatched, found.differences) == (0, ())
+    by_name = {group.name: group for group in found.groups}
+    assert by_name["s0"].cells == Cells(1, 2, 1, 0)  # q0 q2 q4 q6
+    assert by_name["s1"].cells == Cells(1, 2, 0, 1)  # q1 q3 q5 q7
+    assert by_name["s1"].p == pytest.approx(0.5)
+    assert by_name["s1"].p_adjusted == 1.0
+
+
+def test_items_that_only_one_run_has_are_counted(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 4)
+    texts = ["A", "B", "C", "D"]
+    suite = result(plan, texts)
+    assert compare_suites(suite, lines(plan, texts), suite, lines(plan, texts)[1:]).num_unmatched == 1
+    with pytest.raises(DataError, match="share no item"):
+        compare_suites(suite, lines(plan, texts), suite, [])
+
+
+def test_other_protocols_compare_only_when_forced(tmp_path: Path) -> None:
+    plan, other = mcq_plan(tmp_path / "a", 4), mcq_plan(tmp_path / "b", 4, protocol="cot")
+    texts = ["A", "B", "C", "D"]
+    arguments = (result(plan, texts), lines(plan, texts), result(other, texts), lines(other, texts))
+    with pytest.raises(DataError, match="protocol 'letter' and 'cot'"):
+        compare_suites(*arguments)
+    forced = compare_suites(*arguments, force=True)
+    assert forced.cells == Cells(4, 0, 0, 0)
+    assert len(forced.differences) == 3  # protocol, prompt, max_tokens

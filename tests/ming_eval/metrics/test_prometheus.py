@@ -1,0 +1,67 @@
+"""What servers publish of themselves, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from ming_eval.metrics.prometheus import energy, parse_sample, server_view
+from ming_eval.types import GpuSample, ServerSample
+
+VLLM = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 2.0
+vllm:kv_cache_usage_perc{engine="0"} 0.5
+vllm:kv_cache_usage_perc{engine="1"} 0.25
+vllm:prefix_cache_queries_total{engine="0"} 1.2e+03
+vllm:prefix_cache_hits_total{engine="0"} 300.0
+"""
+
+
+def test_series_are_added_up_and_shares_averaged() -> None:
+    assert parse_sample(VLLM, 5.0) == ServerSample(
+        time_s=5.0, running=7.0, waiting=2.0, kv_used=0.375, prefix_hits=300.0, prefix_queries=1200.0
+    )
+
+
+def test_other_servers_have_other_names() -> None:
+    sglang = parse_sample('sglang:num_running_reqs{model_name="m"} 2\nsglang:token_usage{a="b"} 0.1\n', 0.0)
+    assert sglang == ServerSample(time_s=0.0, running=2.0, kv_used=0.1)
+    assert parse_sample("process_cpu_seconds_total 3.5\n", 0.0) is None
+
+
+def test_view_by_hand() -> None:
+    """Running 0, 4, 4, 0 at 0, 2, 4 and 6 s: 16 request-seconds in 6 s. Of 100 new queries 25 hit."""
+    samples = [
+        ServerSample(
+            time_s=2.0 * i, running=running, waiting=i, kv_used=0.1 * i, prefix_hits=hits, prefix_queries=asked
+        )
+        for i, (running, hits, asked) in enumerate([(0, 50, 900), (4, 60, 950), (4, 70, 980), (0, 75, 1000)])
+    ]
+    view = server_view([samples])
+    assert view is not None
+    assert view.running_mean == pytest.approx(16 / 6)
+    assert (view.running_max, view.waiting_max, view.kv_used_max) == (4, 3, pytest.approx(0.3))
+    assert view.prefix_hit_share == 0.25
+    assert (view.preemptions, view.num_samples) == (None, 4)
+
+
+def test_a_counter_that_starts_again_was_restarted() -> None:
+    samples = [ServerSample(time_s=i, preemptions=count) for i, count in enumerate((10.0, 12.0, 1.0))]
+    view = server_view([samples])
+    assert view is not None
+    assert view.preemptions == 3.0
+
+
+def test_no_samples_no_view() -> None:
+    assert server_view([(), ()]) is None
+    assert energy([()], 1.0, 1) is None
+
+
+def test_energy_per_token() -> None:
+    """300 W on average for 10 s and 1,500 tokens: 2 J each."""
+    found = energy([[GpuSample(0.0, 200.0, 0.5), GpuSample(1.0, 400.0, 1.0)]], 10.0, 1500)
+    assert found is not None
+    assert (found.power_w, found.busy, found.joules_per_token) == (300.0, 0.75, 2.0)

@@ -1,0 +1,26 @@
+"""Limits as they are typed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ming_eval.errors import UsageError
+from ming_eval.metrics.slo import parse_slos
+
+
+def test_units_become_seconds_and_a_factor_stays() -> None:
+    assert parse_slos(["ttft=500ms", "e2e = 2 s", "rtf=0.5"]) == {"ttft": 0.5, "e2e": 2.0, "rtf": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ttft", "write ttft=500ms"),
+        ("ttft=500", "write the unit"),
+        ("rtf=1s", "rtf is a factor"),
+        ("x=1s", "choose from"),
+    ],
+)
+def test_anything_else_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_slos([text])

@@ -1,0 +1,117 @@
+"""The verdict on the client: limits by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ming_eval.metrics.stats import Achieved
+from ming_eval.metrics.validity import Trust, Validity, assess, worst_of
+from ming_eval.types import ClientHealth, RequestRecord
+from tests.ming_eval.factories import make_record
+
+
+def health(**values: Any) -> ClientHealth:
+    """A client at its ease."""
+    plain: dict[str, Any] = {
+        "wall_s": 10.0,
+        "cpu_s": 1.0,
+        "loop_lag_s": 0.001,
+        "num_loop_samples": 1000,
+        "receive_lag_s": 0.0002,
+        "num_receive_stamps": 500,
+        "clock_drift_s": 0.00001,
+        "gc_pause_max_s": 0.001,
+        "gc_pauses_s": 0.002,
+    }
+    return ClientHealth(**(plain | values))
+
+
+def judge(*healths: ClientHealth, records: list[RequestRecord] | None = None, **values: Any) -> Validity:
+    options: dict[str, Any] = {"requested": 4, "achieved": Achieved(4.0, 4), "are_prompts_unique": True}
+    found = assess(records or [make_record(id=str(i)) for i in range(8)], healths, **(options | values))
+    assert found is not None
+    return found
+
+
+def test_a_client_at_its_ease_is_valid_and_every_figure_is_there() -> None:
+    found = judge(health())
+    assert (found.verdict, found.reasons) == (Trust.VALID, ())
+    assert (found.cpu_share, found.loop_lag_p99_ms, found.receive_lag_p99_ms) == (0.1, 1.0, 0.2)
+    assert (found.requested_concurrency, found.achieved_concurrency_mean, found.achieved_concurrency_max) == (4, 4.0, 4)
+    assert (found.connection_reuse, found.tokens_per_event, found.cached_share) == (1.0, 1.0, 0.0)
+    assert found.send_lag_p99_ms is None  # a closed loop has none
+
+
+@pytest.mark.parametrize(
+    ("values", "suspect", "invalid"),
+    [
+        ("cpu_s", 8.5, 9.7),
+        ("loop_lag_s", 0.006, 0.021),
+        ("receive_lag_s", 0.004, 0.011),
+        ("gc_pause_max_s", 0.011, 0.051),
+    ],
+)
+def test_each_limit_has_two_steps(values: str, suspect: float, invalid: float) -> None:
+    assert judge(health(**{values: suspect})).verdict is Trust.SUSPECT
+    assert judge(health(**{values: invalid})).verdict is Trust.INVALID
+
+
+def test_late_sending_makes_an_open_loop_invalid() -> None:
+    late = [make_record(id=str(i), intended_s=0.0, sent_s=0.03) for i in range(8)]
+    found = judge(health(), records=late, requested=None)
+    assert found.verdict is Trust.INVALID
+    assert found.reasons == ("send lag p99 30 ms, above 20 ms",)
+
+
+def test_missing_concurrency_is_the_clients_fault() -> None:
+    assert judge(health(), achieved=Achieved(3.9, 4)).verdict is Trust.SUSPECT
+    found = judge(health(), achieved=Achieved(3.0, 4))
+    assert (found.verdict, found.reasons) == (
+        Trust.INVALID,
+        ("concurrency achieved / requested 0.75, below 0.9",),
+    )
+
+
+def test_a_warm_prefix_cache_is_a_reason_for_doubt_only_where_no_prompt_came_twice() -> None:
+    warm = [make_record(id=str(i), num_prompt_tokens=100, num_cached_tokens=96) for i in range(8)]
+    found = judge(health(), records=warm)
+    assert found.cached_share == 0.96
+    assert found.verdict is Trust.SUSPECT
+    assert judge(health(), records=warm, are_prompts_unique=False).verdict is Trust.VALID
+
+
+def ttfts(*milliseconds: float) -> list[RequestRecord]:
+    return [
+        make_record(id=str(i), sent_s=float(i), first_output_s=i + ms / 1000, slot=0)
+        for i, ms in enumerate(milliseconds)
+    ]
+
+
+def test_ttft_that_falls_within_a_point_betrays_a_cache() -> None:
+    """The slot's first request is left out; then 20 of 100 ms and 20 of 40 ms."""
+    falling = ttfts(900, *[100 + i / 10 for i in range(20)], *[40 + i / 10 for i in range(20)])
+    found = judge(health(), records=falling, requested=None)
+    assert found.ttft_drift == pytest.approx(40.95 / 100.95)
+    assert found.verdict is Trust.SUSPECT
+    steady = judge(health(), records=ttfts(900, *[100 + i % 7 for i in range(40)]), requested=None)
+    assert (steady.ttft_drift, steady.verdict) == (None, Trust.VALID)
+
+
+def test_the_worst_process_counts() -> None:
+    found = judge(health(), health(loop_lag_s=0.03, receive_lag_s=None, num_receive_stamps=0))
+    assert (found.loop_lag_p99_ms, found.receive_lag_p99_ms, found.num_receive_stamps) == (30.0, 0.2, 500)
+
+
+def test_a_point_without_a_trace_of_the_client_has_no_verdict() -> None:
+    assert assess([make_record()], [], requested=1, achieved=None, are_prompts_unique=True) is None
+
+
+def test_a_run_is_as_good_as_its_worst_point() -> None:
+    good, bad = judge(health()), judge(health(cpu_s=9.9))
+    run = worst_of([("a c=1", good), ("a c=2", bad)])
+    assert run is not None
+    assert run.verdict is Trust.INVALID
+    assert run.reasons == ("a c=2: client CPU 0.99 of a core, above 0.95 of a core",)
+    assert worst_of([]) is None
