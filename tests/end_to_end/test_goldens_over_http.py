@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.server import RunningServer, running_server
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 CASE = Path(__file__).parents[1] / "goldens" / "understanding" / "a_thinker_text"
 
 

@@ -19,6 +19,8 @@ from engine.inputs.video import sample_frames, video_size
 from tests.end_to_end.server import RunningServer, running_server, until
 from tests.engine.inputs.media_files import audio_file, image_file, video_file
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 QUESTION = {"type": "text", "text": "What is this?"}
 
 

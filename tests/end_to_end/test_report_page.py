@@ -25,7 +25,7 @@ from tests.end_to_end.browser import CHROMIUM, Page, open_browser
 from tests.ming_eval.compare.simulation import World, simulate
 from tests.ming_eval.factories import make_backend, make_manifest, make_plan
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 HOSTILE = "<img src=x onerror=fetch('https://example.com/')>"
 WORLD = World(concurrencies=(1, 4, 16), num_requests=48)

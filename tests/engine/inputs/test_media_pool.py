@@ -28,6 +28,8 @@ from engine.inputs.preprocess import preprocess
 from engine.inputs.processor_config import ImageProcessorConfig, MediaConfig
 from tests.engine.inputs.media_files import AUDIO_FILES, VIDEO_FILES, audio_file, image_file, video_file, yamaha_wav
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 PNG = image_file("PNG")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")

@@ -15,6 +15,8 @@ from engine.errors import ConfigError
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 GOLDEN = Path(__file__).parents[2] / "goldens" / "understanding" / "g_end_to_end"
 
 SCRIPT = """

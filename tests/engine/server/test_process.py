@@ -21,6 +21,8 @@ import pytest
 from tests.engine.server.endpoint import decode_events
 from tests.engine.server.fake_process import NUM_GOOD_STEPS, STEP_S
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 ROOT = Path(__file__).parents[3]
 WAIT_S = 15.0
 

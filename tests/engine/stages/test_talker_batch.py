@@ -26,6 +26,8 @@ from engine.stages.talker_batch import (
 )
 from tests.engine.speech import byte_encoder, load_tiny
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 MODEL = load_tiny()
 TEXTS = ("Hello there.", "今天天气不错，我们出去走走吧。", "A third one, longer than the others by far.")
 GUIDANCE = (Guidance(), Guidance(cfg=0.0), Guidance(4.5, 0.3, 2.5))

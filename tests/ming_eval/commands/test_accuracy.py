@@ -24,6 +24,8 @@ from tests.fakes import FakeServer
 from tests.ming_eval.evals.builders import MCQ_SUITE, mcq_rows, write_rows, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 ROOT = Path(__file__).parents[3]
 GOLD = "ABCD"
 

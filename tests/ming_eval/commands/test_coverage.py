@@ -21,6 +21,8 @@ from ming_eval.cli import app
 from tests import fake_engine
 from tests.fakes import FakeServer, Fault, Script
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 ROOT = Path(__file__).parents[3]
 
 Answer = Callable[[str], Script]  # the kind of input -> how a request with it is answered

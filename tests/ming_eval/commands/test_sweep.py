@@ -20,6 +20,8 @@ from ming_eval.cli import app
 from tests import fake_engine
 from tests.fakes import FakeServer, Fault, Script, every
 
+pytestmark = pytest.mark.slow  # real processes, real files
+
 ROOT = Path(__file__).parents[3]
 FAST = Script(gap_s=0.002)
 
