@@ -8,6 +8,7 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda"]
 AudioBatching = Literal["alone", "padded"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["checkpoint", "generated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class EngineConfig:
     `model` is a local directory (a hub id is resolved before this is built), `processor` the one that may hold
     `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
     checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
+    `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     """
@@ -25,6 +27,7 @@ class EngineConfig:
     processor: str | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    load_format: LoadFormat = "checkpoint"
     tp: int = 1
     max_model_len: int | None = None
     block_size: int = 16

@@ -24,8 +24,9 @@ from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
 from engine.weights.checkpoint import Checkpoint
-from engine.weights.load import load_weights, present_components
-from engine.weights.rules import AUDIO, THINKER, VISION, Shard
+from engine.weights.generated import GeneratedCheckpoint
+from engine.weights.load import Source, load_weights, present_components, source_shapes, stored_tensors
+from engine.weights.rules import AUDIO, COMPONENTS, THINKER, VISION, Shard
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     device = pick_device(config, tp)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or default_threads(tp.size))
-    checkpoint = Checkpoint(Path(config.model))
-    cfg = load_model_config(checkpoint.path)
+    cfg = load_model_config(Path(config.model))
+    checkpoint = open_checkpoint(config, cfg, device)
     dtype = pick_dtype(config, checkpoint)
     model = load_model(cfg, checkpoint, tp, device, dtype)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
@@ -100,8 +101,19 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     return LoadedEngine(config, info, runner)
 
 
+def open_checkpoint(config: EngineConfig, cfg: ModelConfig, device: torch.device) -> Source:
+    """Where the weights come from: the files of the directory, or drawn for its geometry."""
+    path = Path(config.model)
+    if config.load_format == "checkpoint":
+        return Checkpoint(path)
+    with torch.device("meta"):
+        whole = Ming(cfg, TensorParallel(), vision=cfg.vision is not None, audio=cfg.audio is not None)
+    shapes = source_shapes(stored_tensors(whole), COMPONENTS)
+    return GeneratedCheckpoint(path, shapes, device, TORCH_DTYPES.get(config.dtype, torch.bfloat16))
+
+
 def load_model(
-    cfg: ModelConfig, checkpoint: Checkpoint, tp: TensorParallel, device: torch.device, dtype: torch.dtype
+    cfg: ModelConfig, checkpoint: Source, tp: TensorParallel, device: torch.device, dtype: torch.dtype
 ) -> Ming:
     """Build the model without storage, then read this rank's slices straight into parameters on `device`."""
     present = present_components(checkpoint.files)
@@ -133,7 +145,7 @@ def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:
     return device
 
 
-def pick_dtype(config: EngineConfig, checkpoint: Checkpoint) -> torch.dtype:
+def pick_dtype(config: EngineConfig, checkpoint: Source) -> torch.dtype:
     """What was asked for, else what the checkpoint stores its embedding in."""
     return TORCH_DTYPES.get(config.dtype) or checkpoint.stored_dtype("model.model.word_embeddings.weight")
 

@@ -12,6 +12,7 @@ examples:
   python -m engine --port 0 --port-file /run/ming.port  any free port, written to a file
   python -m engine --model inclusionAI/Ming-flash-omni-2.0 --tp 4
   python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
+  python -m engine --load-format generated --tp 2       the released geometry with drawn weights, for speed
   python -m engine --host 0.0.0.0 --api-key-file keys.txt
   python -m engine inspect ./checkpoint                 what it holds and needs
   python -m engine verify ./checkpoint                  whether it loads, without reading weights
@@ -41,6 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", metavar="PATH|ID", help="checkpoint directory or hub id (default: the embedded tiny model)")
+    add(
+        "--load-format",
+        choices=("checkpoint", "generated"),
+        default="checkpoint",
+        help="generated draws weights on the device, to measure speed: of the geometry in --model, by default the "
+        "released one",
+    )
     add("--revision", help="commit, tag or branch, when --model is a hub id")
     add("--tokenizer", type=Path, metavar="PATH", help="directory that has tokenizer.json (default: the model's)")
     add("--skip-tokenizer", action="store_true", help="serve /v1/completions with token ids only")
