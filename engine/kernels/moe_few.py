@@ -218,11 +218,17 @@ def down_few(h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, tuning: 
 
 
 def down_single(
-    h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, weights: Tensor, block_d: int = 16, num_stages: int = 3
+    h: Tensor,
+    w2: Tensor,
+    shared: Tensor | None,
+    ids: Tensor,
+    weights: Tensor,
+    out: Tensor,
+    block_d: int = 16,
+    num_stages: int = 3,
 ) -> Tensor:
-    """The second product of one token and its weighted sum: h [k (+ 1), F] -> [1, D]."""
+    """The second product of one token and its weighted sum: h [k (+ 1), F] -> `out` [1, D]."""
     _, dim, width = w2.shape
-    out = torch.empty(1, dim, dtype=h.dtype, device=h.device)
     _single_down_kernel[(cdiv(dim, block_d),)](
         h,
         ids,

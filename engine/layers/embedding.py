@@ -27,11 +27,12 @@ class VocabParallelEmbedding(nn.Module):
         local = ids - self.rows.start
         mine = (local >= 0) & (local < len(self.rows))
         rows = F.embedding(local.masked_fill(~mine, 0), self.weight) * mine.unsqueeze(-1)
-        return self.tp.all_reduce(rows)
+        peers = self.tp.peers_for(len(ids))
+        return self.tp.all_reduce(rows) if peers is None else peers.sum_embedding(rows)
 
 
 class ParallelHead(nn.Module):
-    """Logits of this rank's rows, gathered over ranks; no cast, so they stay in the model dtype."""
+    """Logits of this rank's rows, gathered over ranks: the product is made in the model dtype, as released."""
 
     def __init__(self, vocab_size: int, hidden_size: int, tp: TensorParallel) -> None:
         super().__init__()
@@ -39,5 +40,9 @@ class ParallelHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(tp.split(vocab_size, "vocab_size")), hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] -> [T, V]."""
-        return self.tp.all_gather(F.linear(x, self.weight))
+        """[T, D] -> [T, V], float32 or the model dtype."""
+        peers = self.tp.peers_for(len(x))
+        if peers is None:
+            return self.tp.all_gather(F.linear(x, self.weight))
+        torch.mm(x, self.weight.t(), out=peers.logits_share(len(x)))
+        return peers.gather_logits(len(x))

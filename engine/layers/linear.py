@@ -11,7 +11,10 @@ from engine.parallel import TensorParallel
 
 
 class RowParallelLinear(nn.Module):
-    """Splits the input width: each rank multiplies its slice, the sum over ranks is the result."""
+    """Splits the input width: each rank multiplies its slice, the sum over ranks is the result.
+
+    What it returns is this rank's share: the norm that follows adds the others'.
+    """
 
     def __init__(self, in_features: int, out_features: int, tp: TensorParallel, what: str) -> None:
         super().__init__()
@@ -19,8 +22,18 @@ class RowParallelLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, len(tp.split(in_features, what))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, in / size] -> [T, out]; all-reduces."""
-        return self.tp.all_reduce(F.linear(x, self.weight))
+        """[T, in / size] -> [T, out], a partial sum."""
+        return linear_into_share(x, self.weight, self.tp)
+
+
+def linear_into_share(x: Tensor, weight: Tensor, tp: TensorParallel) -> Tensor:
+    """`x weight^T` [T, out], a partial sum over ranks, written to where the others can read it if there is a place."""
+    peers = tp.peers_for(len(x))
+    if peers is None:
+        return F.linear(x, weight)
+    share = peers.share(len(x))
+    torch.mm(x, weight.t(), out=share)
+    return share
 
 
 class QKVParallelLinear(nn.Module):
@@ -44,11 +57,12 @@ class QKVParallelLinear(nn.Module):
 class GatedMLP(nn.Module):
     """`down(silu(gate x) * up x)`, split along the intermediate width; gate and up are one packed product.
 
-    The result is this rank's share of the sum: the caller all-reduces, once for all the terms of a layer.
+    The result is this rank's share of the sum, which the norm that follows adds up.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, tp: TensorParallel, what: str) -> None:
         super().__init__()
+        self.tp = tp
         width = len(tp.split(intermediate_size, what))
         self.gate_up_weight = nn.Parameter(torch.empty(2 * width, hidden_size))
         self.down_weight = nn.Parameter(torch.empty(hidden_size, width))
@@ -56,4 +70,4 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[T, D] -> [T, D], a partial sum."""
         gate, up = F.linear(x, self.gate_up_weight).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down_weight)
+        return linear_into_share(F.silu(gate) * up, self.down_weight, self.tp)

@@ -32,13 +32,16 @@ class Experts(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
+        self.tp = tp
         width = len(tp.split(cfg.moe_intermediate_size, "moe_intermediate_size"))
         self.w13 = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
         self.w2 = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor:
         """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included."""
-        return fused_moe(x, self.w13, self.w2, ids, weights, shared)
+        peers = self.tp.peers_for(len(x))
+        out = None if peers is None else peers.share(len(x))
+        return fused_moe(x, self.w13, self.w2, ids, weights, shared, out)
 
 
 class MultiRouter(nn.Module):
@@ -75,18 +78,18 @@ class SparseMoE(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
-        self.tp = tp
         self.router = MultiRouter(cfg)
         self.experts = Experts(cfg, tp)
         width = cfg.moe_intermediate_size * cfg.num_shared_experts
         self.shared_experts = GatedMLP(cfg.hidden_size, width, tp, "shared expert width") if width else None
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """[T, D] -> [T, D]."""
+        """[T, D] -> [T, D], a partial sum over ranks of both terms."""
         ids, weights = self.router(x, batch)
         mlp = self.shared_experts
         shared = None if mlp is None else SharedExpert(mlp.gate_up_weight, mlp.down_weight)
-        return self.tp.all_reduce(self.experts(x, ids, weights, shared))  # once for both terms
+        out: Tensor = self.experts(x, ids, weights, shared)
+        return out
 
 
 class DenseMLP(nn.Module):
@@ -94,9 +97,9 @@ class DenseMLP(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
-        self.tp = tp
         self.mlp = GatedMLP(cfg.hidden_size, cfg.intermediate_size, tp, "intermediate_size")
 
     def forward(self, x: Tensor, _batch: Batch) -> Tensor:
-        """[T, D] -> [T, D]; the signature is that of `SparseMoE`."""
-        return self.tp.all_reduce(self.mlp(x))
+        """[T, D] -> [T, D], a partial sum over ranks; the signature is that of `SparseMoE`."""
+        out: Tensor = self.mlp(x)
+        return out
