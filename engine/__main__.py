@@ -167,6 +167,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         step_requests=options.max_num_seqs,
         num_threads=options.threads,
         audio_batching=options.audio_batching,
+        eager=options.eager,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
     media = MediaConfig.load(processor, load_model_config(path))

@@ -21,6 +21,7 @@ class EngineConfig:
     `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
+    `eager` launches every kernel of a decode step anew instead of replaying captured ones.
     """
 
     model: str
@@ -37,6 +38,7 @@ class EngineConfig:
     step_requests: int = 256
     num_threads: int | None = None
     audio_batching: AudioBatching = "alone"
+    eager: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from engine.inputs.processor_config import load_image_config
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
+from engine.peers import PeerMemory, open_peers
+from engine.runtime.decode_graphs import graph_sizes
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
@@ -30,6 +32,7 @@ from engine.weights.rules import AUDIO, COMPONENTS, THINKER, VISION, Shard
 
 log = logging.getLogger(__name__)
 
+PEER_TOKENS = 256  # steps above it sum through NCCL, which moves large messages faster
 STEP_ENCODES = 4  # media of different requests that share one call of the towers
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -73,6 +76,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     cfg = load_model_config(Path(config.model))
     checkpoint = open_checkpoint(config, cfg, device)
     dtype = pick_dtype(config, checkpoint)
+    if device.type == "cuda" and tp.size > 1:
+        tp = replace(tp, peers=_open_peers(cfg, tp, dtype, device))
     model = load_model(cfg, checkpoint, tp, device, dtype)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
     shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
@@ -80,7 +85,10 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
     pixels = load_image_config(Path(config.processor or config.model), cfg.vision)
     encoder = EncoderRunner(model, device, pixels, config.audio_batching)
-    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device)
+    limits = SchedulerLimits(config.step_tokens, config.step_requests, max_model_len)
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits)
+    if device.type == "cuda" and not config.eager:
+        runner.prepare_graphs(graph_sizes(min(config.step_requests, config.step_tokens)))
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,
@@ -99,6 +107,11 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
         "loaded %s in %.1f s: %d cache blocks of %d tokens", config.model, info.load_s, num_blocks, info.block_size
     )
     return LoadedEngine(config, info, runner)
+
+
+def _open_peers(cfg: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device) -> PeerMemory | None:
+    vocab_share = len(tp.split(cfg.llm.vocab_size, "vocab_size"))
+    return open_peers(tp.rank, tp.size, PEER_TOKENS, cfg.llm.hidden_size, vocab_share, dtype, device)
 
 
 def open_checkpoint(config: EngineConfig, cfg: ModelConfig, device: torch.device) -> Source:
