@@ -12,8 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.moe_tiles import down_tile, up_tile
+from engine.kernels.quantised_tiles import (
+    any_down_tile,
+    any_up_tile,
+    expert_at,
+    format_of,
+    narrowed,
+    scales_at,
+    storage,
+    widen,
+)
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
+from engine.quantised import Weight
+
+SINGLE_ROWS = 16  # weight rows of a program of the single token's second product
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +72,9 @@ def _assigned(
 
 
 @jit
-def _weights(routed_ptr, shared_ptr, expert, is_shared, size: tl.constexpr, SHARED: tl.constexpr):
-    """Where the weights of `expert`, `size` numbers, begin."""
-    ptr = routed_ptr + expert.to(tl.int64) * size
+def _pick(routed_ptr, shared_ptr, is_shared, SHARED: tl.constexpr):
+    """Where the weights, or the scales, of this program begin."""
+    ptr = routed_ptr
     if SHARED:
         ptr = tl.where(is_shared, shared_ptr, ptr)
     return ptr
@@ -73,7 +85,9 @@ def _up_kernel(
     x_ptr,
     ids_ptr,
     w13_ptr,
+    scales_ptr,
     shared_ptr,
+    shared_scales_ptr,
     h_ptr,
     num_tokens,
     top_k: tl.constexpr,
@@ -83,6 +97,9 @@ def _up_kernel(
     ROWS: tl.constexpr,
     BY_EXPERT: tl.constexpr,
     SHARED: tl.constexpr,
+    FORMAT: tl.constexpr,
+    RB: tl.constexpr,
+    CB: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -93,10 +110,12 @@ def _up_kernel(
     )
     if not busy:
         return
-    w_ptr = _weights(w13_ptr, shared_ptr, expert, is_shared, 2 * width * dim, SHARED)
-    feature = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
-    token = tl.arange(0, ROWS).to(tl.int64)
-    h = up_tile(w_ptr, x_ptr, token, row >= 0, feature, dim, width, ROWS, BLOCK_F, BLOCK_K)
+    w_ptr = _pick(expert_at(w13_ptr, expert, 2 * width, dim, FORMAT), shared_ptr, is_shared, SHARED)
+    scales = scales_at(scales_ptr, expert, 2 * width, dim, FORMAT, RB, CB)
+    s_ptr = _pick(scales, shared_scales_ptr, is_shared, SHARED)
+    first, token = tl.program_id(1) * BLOCK_F, tl.arange(0, ROWS).to(tl.int64)
+    h = any_up_tile(w_ptr, s_ptr, x_ptr, token, row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_F, BLOCK_K, RB, CB)
+    feature = first + tl.arange(0, BLOCK_F)
     mask = (feature < width)[:, None] & (row >= 0)[None, :]
     tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
 
@@ -106,7 +125,9 @@ def _down_kernel(
     h_ptr,
     ids_ptr,
     w2_ptr,
+    scales_ptr,
     shared_ptr,
+    shared_scales_ptr,
     y_ptr,
     num_tokens,
     top_k: tl.constexpr,
@@ -116,6 +137,9 @@ def _down_kernel(
     ROWS: tl.constexpr,
     BY_EXPERT: tl.constexpr,
     SHARED: tl.constexpr,
+    FORMAT: tl.constexpr,
+    RB: tl.constexpr,
+    CB: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -126,10 +150,12 @@ def _down_kernel(
     )
     if not busy:
         return
-    w_ptr = _weights(w2_ptr, shared_ptr, expert, is_shared, dim * width, SHARED)
-    feature = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row = row.to(tl.int64)
-    y = down_tile(w_ptr, h_ptr, row, row >= 0, feature, dim, width, ROWS, BLOCK_D, BLOCK_K)
+    w_ptr = _pick(expert_at(w2_ptr, expert, dim, width, FORMAT), shared_ptr, is_shared, SHARED)
+    scales = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
+    s_ptr = _pick(scales, shared_scales_ptr, is_shared, SHARED)
+    first, row = tl.program_id(1) * BLOCK_D, row.to(tl.int64)
+    y = any_down_tile(w_ptr, s_ptr, h_ptr, row, row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_D, BLOCK_K, RB, CB)
+    feature = first + tl.arange(0, BLOCK_D)
     mask = (feature < dim)[:, None] & (row >= 0)[None, :]
     tl.store(y_ptr + row[None, :] * dim + feature[:, None], y, mask=mask)
 
@@ -140,18 +166,24 @@ def _single_down_kernel(
     ids_ptr,
     weights_ptr,
     w2_ptr,
+    scales_ptr,
     shared_ptr,
+    shared_scales_ptr,
     out_ptr,
     top_k: tl.constexpr,
     dim: tl.constexpr,
     width: tl.constexpr,
     SHARED: tl.constexpr,
+    FORMAT: tl.constexpr,
+    RB: tl.constexpr,
+    CB: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """The second product and the weighted sum of one token: a program walks through its experts."""
-    feature, col = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
+    first, col = tl.program_id(0) * BLOCK_D, tl.arange(0, BLOCK_K)
+    feature = first + tl.arange(0, BLOCK_D)
     mask = (feature < dim)[:, None] & (col < width)[None, :]
     cell = feature[:, None] * width + col[None, :]
     dtype = out_ptr.dtype.element_ty
@@ -160,17 +192,30 @@ def _single_down_kernel(
         expert = tl.load(ids_ptr + slot).to(tl.int64)
         w = tl.load(w2_ptr + expert * (dim * width) + cell, mask=mask, other=0.0)
         h = tl.load(h_ptr + slot * width + col, mask=col < width, other=0.0)
-        y = tl.sum(w.to(tl.float32) * h.to(tl.float32)[None, :], 1).to(dtype).to(tl.float32)
+        scales = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
+        y = _single_dot(w, h, scales, first, col, width, FORMAT, RB, CB).to(dtype).to(tl.float32)
         total += y * tl.load(weights_ptr + slot)
     total = total.to(dtype).to(tl.float32)
     if SHARED:
-        w = tl.load(shared_ptr + cell, mask=mask, other=0.0).to(tl.float32)
-        h = tl.load(h_ptr + top_k * width + col, mask=col < width, other=0.0).to(tl.float32)
-        total += tl.sum(w * h[None, :], 1).to(dtype).to(tl.float32)
+        w = tl.load(shared_ptr + cell, mask=mask, other=0.0)
+        h = tl.load(h_ptr + top_k * width + col, mask=col < width, other=0.0)
+        y = _single_dot(w, h, shared_scales_ptr, first, col, width, FORMAT, RB, CB)
+        total += y.to(dtype).to(tl.float32)
     tl.store(out_ptr + feature, total, mask=feature < dim)
 
 
-def up_few(x: Tensor, w13: Tensor, shared: Tensor | None, ids: Tensor, tuning: FewTuning) -> Tensor:
+@jit
+def _single_dot(w, h, s_ptr, first, col, width: tl.constexpr, FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr):
+    """w [BLOCK_D, BLOCK_K] times h [BLOCK_K]; the rows, from `first` on, lie in one block of scales."""
+    h = h.to(tl.float32)
+    if FORMAT == "fp8":
+        blocks: tl.constexpr = (width + CB - 1) // CB
+        h *= tl.load(s_ptr + (first // RB) * blocks + col // CB, mask=col < width, other=0.0)
+        w = widen(w, tl.float32)
+    return tl.sum(w.to(tl.float32) * h[None, :], 1)
+
+
+def up_few(x: Tensor, w13: Weight, shared: Weight | None, ids: Tensor, tuning: FewTuning) -> Tensor:
     """The first product of contiguous x [T, D]: -> h [T * k, F], with the shared expert's T rows behind them."""
     num_tokens, dim = x.shape
     num_experts, width = w13.shape[0], w13.shape[1] // 2
@@ -178,39 +223,41 @@ def up_few(x: Tensor, w13: Tensor, shared: Tensor | None, ids: Tensor, tuning: F
     _up_kernel[(_num_slots(ids, num_experts, shared), cdiv(width, tuning.block_f))](
         x,
         ids,
-        w13,
-        w13 if shared is None else shared,
+        *storage(w13),
+        *storage(w13 if shared is None else shared),
         h,
         num_tokens,
         ids.shape[1],
         dim,
         width,
         **_layout(ids, num_experts, shared),
+        **format_of(w13),
         BLOCK_F=tuning.block_f,
-        BLOCK_K=min(tuning.up_k, max(16, next_power_of_2(dim))),
+        BLOCK_K=narrowed(tuning.up_k, w13),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )
     return h
 
 
-def down_few(h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, tuning: FewTuning) -> Tensor:
+def down_few(h: Tensor, w2: Weight, shared: Weight | None, ids: Tensor, tuning: FewTuning) -> Tensor:
     """The second product: h [T * k (+ T), F] -> y [T * k (+ T), D], not yet weighted."""
     num_experts, dim, width = w2.shape
     y = torch.empty(h.shape[0], dim, dtype=h.dtype, device=h.device)
     _down_kernel[(_num_slots(ids, num_experts, shared), cdiv(dim, tuning.block_d))](
         h,
         ids,
-        w2,
-        w2 if shared is None else shared,
+        *storage(w2),
+        *storage(w2 if shared is None else shared),
         y,
         ids.shape[0],
         ids.shape[1],
         dim,
         width,
         **_layout(ids, num_experts, shared),
+        **format_of(w2),
         BLOCK_D=tuning.block_d,
-        BLOCK_K=min(tuning.down_k, max(16, next_power_of_2(width))),
+        BLOCK_K=narrowed(tuning.down_k, w2),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )
@@ -218,7 +265,13 @@ def down_few(h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, tuning: 
 
 
 def down_single(
-    h: Tensor, w2: Tensor, shared: Tensor | None, ids: Tensor, weights: Tensor, block_d: int = 16, num_stages: int = 3
+    h: Tensor,
+    w2: Weight,
+    shared: Weight | None,
+    ids: Tensor,
+    weights: Tensor,
+    block_d: int = SINGLE_ROWS,
+    num_stages: int = 3,
 ) -> Tensor:
     """The second product of one token and its weighted sum: h [k (+ 1), F] -> [1, D]."""
     _, dim, width = w2.shape
@@ -227,13 +280,14 @@ def down_single(
         h,
         ids,
         weights,
-        w2,
-        w2 if shared is None else shared,
+        *storage(w2),
+        *storage(w2 if shared is None else shared),
         out,
         ids.shape[1],
         dim,
         width,
         SHARED=shared is not None,
+        **format_of(w2),
         BLOCK_D=block_d,
         BLOCK_K=next_power_of_2(width),
         STAGES=num_stages,
@@ -241,7 +295,7 @@ def down_single(
     return out
 
 
-def _layout(ids: Tensor, num_experts: int, shared: Tensor | None) -> dict[str, int | bool]:
+def _layout(ids: Tensor, num_experts: int, shared: Weight | None) -> dict[str, int | bool]:
     num_tokens, top_k = ids.shape
     return {
         "TOP_K": next_power_of_2(top_k),
@@ -251,9 +305,9 @@ def _layout(ids: Tensor, num_experts: int, shared: Tensor | None) -> dict[str, i
     }
 
 
-def _num_slots(ids: Tensor, num_experts: int, shared: Tensor | None) -> int:
+def _num_slots(ids: Tensor, num_experts: int, shared: Weight | None) -> int:
     return min(ids.numel(), num_experts) + (shared is not None)
 
 
-def _num_rows(ids: Tensor, shared: Tensor | None) -> int:
+def _num_rows(ids: Tensor, shared: Weight | None) -> int:
     return ids.numel() + (0 if shared is None else ids.shape[0])

@@ -79,6 +79,13 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="type of weights and cache; auto (default) keeps what the checkpoint stores",
     )
+    add(
+        "--quant",
+        choices=("none", "fp8", "int4"),
+        default="none",
+        help="pack the large weights while loading: fp8 in 8 bits, int4 the experts in 4 and the rest in 8 "
+        "(default: none)",
+    )
     add("--max-model-len", type=_positive, metavar="N", help="context in tokens (default: the checkpoint's)")
     add("--block-size", type=_positive, default=16, metavar="N", help="tokens of one cache block (default: 16)")
     add("--kv-tokens", type=_positive, metavar="N", help="tokens that the cache holds (default: what memory allows)")

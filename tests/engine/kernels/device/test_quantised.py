@@ -1,0 +1,85 @@
+"""Products and experts with weights in 8 and 4 bits against the plain reference on the numbers they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.kernels.fused_moe import SharedExpert, fused_moe, fused_moe_reference, moe_few, moe_grouped
+from engine.kernels.linear import LinearTuning, linear, linear_reference, skinny, widened
+from engine.quantised import Format, Quantised, QuantisedWeight
+from tests.engine.kernels.device.helpers import assert_near
+from tests.engine.kernels.device.test_moe import choose
+
+
+def quantised(format: Format, *shape: int, block: tuple[int, int] = (128, 128)) -> Quantised:
+    """Random weights whose blocks differ in size, so that a scale out of place shows."""
+    n, k = shape[-2:]
+    weight = torch.randn(shape) / k**0.5
+    weight *= torch.logspace(-1, 1, n)[:, None] * torch.logspace(0.5, -0.5, k)
+    value = QuantisedWeight(format, shape, block).value
+    value.fill(weight)
+    return value
+
+
+def on_device(value: Quantised, device: torch.device) -> Quantised:
+    return Quantised(value.format, value.packed.to(device), value.scales.to(device), value.block)
+
+
+@pytest.mark.parametrize(("n", "k", "block"), [(48, 384, (16, 128)), (40, 100, (16, 32)), (300, 256, (128, 128))])
+@pytest.mark.parametrize("num_rows", [1, 5, 70])
+def test_skinny_product(num_rows: int, n: int, k: int, block: tuple[int, int], dtype: torch.dtype) -> None:
+    """Rows and columns that no tile divides, blocks of scales smaller and larger than tiles, parts that are summed."""
+    weight, x = quantised("fp8", n, k, block=block), torch.randn(num_rows, k, dtype=dtype)
+    for tuning in (None, LinearTuning(32, 64, 4, 2, programs_per_sm=1)):
+        assert_near(skinny(x, weight, tuning), linear_reference(x, weight))
+
+
+def test_parts_are_summed_anew_at_every_launch(dtype: torch.dtype) -> None:
+    weight = quantised("fp8", 32, 1024)
+    for _ in range(3):
+        x = torch.randn(4, 1024, dtype=dtype)
+        assert_near(linear(x, weight), linear_reference(x, weight))
+
+
+def test_widened_weights_are_the_references(dtype: torch.dtype) -> None:
+    weight = quantised("fp8", 150, 200, block=(64, 32))
+    assert torch.equal(widened(weight, dtype), weight.dequantise(dtype))
+
+
+def make_experts(format: Format, num_experts: int, dim: int, width: int, block: int) -> tuple[Quantised, Quantised]:
+    blocks = (block, 128 if dim % 128 == 0 else 16), (16, block)
+    w13 = quantised(format, num_experts, 2 * width, dim, block=blocks[0])
+    return w13, quantised(format, num_experts, dim, width, block=blocks[1])
+
+
+SIZES = {
+    "fp8": (128, 32, 16),
+    "fp8 ragged": (40, 48, 16),
+    "fp8 wide": (256, 128, 128),
+    "int4": (128, 128, 128),
+    "int4 wide": (256, 256, 128),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("num_tokens", "run"), [(1, moe_few), (5, moe_few), (17, moe_few), (9, moe_grouped)])
+def test_experts(num_tokens: int, run: object, size: str, dtype: torch.dtype) -> None:
+    format: Format = "fp8" if size.startswith("fp8") else "int4"
+    dim, width, block = SIZES[size]
+    w13, w2 = make_experts(format, 6, dim, width, block)
+    shared13, shared2 = make_experts("fp8", 1, dim, width, block)
+    x, (ids, weights) = torch.randn(num_tokens, dim, dtype=dtype), choose(num_tokens, 6, 2)
+    for shared in (None, SharedExpert(shared13[0], shared2[0])):
+        got = run(x, w13, w2, ids, weights, shared)  # type: ignore[operator]
+        assert_near(got, fused_moe_reference(x, w13, w2, ids, weights, shared))
+
+
+def test_a_wrong_scale_is_noticed(dtype: torch.dtype) -> None:
+    """The comparison above can fail: one block of one expert twice as large."""
+    w13, w2 = make_experts("fp8", 4, 128, 32, 16)
+    x, (ids, weights) = torch.randn(3, 128, dtype=dtype), choose(3, 4, 2)
+    want = fused_moe_reference(x, w13, w2, ids, weights)
+    w13.scales[int(ids[0, 0]), 0, 0] *= 2
+    with pytest.raises(AssertionError):
+        assert_near(fused_moe(x, w13, w2, ids, weights), want)
