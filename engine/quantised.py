@@ -143,7 +143,7 @@ def _pack_fp8(weight: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
     rows, columns = block
     weight = weight.float()
     padded = nn.functional.pad(weight, (0, -k % columns, 0, -n % rows))
-    blocks = padded.unflatten(-2, (-1, rows)).unflatten(-1, (-1, columns))
+    blocks = padded.reshape(*padded.shape[:-2], -(-n // rows), rows, -(-k // columns), columns)
     scales = _power_of_two(blocks.abs().amax(dim=(-3, -1)) / FP8_LARGEST)
     packed = (weight / _spread(scales, block, weight.shape)).to(torch.float8_e4m3fn)
     return packed.view(torch.uint8), scales
@@ -166,7 +166,7 @@ def _spread(scales: Tensor, block: tuple[int, int], shape: torch.Size) -> Tensor
 def _pack_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     if weight.shape[-1] % GROUP:
         raise ValueError(f"int4 needs a multiple of {GROUP} columns, not {weight.shape[-1]}")
-    groups = weight.float().unflatten(-1, (-1, GROUP))
+    groups = weight.float().reshape(*weight.shape[:-1], -1, GROUP)
     farthest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))
     scales = (farthest / -8).to(torch.bfloat16)
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
@@ -176,6 +176,6 @@ def _pack_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unpack_int4(packed: Tensor, scales: Tensor) -> Tensor:
-    pairs = packed.unflatten(-1, (-1, GROUP // 2))
+    pairs = packed.reshape(*packed.shape[:-1], -1, GROUP // 2)
     numbers = torch.cat([pairs & 15, pairs >> 4], dim=-1).float() - 8
     return (numbers * scales.transpose(-1, -2).float().unsqueeze(-1)).flatten(-2)

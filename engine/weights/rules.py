@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ class Shard:
     llm: LLMConfig | None = None
 
 
-Stored = TypeVar("Stored", Tensor, Quantised)
 Keep = Callable[[LazyTensor, Shard], Tensor]
 
 
@@ -37,7 +35,7 @@ class Place:
     expert: int | None = None
     half: int | None = None
 
-    def view(self, parameter: Stored) -> Stored:
+    def view(self, parameter: Tensor | Quantised) -> Tensor | Quantised:
         """The part of `parameter` that this place names."""
         view = parameter if self.expert is None else parameter[self.expert]
         if self.half is None:

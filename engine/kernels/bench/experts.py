@@ -12,6 +12,7 @@ from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
+from engine.quantised import dequantised
 
 MOST_FEW = 64  # tokens up to which the path without sorting is tried
 FEW_TUNINGS = {
@@ -90,5 +91,5 @@ def _reference(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor,
     if x.dtype == w13.dtype:
         return fused_moe_reference(x, w13, w2, ids, weights, shared)
     chosen, local = ids.unique(return_inverse=True)
-    wide = SharedExpert(shared.w13.to(x.dtype), shared.w2.to(x.dtype))
+    wide = SharedExpert(dequantised(shared.w13, x.dtype).to(x.dtype), dequantised(shared.w2, x.dtype).to(x.dtype))
     return fused_moe_reference(x, w13[chosen].to(x.dtype), w2[chosen].to(x.dtype), local, weights, wide)
