@@ -26,8 +26,8 @@ def on_device(value: Quantised, device: torch.device) -> Quantised:
     return Quantised(value.format, value.packed.to(device), value.scales.to(device), value.block)
 
 
-@pytest.mark.parametrize(("n", "k", "block"), [(48, 384, (16, 128)), (40, 100, (16, 32)), (300, 256, (128, 128))])
-@pytest.mark.parametrize("num_rows", [1, 5, 70])
+@pytest.mark.parametrize(("n", "k", "block"), [(40, 100, (16, 32)), (140, 256, (128, 128))])
+@pytest.mark.parametrize("num_rows", [1, 70])
 def test_skinny_product(num_rows: int, n: int, k: int, block: tuple[int, int], dtype: torch.dtype) -> None:
     """Rows and columns that no tile divides, blocks of scales smaller and larger than tiles, parts that are summed."""
     weight, x = quantised("fp8", n, k, block=block), torch.randn(num_rows, k, dtype=dtype)
@@ -36,8 +36,8 @@ def test_skinny_product(num_rows: int, n: int, k: int, block: tuple[int, int], d
 
 
 def test_parts_are_summed_anew_at_every_launch(dtype: torch.dtype) -> None:
-    weight = quantised("fp8", 32, 1024)
-    for _ in range(3):
+    weight = quantised("fp8", 16, 1024)
+    for _ in range(2):
         x = torch.randn(4, 1024, dtype=dtype)
         assert_near(linear(x, weight), linear_reference(x, weight))
 
@@ -54,22 +54,20 @@ def make_experts(format: Format, num_experts: int, dim: int, width: int, block: 
 
 
 SIZES = {
-    "fp8": (128, 32, 16),
     "fp8 ragged": (40, 48, 16),
-    "fp8 wide": (256, 128, 128),
-    "int4": (128, 128, 128),
-    "int4 wide": (256, 256, 128),
+    "fp8 wide": (128, 64, 32),
+    "int4": (256, 128, 128),
 }
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("num_tokens", "run"), [(1, moe_few), (5, moe_few), (17, moe_few), (9, moe_grouped)])
+@pytest.mark.parametrize(("num_tokens", "run"), [(1, moe_few), (4, moe_few), (9, moe_grouped)])
 def test_experts(num_tokens: int, run: object, size: str, dtype: torch.dtype) -> None:
     format: Format = "fp8" if size.startswith("fp8") else "int4"
     dim, width, block = SIZES[size]
-    w13, w2 = make_experts(format, 6, dim, width, block)
+    w13, w2 = make_experts(format, 4, dim, width, block)
     shared13, shared2 = make_experts("fp8", 1, dim, width, block)
-    x, (ids, weights) = torch.randn(num_tokens, dim, dtype=dtype), choose(num_tokens, 6, 2)
+    x, (ids, weights) = torch.randn(num_tokens, dim, dtype=dtype), choose(num_tokens, 4, 2)
     for shared in (None, SharedExpert(shared13[0], shared2[0])):
         got = run(x, w13, w2, ids, weights, shared)  # type: ignore[operator]
         assert_near(got, fused_moe_reference(x, w13, w2, ids, weights, shared))
