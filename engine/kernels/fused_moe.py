@@ -18,6 +18,10 @@ from engine.quantised import Quantised, Weight, dequantised
 FEW_TOKENS = 32  # up to here reading weights is everything; behind it rows are worth sorting
 SUM_BLOCK = 1024
 
+# Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
+# same weights twice.
+FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, rows=16)
+
 
 @dataclass(frozen=True, slots=True)
 class SharedExpert:
@@ -128,7 +132,7 @@ def moe_few(
 ) -> Tensor:
     """`fused_moe` of few tokens: two launches for one, three for more. A shared expert of equal width joins in."""
     tuning = tuning or choose_few_tuning(len(x), x.element_size(), w13)
-    joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_format(shared.w2, w2)
+    joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_blocks(shared.w2, w2)
     s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
     h = up_few(x, w13, s13, ids, tuning)
     if len(x) == 1 and (joins or shared is None) and _fits_single(w2):
@@ -168,9 +172,10 @@ def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
     return out
 
 
-def _same_format(a: Weight, b: Weight) -> bool:
+def _same_blocks(a: Weight, b: Weight) -> bool:
+    """Whether one launch takes both: they may differ in format, but not in where a step of it may end."""
     if isinstance(a, Quantised) and isinstance(b, Quantised):
-        return (a.format, a.block) == (b.format, b.block)
+        return a.block == b.block
     return isinstance(a, Tensor) and isinstance(b, Tensor)
 
 
@@ -182,19 +187,12 @@ def _fits_single(w2: Weight) -> bool:
 def choose_few_tuning(num_tokens: int, element_bytes: int, weight: Weight | None = None) -> FewTuning:
     """Tiles that give a Hopper GPU two programs or more for each multiprocessor at the released sizes."""
     if element_bytes > 2:
-        return FewTuning(16, 64, 16, 64, num_stages=2)
+        return FewTuning(16, 64, 16, 64, num_stages=2, rows=16 if isinstance(weight, Quantised) else 0)
     if isinstance(weight, Quantised):
-        return _choose_few_quantised(num_tokens)
+        return FEW_QUANTISED
     if num_tokens <= 2:
         return FewTuning(16, 256, 64, 128)
     return FewTuning(32, 128, 64, 128, num_stages=4 if num_tokens <= 16 else 3)
-
-
-def _choose_few_quantised(num_tokens: int) -> FewTuning:
-    """Two warps, each with rows of its own: more would widen the same weights twice. A step is a block of scales."""
-    if num_tokens <= 16:
-        return FewTuning(32, 128, 32, 128, num_warps=2)
-    return FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3)
 
 
 def choose_grouped_tuning(rows_per_expert: float, element_bytes: int, weight: Weight | None = None) -> GroupedTuning:

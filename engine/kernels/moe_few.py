@@ -1,7 +1,9 @@
 """Experts of a few tokens: bound by reading weights, so every expert that anybody chose is read exactly once.
 
 The rows of a tile are the tokens themselves, whether they chose the expert or not: nothing has to be sorted, and no
-launch waits for another's bookkeeping. The shared expert is one more expert that every token chose.
+launch waits for another's bookkeeping. Packed weights, which cost instructions to widen, are multiplied with those
+tokens alone that chose the expert, gathered by the program itself, 16 at a time. The shared expert is one more expert
+that every token chose.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -19,18 +21,23 @@ from engine.kernels.quantised_tiles import (
     format_of,
     narrowed,
     scales_at,
+    shared_format_of,
     storage,
     widen,
 )
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
 from engine.quantised import Weight
 
+MOST_ROWS = 1 << 16  # of a tile that holds all tokens
 SINGLE_ROWS = 16  # weight rows of a program of the single token's second product
 
 
 @dataclass(frozen=True, slots=True)
 class FewTuning:
-    """Weight rows and columns of a tile in the two products."""
+    """Weight rows and columns of a tile in the two products.
+
+    `rows` tokens that chose the expert are multiplied at once; 0 is all tokens, those that did not choose it included.
+    """
 
     block_f: int
     up_k: int
@@ -38,6 +45,7 @@ class FewTuning:
     down_k: int
     num_warps: int = 4
     num_stages: int = 4
+    rows: int = 0
 
 
 @jit
@@ -72,12 +80,77 @@ def _assigned(
 
 
 @jit
-def _pick(routed_ptr, shared_ptr, is_shared, SHARED: tl.constexpr):
+def _pick(routed_ptr, shared_ptr, is_shared):
     """Where the weights, or the scales, of this program begin."""
-    ptr = routed_ptr
-    if SHARED:
-        ptr = tl.where(is_shared, shared_ptr, ptr)
-    return ptr
+    return tl.where(is_shared, shared_ptr, routed_ptr)
+
+
+@jit
+def _gathered(row, rank, at, ROWS: tl.constexpr, TILE: tl.constexpr):
+    """Chosen tokens at..at + TILE of those whose `rank` among the chosen counts: -> tokens and their rows, -1: none."""
+    here = (row >= 0)[:, None] & (rank[:, None] == at + tl.arange(0, TILE)[None, :])
+    token = tl.max(tl.where(here, tl.arange(0, ROWS)[:, None], -1), 0)
+    return token, tl.max(tl.where(here, row[:, None], -1), 0)
+
+
+@jit
+def _up_chosen(
+    x_ptr, w_ptr, s_ptr, h_ptr, row, first, dim: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
+    BLOCK_F: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """h of all tokens that chose the expert, for BLOCK_F features."""
+    if TILE >= ROWS:
+        token = tl.arange(0, ROWS)
+        _up_rows(x_ptr, w_ptr, s_ptr, h_ptr, token, row, first, dim, width, ROWS, FORMAT, RB, CB, BLOCK_F, BLOCK_K)
+    else:
+        chosen = (row >= 0).to(tl.int32)
+        rank = tl.cumsum(chosen, 0) - 1
+        for at in range(0, tl.sum(chosen, 0), TILE):
+            token, some = _gathered(row, rank, at, ROWS, TILE)
+            _up_rows(x_ptr, w_ptr, s_ptr, h_ptr, token, some, first, dim, width, TILE, FORMAT, RB, CB, BLOCK_F, BLOCK_K)
+
+
+@jit
+def _up_rows(
+    x_ptr, w_ptr, s_ptr, h_ptr, token, row, first, dim: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr,
+    FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    h = any_up_tile(
+        w_ptr, s_ptr, x_ptr, token.to(tl.int64), row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_F, BLOCK_K, RB, CB
+    )
+    feature = first + tl.arange(0, BLOCK_F)
+    mask = (feature < width)[:, None] & (row >= 0)[None, :]
+    tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
+
+
+@jit
+def _down_chosen(
+    h_ptr, w_ptr, s_ptr, y_ptr, row, first, dim: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """y of all tokens that chose the expert, for BLOCK_D features."""
+    if TILE >= ROWS:
+        _down_rows(h_ptr, w_ptr, s_ptr, y_ptr, row, first, dim, width, ROWS, FORMAT, RB, CB, BLOCK_D, BLOCK_K)
+    else:
+        chosen = (row >= 0).to(tl.int32)
+        rank = tl.cumsum(chosen, 0) - 1
+        for at in range(0, tl.sum(chosen, 0), TILE):
+            _token, some = _gathered(row, rank, at, ROWS, TILE)
+            _down_rows(h_ptr, w_ptr, s_ptr, y_ptr, some, first, dim, width, TILE, FORMAT, RB, CB, BLOCK_D, BLOCK_K)
+
+
+@jit
+def _down_rows(
+    h_ptr, w_ptr, s_ptr, y_ptr, row, first, dim: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr,
+    FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    row = row.to(tl.int64)
+    y = any_down_tile(w_ptr, s_ptr, h_ptr, row, row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_D, BLOCK_K, RB, CB)
+    feature = first + tl.arange(0, BLOCK_D)
+    mask = (feature < dim)[:, None] & (row >= 0)[None, :]
+    tl.store(y_ptr + row[None, :] * dim + feature[:, None], y, mask=mask)
 
 
 @jit
@@ -100,6 +173,10 @@ def _up_kernel(
     FORMAT: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
+    SHARED_FORMAT: tl.constexpr,
+    SHARED_RB: tl.constexpr,
+    SHARED_CB: tl.constexpr,
+    TILE: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -110,14 +187,27 @@ def _up_kernel(
     )
     if not busy:
         return
-    w_ptr = _pick(expert_at(w13_ptr, expert, 2 * width, dim, FORMAT), shared_ptr, is_shared, SHARED)
-    scales = scales_at(scales_ptr, expert, 2 * width, dim, FORMAT, RB, CB)
-    s_ptr = _pick(scales, shared_scales_ptr, is_shared, SHARED)
-    first, token = tl.program_id(1) * BLOCK_F, tl.arange(0, ROWS).to(tl.int64)
-    h = any_up_tile(w_ptr, s_ptr, x_ptr, token, row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_F, BLOCK_K, RB, CB)
-    feature = first + tl.arange(0, BLOCK_F)
-    mask = (feature < width)[:, None] & (row >= 0)[None, :]
-    tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
+    first = tl.program_id(1) * BLOCK_F
+    w_ptr = expert_at(w13_ptr, expert, 2 * width, dim, FORMAT)
+    s_ptr = scales_at(scales_ptr, expert, 2 * width, dim, FORMAT, RB, CB)
+    if SHARED and SHARED_FORMAT != FORMAT:
+        if is_shared:
+            _up_chosen(
+                x_ptr, shared_ptr, shared_scales_ptr, h_ptr, row, first, dim, width,
+                ROWS, TILE, SHARED_FORMAT, SHARED_RB, SHARED_CB, BLOCK_F, BLOCK_K,
+            )  # fmt: skip
+        else:
+            _up_chosen(
+                x_ptr, w_ptr, s_ptr, h_ptr, row, first, dim, width,
+                ROWS, TILE, FORMAT, RB, CB, BLOCK_F, BLOCK_K,
+            )  # fmt: skip
+    else:
+        if SHARED:
+            w_ptr, s_ptr = _pick(w_ptr, shared_ptr, is_shared), _pick(s_ptr, shared_scales_ptr, is_shared)
+        _up_chosen(
+            x_ptr, w_ptr, s_ptr, h_ptr, row, first, dim, width,
+            ROWS, TILE, FORMAT, RB, CB, BLOCK_F, BLOCK_K,
+        )  # fmt: skip
 
 
 @jit
@@ -140,6 +230,10 @@ def _down_kernel(
     FORMAT: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
+    SHARED_FORMAT: tl.constexpr,
+    SHARED_RB: tl.constexpr,
+    SHARED_CB: tl.constexpr,
+    TILE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -150,14 +244,27 @@ def _down_kernel(
     )
     if not busy:
         return
-    w_ptr = _pick(expert_at(w2_ptr, expert, dim, width, FORMAT), shared_ptr, is_shared, SHARED)
-    scales = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
-    s_ptr = _pick(scales, shared_scales_ptr, is_shared, SHARED)
-    first, row = tl.program_id(1) * BLOCK_D, row.to(tl.int64)
-    y = any_down_tile(w_ptr, s_ptr, h_ptr, row, row >= 0, first, dim, width, FORMAT, ROWS, BLOCK_D, BLOCK_K, RB, CB)
-    feature = first + tl.arange(0, BLOCK_D)
-    mask = (feature < dim)[:, None] & (row >= 0)[None, :]
-    tl.store(y_ptr + row[None, :] * dim + feature[:, None], y, mask=mask)
+    first = tl.program_id(1) * BLOCK_D
+    w_ptr = expert_at(w2_ptr, expert, dim, width, FORMAT)
+    s_ptr = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
+    if SHARED and SHARED_FORMAT != FORMAT:
+        if is_shared:
+            _down_chosen(
+                h_ptr, shared_ptr, shared_scales_ptr, y_ptr, row, first, dim, width,
+                ROWS, TILE, SHARED_FORMAT, SHARED_RB, SHARED_CB, BLOCK_D, BLOCK_K,
+            )  # fmt: skip
+        else:
+            _down_chosen(
+                h_ptr, w_ptr, s_ptr, y_ptr, row, first, dim, width,
+                ROWS, TILE, FORMAT, RB, CB, BLOCK_D, BLOCK_K,
+            )  # fmt: skip
+    else:
+        if SHARED:
+            w_ptr, s_ptr = _pick(w_ptr, shared_ptr, is_shared), _pick(s_ptr, shared_scales_ptr, is_shared)
+        _down_chosen(
+            h_ptr, w_ptr, s_ptr, y_ptr, row, first, dim, width,
+            ROWS, TILE, FORMAT, RB, CB, BLOCK_D, BLOCK_K,
+        )  # fmt: skip
 
 
 @jit
@@ -232,6 +339,8 @@ def up_few(x: Tensor, w13: Weight, shared: Weight | None, ids: Tensor, tuning: F
         width,
         **_layout(ids, num_experts, shared),
         **format_of(w13),
+        **shared_format_of(w13 if shared is None else shared),
+        TILE=tuning.rows or MOST_ROWS,
         BLOCK_F=tuning.block_f,
         BLOCK_K=narrowed(tuning.up_k, w13),
         num_warps=tuning.num_warps,
@@ -256,6 +365,8 @@ def down_few(h: Tensor, w2: Weight, shared: Weight | None, ids: Tensor, tuning: 
         width,
         **_layout(ids, num_experts, shared),
         **format_of(w2),
+        **shared_format_of(w2 if shared is None else shared),
+        TILE=tuning.rows or MOST_ROWS,
         BLOCK_D=tuning.block_d,
         BLOCK_K=narrowed(tuning.down_k, w2),
         num_warps=tuning.num_warps,

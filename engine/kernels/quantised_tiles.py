@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from engine.kernels.moe_tiles import _load, down_tile, up_tile
-from engine.kernels.triton_support import jit, next_power_of_2, tl
+from engine.kernels.triton_support import INTERPRET, constexpr, jit, next_power_of_2, tl
 from engine.quantised import Quantised, Weight
 
 
@@ -20,11 +20,29 @@ def widen(raw, dtype: tl.constexpr):
     return raw.to(tl.float8e4nv, bitcast=True).to(tl.float32).to(dtype)
 
 
+# Four bytes, whose nibbles are n, to four bfloat16 in two registers: n put into the mantissa of 128 makes it 128 + n,
+# and less 136 that is n - 8. Lanes of 16 bits side by side take half the instructions that Triton's own code does.
+_UNPACK = """{
+    .reg .b32 a, b, c;
+    mov.b32 c, 0x43084308;
+    shr.b32 b, $2, SHIFT;
+    prmt.b32 a, b, 0, 0x4140;
+    prmt.b32 b, b, 0, 0x4342;
+    lop3.b32 a, a, 0x000f000f, 0x43004300, 0xea;
+    lop3.b32 b, b, 0x000f000f, 0x43004300, 0xea;
+    sub.rn.bf16x2 $0, a, c;
+    sub.rn.bf16x2 $1, b, c;
+}"""
+_UNPACK_LOW = constexpr(_UNPACK.replace("SHIFT", "0"))
+_UNPACK_HIGH = constexpr(_UNPACK.replace("SHIFT", "4"))
+_COMPILED = constexpr(not INTERPRET)
+
+
 @jit
 def low_nibbles(raw, dtype: tl.constexpr):
-    """Columns 0..63 of a group. A nibble n put into the mantissa of 128 makes it 128 + n; the numbers are n - 8."""
-    if dtype == tl.bfloat16:
-        return ((raw.to(tl.uint16) & 15) | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
+    """Columns 0..63 of a group, bytes -> numbers from -8 to 7."""
+    if _COMPILED and dtype == tl.bfloat16:
+        return tl.inline_asm_elementwise(_UNPACK_LOW, "=r,=r,r", [raw], dtype=tl.bfloat16, is_pure=True, pack=4)
     else:
         return (raw & 15).to(dtype) - 8.0
 
@@ -32,8 +50,8 @@ def low_nibbles(raw, dtype: tl.constexpr):
 @jit
 def high_nibbles(raw, dtype: tl.constexpr):
     """Columns 64..127 of a group."""
-    if dtype == tl.bfloat16:
-        return ((raw.to(tl.uint16) >> 4) | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
+    if _COMPILED and dtype == tl.bfloat16:
+        return tl.inline_asm_elementwise(_UNPACK_HIGH, "=r,=r,r", [raw], dtype=tl.bfloat16, is_pure=True, pack=4)
     else:
         return (raw >> 4).to(dtype) - 8.0
 
@@ -242,6 +260,11 @@ def format_of(weight: Weight) -> dict[str, str | int]:
     if isinstance(weight, Quantised):
         return {"FORMAT": weight.format, "RB": weight.block[0], "CB": weight.block[1]}
     return {"FORMAT": "plain", "RB": 1, "CB": 1}
+
+
+def shared_format_of(weight: Weight) -> dict[str, str | int]:
+    """The same of the shared expert's weight."""
+    return {f"SHARED_{name}": value for name, value in format_of(weight).items()}
 
 
 def narrowed(columns: int, weight: Weight) -> int:

@@ -20,6 +20,8 @@ FEW_TUNINGS = {
     "few f32": FewTuning(32, 128, 64, 128),
     "few f32 k256": FewTuning(32, 256, 64, 256, num_stages=3),
     "few f64": FewTuning(64, 128, 128, 128, num_stages=3),
+    "few f16 gathered": FewTuning(16, 128, 64, 128, rows=16),
+    "few f32 gathered": FewTuning(32, 128, 64, 128, rows=16),
 }
 GROUPED_TUNINGS = {
     "rows 16": GroupedTuning(16, 64, 128, 64, 128, 4, 3),

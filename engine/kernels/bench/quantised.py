@@ -17,13 +17,13 @@ from engine.quantised import BLOCK, GROUP, Format, Quantised, QuantisedWeight
 
 MOST_FEW = 64
 FEW_TUNINGS = {
-    "few f16 w1": FewTuning(16, 128, 16, 128, num_warps=1),
-    "few f32 w2": FewTuning(32, 128, 32, 128, num_warps=2),
-    "few f32 w2 s6": FewTuning(32, 128, 32, 128, num_warps=2, num_stages=6),
-    "few f32 w4": FewTuning(32, 128, 64, 128, num_warps=4),
-    "few f64 w2": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3),
-    "few f64 w2 s4": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=4),
-    "few f64 w4": FewTuning(64, 128, 64, 128, num_warps=4, num_stages=3),
+    "few f16 w1": FewTuning(16, 128, 16, 128, num_warps=1, rows=16),
+    "few f32 w2 s3": FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16),
+    "few f32 w2 s6": FewTuning(32, 128, 32, 128, num_warps=2, num_stages=6, rows=16),
+    "few f64 w4": FewTuning(64, 128, 64, 128, num_warps=4, rows=16),
+    "few f64 w2": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3, rows=16),
+    "few f32 w4 all": FewTuning(32, 128, 64, 128, num_warps=4),
+    "few f64 w2 all": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3),
 }
 GROUPED_TUNINGS = {
     "rows 16 f32 w2": GroupedTuning(16, 32, 128, 32, 128, 2, 4),

@@ -100,8 +100,8 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
     found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
     for format in ("fp8", "int4"):
-        found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (*DECODES, *PREFILLS)}
-    found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (*DECODES, PREFILLS[0])}
+        found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (1, 32, 64, 8192)}
+    found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
     return found | {"sampling 8": partial(sampling, 8)}

@@ -73,6 +73,18 @@ def test_experts(num_tokens: int, run: object, size: str, dtype: torch.dtype) ->
     assert_near(got, fused_moe_reference(x, w13, w2, ids, weights, shared))
 
 
+def test_chosen_tokens_are_gathered(dtype: torch.dtype) -> None:
+    """Expert 0 serves 19 of 20 tokens, in two tiles of 16, experts 1 to 3 the few others, the shared expert all."""
+    w13, w2 = make_experts("fp8", 4, 64, 32, 32)
+    shared13, shared2 = make_experts("fp8", 1, 64, 32, 32)
+    ids = torch.tensor([[0, 1 + i % 3] for i in range(20)])
+    ids[7] = torch.tensor([2, 3])
+    x, weights = torch.randn(20, 64, dtype=dtype), torch.rand(20, 2) + 0.1
+    shared = SharedExpert(shared13[0], shared2[0])
+    got = moe_few(x, w13, w2, ids, weights, shared)
+    assert_near(got, fused_moe_reference(x, w13, w2, ids, weights, shared))
+
+
 def test_a_wrong_scale_is_noticed(dtype: torch.dtype) -> None:
     """The comparison above can fail: one block of one expert twice as large."""
     w13, w2 = make_experts("fp8", 4, 128, 32, 16)
