@@ -147,7 +147,9 @@ class _Pair:
         wrong = total = 0.0
         for name, packed in stored_tensors(self.packed).items():
             if name.startswith(prefix) and isinstance(packed, Quantised):
-                for value, weight in _matrices(packed, plain[name]):
+                whole = plain[name]
+                assert isinstance(whole, Tensor)
+                for value, weight in _matrices(packed, whole):
                     wrong += float((value.dequantise(torch.float32) - weight.float()).square().sum())
                     total += float(weight.float().square().sum())
         return float((wrong / total) ** 0.5)
@@ -157,15 +159,17 @@ def _copy(plain: nn.Module, packed: nn.Module) -> None:
     """Give `packed` the weights of `plain`, an expert at a time."""
     weights = stored_tensors(plain)
     for name, target in stored_tensors(packed).items():
+        source = weights[name]
+        assert isinstance(source, Tensor)
         if isinstance(target, Quantised):
-            for value, weight in _matrices(target, weights[name]):
+            for value, weight in _matrices(target, source):
                 value.fill(weight)
         else:
-            target.copy_(weights[name])
+            target.copy_(source)
 
 
-def _matrices(packed: Quantised, weight: Tensor | Quantised) -> Iterator[tuple[Quantised, Tensor]]:
-    assert isinstance(weight, Tensor)
+def _matrices(packed: Quantised, weight: Tensor) -> Iterator[tuple[Quantised, Tensor]]:
+    """An expert at a time: what packing needs in between is several times as large."""
     if weight.dim() == 2:
         yield packed, weight
     else:

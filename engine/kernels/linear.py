@@ -93,24 +93,29 @@ def _skinny_kernel(
             tl.store(counter, 0)  # for the next launch
 
 
-def linear(x: Tensor, weight: Weight) -> Tensor:
-    """Checked form of `linear_reference`.
+def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
+    """Checked form of `linear_reference`, into contiguous `out` [T, N] of the dtype of `x` if given.
 
     Raises:
         ValueError: sizes do not agree, or the weight's memory layout is not the kernel's.
     """
     if not isinstance(weight, Quantised):
-        return F.linear(x, weight)
+        return _product(x, weight, out)
     if x.dim() != 2 or x.shape[1] != weight.shape[-1] or len(weight.shape) != 2 or not weight.is_contiguous():
         raise ValueError(f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}; weights must be contiguous")
     if not use_kernel(x) or weight.format != "fp8":
-        return linear_reference(x, weight)
+        return _product(x, weight.dequantise(x.dtype), out)
     if x.shape[0] > MOST_SKINNY:
-        return F.linear(x, widened(weight, x.dtype))
-    return skinny(x.contiguous(), weight) if x.shape[0] else x.new_empty(0, weight.shape[0])
+        return _product(x, widened(weight, x.dtype), out)
+    out = x.new_empty(x.shape[0], weight.shape[0]) if out is None else out
+    return skinny(x.contiguous(), weight, out=out) if x.shape[0] else out
 
 
-def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
+    return F.linear(x, weight) if out is None else torch.mm(x, weight.t(), out=out)
+
+
+def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out: Tensor | None = None) -> Tensor:
     """`linear` of few rows of contiguous x [T, K] and fp8 weights [N, K]: one launch."""
     num_rows, k = x.shape
     n = weight.shape[0]
@@ -120,7 +125,7 @@ def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None) -> 
     blocks, tiles = cdiv(n, block_n), cdiv(num_rows, rows)
     chunk = _chunk(k, weight.block[1], blocks * tiles, tuning.programs_per_sm * num_multiprocessors(x.device))
     splits = cdiv(k, chunk)
-    y = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
+    y = x.new_empty(num_rows, n) if out is None else out
     parts = y if splits == 1 else torch.empty(splits, num_rows, n, dtype=torch.float32, device=x.device)
     _skinny_kernel[(blocks, splits, tiles)](
         x,

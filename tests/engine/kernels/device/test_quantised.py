@@ -42,6 +42,19 @@ def test_parts_are_summed_anew_at_every_launch(dtype: torch.dtype) -> None:
         assert_near(linear(x, weight), linear_reference(x, weight))
 
 
+@pytest.mark.parametrize("num_rows", [0, 3, 257])
+def test_products_are_written_where_they_are_wanted(num_rows: int, dtype: torch.dtype) -> None:
+    """By the kernel and, for many rows, by the library; nothing behind them is touched."""
+    weight, x = quantised("fp8", 32, 128), torch.randn(num_rows, 128, dtype=dtype)
+    memory = torch.full((num_rows + 1, 32), 7.0, dtype=dtype)
+    got = linear(x, weight, out=memory[:num_rows])
+    assert got.shape == (num_rows, 32)
+    assert torch.equal(memory[num_rows], torch.full((32,), 7.0, dtype=dtype))
+    if num_rows:
+        assert got.data_ptr() == memory.data_ptr()
+        assert_near(memory[:num_rows], linear_reference(x, weight))
+
+
 def test_widened_weights_are_the_references(dtype: torch.dtype) -> None:
     weight = quantised("fp8", 150, 200, block=(64, 32))
     assert torch.equal(widened(weight, dtype), weight.dequantise(dtype))
