@@ -11,6 +11,7 @@ examples:
   python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
   python -m engine --port 0 --port-file /run/ming.port  any free port, written to a file
   python -m engine --model inclusionAI/Ming-flash-omni-2.0 --tp 4
+  python -m engine --model ./checkpoint --quant fp8     one GPU of 139 GiB; int4: one of 78
   python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
   python -m engine --load-format generated --tp 2       the released geometry with drawn weights, for speed
   python -m engine --host 0.0.0.0 --api-key-file keys.txt

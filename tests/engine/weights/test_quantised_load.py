@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine import quant_error
 from engine.config import EngineConfig, Quant
 from engine.errors import ConfigError
 from engine.layers.quantised import Quantisable
@@ -16,7 +19,7 @@ from engine.model_config import load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
 from engine.quantised import Quantised, QuantisedWeight
-from engine.runtime.build import load_model
+from engine.runtime.build import load_model, open_checkpoint
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.load import stored_tensors
 
@@ -100,3 +103,44 @@ def test_packed_tokens_are_the_same_at_two_ranks(tiny_model: Path) -> None:
 
 def test_config_default_is_plain() -> None:
     assert EngineConfig(model="x").quant == "none"
+
+
+@pytest.fixture(scope="module")
+def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny geometry with experts of two groups, to be drawn."""
+    tree = json.loads((tiny_model / "config.json").read_text())
+    tree["llm_config"]["moe_intermediate_size"] = 256
+    folder = tmp_path_factory.mktemp("wide")
+    (folder / "config.json").write_text(json.dumps(tree))
+    return folder
+
+
+def load_drawn(path: Path, rank: int, size: int) -> Ming:
+    cfg, cpu = load_model_config(path), torch.device("cpu")
+    config = EngineConfig(model=str(path), load_format="generated", quant="int4", dtype="float32")
+    source = open_checkpoint(config, cfg, cpu)
+    return load_model(cfg, source, TensorParallel(rank, size), cpu, torch.float32, "int4")
+
+
+def test_int4_packs_the_experts_alone_and_alike_on_all_ranks(wide_model: Path) -> None:
+    whole, ranks = load_drawn(wide_model, 0, 1), [load_drawn(wide_model, rank, 2) for rank in range(2)]
+    formats = {name: m.format for name, m in whole.named_modules() if isinstance(m, QuantisedWeight)}
+    assert all((format == "int4") == (".experts." in name) for name, format in formats.items())
+    name = "model.layers.1.mlp.experts.w2"
+    parts = [wide(model, name) for model in ranks]
+    assert torch.equal(torch.cat(parts, dim=2), wide(whole, name))
+    packed = whole.get_submodule(name)
+    assert isinstance(packed, QuantisedWeight)
+    assert packed.value.num_bytes * 8 == packed.shape.numel() * (4 + 16 / 128)  # half a byte and its share of a scale
+
+
+def test_error_of_int4_lies_above_that_of_fp8(wide_model: Path) -> None:
+    def measured(quant: Quant) -> quant_error.QuantError:
+        config = EngineConfig(model=str(wide_model), device="cpu", load_format="generated", quant=quant)
+        return quant_error.measure(replace(config, dtype="float32"), num_tokens=16)
+
+    fp8, int4 = measured("fp8"), measured("int4")
+    assert int4.layers[0].weights == fp8.layers[0].weights  # dense
+    for a, b in zip(fp8.layers[1:], int4.layers[1:], strict=True):
+        assert 0.02 < a.weights < 0.03 < 0.09 < b.weights < 0.11
+    assert fp8.logits < int4.logits
