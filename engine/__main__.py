@@ -158,6 +158,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,
+        quant=options.quant,
         tp=options.tp,
         max_model_len=options.max_model_len,
         block_size=options.block_size,

@@ -9,6 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 AudioBatching = Literal["alone", "padded"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["checkpoint", "generated"]
+Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,9 @@ class EngineConfig:
 
     `model` is a local directory (a hub id is resolved before this is built), `processor` the one that may hold
     `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
-    checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
-    `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
+    checkpoint stores. `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
+    `quant` packs the thinker's large weights while they are loaded.
+    `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     `eager` launches every kernel of a decode step anew instead of replaying captured ones.
@@ -29,6 +31,7 @@ class EngineConfig:
     device: Device = "auto"
     dtype: DType = "auto"
     load_format: LoadFormat = "checkpoint"
+    quant: Quant = "none"
     tp: int = 1
     max_model_len: int | None = None
     block_size: int = 16

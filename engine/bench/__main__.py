@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tp", type=int, default=1, metavar="N", help="ranks, one GPU each (default: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
+    add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
     add("--eager", action="store_true", help="no CUDA graphs")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
@@ -120,6 +121,7 @@ def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,
+        quant=options.quant,
         tp=options.tp,
         max_model_len=options.max_model_len,
         step_tokens=options.step_tokens,
@@ -135,7 +137,7 @@ def _header(
         "hardware": device_name(options.tp),
         "tp": options.tp,
         "dtype": dtype,
-        "quant": "none",
+        "quant": options.quant,
         "commit": _commit(),
         "torch": torch.__version__,
         "command": "python -m engine.bench " + " ".join(sys.argv[1:]),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine.layers.embedding import VocabParallelEmbedding
-from engine.layers.moe import Experts
+from engine.layers.moe import Experts, MultiRouter
 from engine.models.thinker import Ming
 from engine.runtime.build import LoadedEngine
 
@@ -26,27 +26,22 @@ class StepBytes:
 
 
 def step_bytes(loaded: LoadedEngine) -> StepBytes:
-    """From the parameters and buffers that the decoder holds, whatever their dtype; the embedding is looked up."""
+    """From what the decoder holds, in whatever format; the embedding is looked up, and tokens use the text gate."""
     model: Ming = loaded.runner.model
-    fixed, expert = 0, 0
+    experts, unread = 0, 0
     for module in model.model.modules():
-        size = _own_bytes(module)
         if isinstance(module, Experts):
-            expert += size // loaded.runner.model.cfg.llm.num_experts
-        elif not isinstance(module, VocabParallelEmbedding) and not _is_unused_gate(module, model):
-            fixed += size
-    return StepBytes(fixed, expert)
+            experts += _num_bytes(module)
+        elif isinstance(module, VocabParallelEmbedding):
+            unread += _num_bytes(module)
+        elif isinstance(module, MultiRouter):
+            unread += sum(_num_bytes(gate) for gate in (module.image_gate, module.audio_gate) if gate is not None)
+    return StepBytes(_num_bytes(model.model) - experts - unread, experts // model.cfg.llm.num_experts)
 
 
-def _is_unused_gate(module: nn.Module, model: Ming) -> bool:
-    """A decoded token is routed by the text gate alone."""
-    gates = [(m.image_gate, m.audio_gate) for m in model.model.modules() if hasattr(m, "image_gate")]
-    return any(module is gate for pair in gates for gate in pair)
-
-
-def _own_bytes(module: nn.Module) -> int:
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in own)
+def _num_bytes(module: nn.Module) -> int:
+    held = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def device_name(tp: int) -> str:

@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.config import Quant
+from engine.kernels.linear import linear
+from engine.layers.quantised import Stored, quantise_parameter
 from engine.parallel import TensorParallel
+from engine.quantised import block_of, weight_of
 
 
 class VocabParallelEmbedding(nn.Module):
@@ -37,12 +41,18 @@ class ParallelHead(nn.Module):
     def __init__(self, vocab_size: int, hidden_size: int, tp: TensorParallel) -> None:
         super().__init__()
         self.tp = tp
-        self.weight = nn.Parameter(torch.empty(len(tp.split(vocab_size, "vocab_size")), hidden_size))
+        self.vocab_size = vocab_size
+        self.weight: Stored = nn.Parameter(torch.empty(len(tp.split(vocab_size, "vocab_size")), hidden_size))
+
+    def quantise(self, _quant: Quant) -> None:
+        """Keep the weight in 8 bits: for one token it is an eighth of all that a step reads."""
+        block = (block_of(self.vocab_size), block_of(self.weight.shape[1]))
+        self.weight = quantise_parameter(self, "weight", "fp8", block)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, D] -> [T, V], float32 or the model dtype."""
         peers = self.tp.peers_for(len(x))
         if peers is None:
-            return self.tp.all_gather(F.linear(x, self.weight))
-        torch.mm(x, self.weight.t(), out=peers.logits_share(len(x)))
+            return self.tp.all_gather(linear(x, weight_of(self.weight)))
+        linear(x, weight_of(self.weight), peers.logits_share(len(x)))
         return peers.gather_logits(len(x))

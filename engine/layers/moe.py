@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine.config import Quant
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate import gate_logits, gate_parts
 from engine.kernels.router import RoutingRule, route
 from engine.layers.batch import Batch
 from engine.layers.linear import GatedMLP
+from engine.layers.quantised import Stored, quantise_parameter
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
+from engine.quantised import Format, block_of, weight_of
 
 
 class Gate(nn.Module):
@@ -34,14 +37,22 @@ class Experts(nn.Module):
         super().__init__()
         self.tp = tp
         width = len(tp.split(cfg.moe_intermediate_size, "moe_intermediate_size"))
-        self.w13 = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
-        self.w2 = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
+        self.hidden_size, self.width = cfg.hidden_size, cfg.moe_intermediate_size
+        self.w13: Stored = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
+        self.w2: Stored = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
+
+    def quantise(self, quant: Quant) -> None:
+        """Keep all experts in 8 or 4 bits."""
+        format: Format = "int4" if quant == "int4" else "fp8"
+        across, along = block_of(self.hidden_size), block_of(self.width)
+        self.w13 = quantise_parameter(self, "w13", format, (along, across), parts=2)
+        self.w2 = quantise_parameter(self, "w2", format, (across, along))
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor:
         """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included."""
         peers = self.tp.peers_for(len(x))
         out = None if peers is None else peers.share(len(x))
-        return fused_moe(x, self.w13, self.w2, ids, weights, shared, out)
+        return fused_moe(x, weight_of(self.w13), weight_of(self.w2), ids, weights, shared, out)
 
 
 class MultiRouter(nn.Module):
@@ -87,7 +98,7 @@ class SparseMoE(nn.Module):
         """[T, D] -> [T, D], a partial sum over ranks of both terms."""
         ids, weights = self.router(x, batch)
         mlp = self.shared_experts
-        shared = None if mlp is None else SharedExpert(mlp.gate_up_weight, mlp.down_weight)
+        shared = None if mlp is None else SharedExpert(weight_of(mlp.gate_up_weight), weight_of(mlp.down_weight))
         out: Tensor = self.experts(x, ids, weights, shared)
         return out
 

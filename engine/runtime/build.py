@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from engine.config import DType, EngineConfig, EngineInfo
+from engine.config import DType, EngineConfig, EngineInfo, Quant
 from engine.core.blocks import BlockManager
 from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
 from engine.inputs.processor_config import load_image_config
+from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
@@ -78,7 +79,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     dtype = pick_dtype(config, checkpoint)
     if device.type == "cuda" and tp.size > 1:
         tp = replace(tp, peers=_open_peers(cfg, tp, dtype, device))
-    model = load_model(cfg, checkpoint, tp, device, dtype)
+    model = load_model(cfg, checkpoint, tp, device, dtype, config.quant)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
     shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
     num_blocks = tp.minimum(count_blocks(config, shape, device, max_model_len))
@@ -126,15 +127,25 @@ def open_checkpoint(config: EngineConfig, cfg: ModelConfig, device: torch.device
 
 
 def load_model(
-    cfg: ModelConfig, checkpoint: Source, tp: TensorParallel, device: torch.device, dtype: torch.dtype
+    cfg: ModelConfig,
+    checkpoint: Source,
+    tp: TensorParallel,
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: Quant = "none",
 ) -> Ming:
-    """Build the model without storage, then read this rank's slices straight into parameters on `device`."""
+    """Build the model without storage, then read this rank's slices straight into parameters on `device`.
+
+    Packed weights are packed slice by slice on their way; the whole model never exists in `dtype`.
+    """
     present = present_components(checkpoint.files)
     if THINKER not in present:
         raise ConfigError(f"{checkpoint.path}: the checkpoint holds no thinker (no tensor starts with 'model.')")
     with torch.device("meta"):
         model = Ming(cfg, tp, vision=VISION in present, audio=AUDIO in present)
-    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    model = model.to(dtype)
+    quantise_layers(model.model, quant)
+    model = model.to_empty(device=device).requires_grad_(False).eval()
     model.reset_tables(device)
     for name, tower in (("vision", model.vision_encoder), ("audio", model.audio_encoder)):
         if tower is None:

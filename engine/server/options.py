@@ -11,6 +11,7 @@ examples:
   python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
   python -m engine --port 0 --port-file /run/ming.port  any free port, written to a file
   python -m engine --model inclusionAI/Ming-flash-omni-2.0 --tp 4
+  python -m engine --model ./checkpoint --quant fp8     one GPU of 139 GiB; int4: one of 78
   python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
   python -m engine --load-format generated --tp 2       the released geometry with drawn weights, for speed
   python -m engine --host 0.0.0.0 --api-key-file keys.txt
@@ -78,6 +79,13 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="type of weights and cache; auto (default) keeps what the checkpoint stores",
+    )
+    add(
+        "--quant",
+        choices=("none", "fp8", "int4"),
+        default="none",
+        help="pack the large weights while loading: fp8 in 8 bits, int4 the experts in 4 and the rest in 8 "
+        "(default: none)",
     )
     add("--max-model-len", type=_positive, metavar="N", help="context in tokens (default: the checkpoint's)")
     add("--block-size", type=_positive, default=16, metavar="N", help="tokens of one cache block (default: 16)")
