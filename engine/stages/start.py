@@ -36,6 +36,8 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     check_markers(encoder)
     cast = Cast(model, encoder, load_voices(model, folder))
     loop = SpeechLoop(cast, options.num_slots)
+    if device.type == "cuda":
+        loop.warm_up()
     info = SpeechInfo(
         sample_rate=model.config.vae.sample_rate,
         patch_samples=model.config.patch_samples,

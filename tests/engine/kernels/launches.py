@@ -12,6 +12,7 @@ from engine.kernels.decode_attention import decode_attention
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate import gate_parts
 from engine.kernels.kv_store import kv_store
+from engine.kernels.pair_rope import rotate_pairs
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
@@ -52,6 +53,12 @@ def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
     apply_rotary(q, *tables)
 
 
+def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
+    """The talker's flow model: 37 tokens, q and k of 16 heads side by side in front of v."""
+    packed = empty(num_rows, 37, 3, 16, 64, dtype=dtype)[:, :, :2].flatten(2, 3)
+    rotate_pairs(packed, empty(37, 32), empty(37, 32))
+
+
 def decode(num_tokens: int, dtype: torch.dtype) -> None:
     q = empty(num_tokens, H, C, dtype=dtype)
     decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q))
@@ -80,6 +87,7 @@ def sampling(num_rows: int) -> None:
 def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     """Name -> a call that launches kernels at one size."""
     found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
+    found["rotate_flow 2"] = partial(rotate_flow, 2, dtype)
     found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
