@@ -63,12 +63,17 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """The operator's choices for the talker: its directory, where it runs, and how many speak at once."""
+    """The operator's choices for the talker: its directory, where it runs, and how many speak at once.
+
+    `voices` is a folder of presets beside the checkpoint's, `speaker_encoder` an ONNX file in place of the talker's.
+    """
 
     talker: str
     device: Device = "auto"
     num_slots: int = 8
     num_threads: int | None = None
+    voices: str | None = None
+    speaker_encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,12 @@ class SpeechLoop:
 
     def open(self, request: SpeechRequest) -> None:
         """Expect text for a request."""
-        self._open[request.id] = _Utterance(request.id, self._cast.speaker(request), request.max_steps)
+        try:
+            speaker = self._cast.speaker(request)
+        except InvalidRequest as error:
+            self._refuse(request.id, error)
+        else:
+            self._open[request.id] = _Utterance(request.id, speaker, request.max_steps)
 
     def say(self, request_id: int, text: str, *, last: bool) -> None:
         """More text of a request; ignored where it was aborted or refused."""
@@ -125,11 +130,14 @@ class SpeechLoop:
             utterance.slot = self._batch.admit(segment)
         except InvalidRequest as error:
             del self._open[utterance.id]
-            self._refused.append(SpeechOutput(utterance.id, finish=SpeechFinish.REFUSED, error=error.message))
+            self._refuse(utterance.id, error)
             return None
         utterance.num_segments += 1
         utterance.audio = SegmentAudio.start(self._model)
         return len(utterance.speaker.encoder.encode(text))
+
+    def _refuse(self, request_id: int, error: InvalidRequest) -> None:
+        self._refused.append(SpeechOutput(request_id, finish=SpeechFinish.REFUSED, error=error.message))
 
     def _step(self, prompts: dict[int, int]) -> list[SpeechOutput]:
         """The next patch of everyone who speaks, as samples; `prompts` counts tokens of segments just started."""
