@@ -183,7 +183,13 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
         return None
     device = options.talker_device or options.device
     return SpeechOptions(
-        str(talker), device, options.talker_slots, options.threads, options.voices, options.speaker_encoder
+        str(talker),
+        device,
+        options.talker_slots,
+        options.threads,
+        options.voices,
+        options.speaker_encoder,
+        options.vae_encoder_layers,
     )
 
 

@@ -32,7 +32,7 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     if device.type == "cpu":
         torch.set_num_threads(options.num_threads or max(1, (os.cpu_count() or 1) // 2))
     folder = Path(options.talker)
-    model = load_speech(folder, device)
+    model = load_speech(folder, device, encoder_depth=options.vae_encoder_layers)
     encoder = Tokenizer.load(folder / LLM_FOLDER)
     check_markers(encoder)
     speakers = find_speaker_encoder(folder, _path(options.speaker_encoder))
