@@ -107,7 +107,7 @@ def inspect_speech(path: Path) -> SpeechInspection | None:
     stored, run = config.vae.encoder.num_hidden_layers, num_encoder_layers(config.vae, "released")
     talker_files, talker_plan = plan_talker(talker, folder)
     plans = plan_vae(vae, folder, range(run, stored))
-    found = [(talker, talker_files, talker_plan)]
+    found: list[tuple[nn.Module, Checkpoint, Plan]] = [(talker, talker_files, talker_plan)]
     problems = list(_lacking(talker_plan))
     complete = bool(plans) and not plans[-1][1].missing
     if complete:

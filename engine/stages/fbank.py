@@ -44,7 +44,7 @@ def _window() -> F64:
     return window
 
 
-def _mel(hz: F64 | float) -> F64:
+def _mel(hz: npt.ArrayLike) -> F64:
     scaled: F64 = 1127.0 * np.log1p(np.asarray(hz) / 700.0)
     return scaled
 
