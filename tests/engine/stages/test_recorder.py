@@ -13,7 +13,7 @@ from engine.models.joined import join_projections
 from engine.models.talker import Talker
 from engine.stages.bench import Bench, main
 from engine.stages.generated import NEVER_STOPS, generate_model, tiny_config
-from engine.stages.recorder import Direct, pad, padded_sizes
+from engine.stages.recorder import CudaGraphs, Direct, pad, padded_sizes
 
 CPU = torch.device("cpu")
 
@@ -77,3 +77,14 @@ def test_the_benchmark_runs_here(tmp_path: Path) -> None:
     assert speed["rtf"] == pytest.approx(speed["wall_s"][0] / speed["audio_s"])
     assert speed["rtf_total"] == pytest.approx(speed["rtf"] / 2)
     assert report["checks"][0]["ok"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_replay_what_is_launched() -> None:
+    model = generate_model(tiny_config(), torch.device("cuda"), torch.float32)
+    recorded, plain = Bench(model, 3, CudaGraphs()), Bench(model, 3, Direct(pads=True))
+    for _ in range(3):  # the first run of a shape is no replay
+        got, want = recorded.run(14), plain.run(14)
+        torch.testing.assert_close(got.latents, want.latents, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(got.samples, want.samples, atol=2e-2)
