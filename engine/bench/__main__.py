@@ -20,6 +20,7 @@ import torch
 from engine.bench.limits import device_name, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.profile import kernel_times
+from engine.child import leave
 from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
 from engine.model_config import LLMConfig
@@ -221,4 +222,4 @@ def _commit() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
