@@ -20,7 +20,7 @@ def test_every_case_of_the_set_is_known() -> None:
     assert set(NAMES) <= CASES.keys()
 
 
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("case", [pytest.param(n, marks=SLOW if n == "e2e_talker" else ()) for n in NAMES])
 def test_case_passes(case: str) -> None:
     result = run_case(FOLDER / case)
     assert [(c.name, c.detail) for c in result.checks if not c.ok] == []

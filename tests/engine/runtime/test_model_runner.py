@@ -68,7 +68,7 @@ def test_media_changes_the_answer(tiny_model: Path, alone: dict[int, list[int]])
 
 
 def test_seeded_sampling_is_the_same_in_any_batch(tiny_model: Path) -> None:
-    drawn = [text_request(i, 9, seed=i, temperature=1.0) for i in range(1, 9)]
+    drawn = [text_request(i, 9, seed=i, temperature=1.0) for i in range(1, 5)]
     together = tokens(make_loop(tiny_model), drawn)
     apart = {r.id: tokens(make_loop(tiny_model, step_tokens=4), [r])[r.id] for r in drawn}
     assert together == apart

@@ -35,6 +35,7 @@ def test_mcnemar_agrees_with_statsmodels() -> None:
         assert paired.mcnemar(cells) == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
 
 
+@pytest.mark.slow
 def test_mcnemar_of_many_items() -> None:
     assert paired.mcnemar(Cells(9000, 2600, 2400, 0)) == pytest.approx(0.0049, abs=2e-4)
 
