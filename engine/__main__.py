@@ -7,15 +7,17 @@ import asyncio
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import EngineConfig, SpeechOptions
+from engine.config import EngineConfig, HostRank, SpeechOptions
 from engine.errors import ConfigError
 from engine.server.options import KEY_VARIABLE, make_parser
+from engine.torchrun import choose_tp, end_with_agent, read_place
 
 if TYPE_CHECKING:  # imported late where they are used, so that --help is quick
     from engine.inputs.tokenizer import Tokenizer
@@ -52,6 +54,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: options or machine do not allow it.
     """
+    place = read_place(environ)
+    if place is not None:
+        end_with_agent()
+        if place.rank > 0:
+            return _follow(options, place)
     import uvloop
 
     from engine.server.http import bind
@@ -73,7 +80,7 @@ def make_launch(options: argparse.Namespace, environ: Mapping[str, str]) -> Laun
 
     return Launch(
         options=make_server_options(options, environ),
-        prepare=partial(prepare, options),
+        prepare=partial(prepare, options, read_place(environ)),
         port_file=options.port_file,
         drain_timeout_s=options.drain_timeout,
         parent_fd=options.parent_fd,
@@ -136,7 +143,15 @@ def read_key_ring(options: argparse.Namespace, environ: Mapping[str, str]) -> Ke
     return KeyRing(filter(None, keys))
 
 
-def prepare(options: argparse.Namespace) -> Prepared:
+def _follow(options: argparse.Namespace, place: HostRank) -> int:
+    from engine.runtime.hosts import follow
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # torchrun passes them on to all; rank 0 drains and then lets us go
+    return follow(make_config(options, _find_model(options), place), place)
+
+
+def prepare(options: argparse.Namespace, place: HostRank | None = None) -> Prepared:
     """Find the model on disk, downloading or writing it if need be, and read its tokenizer.
 
     Raises:
@@ -150,16 +165,26 @@ def prepare(options: argparse.Namespace) -> Prepared:
     speech = _find_speech(options, path)
     if options.speech == "only":
         return Prepared(None, None, None, speech)
-    # Tokenizer and processor files travel together, and a snapshot may lack both.
-    processor = path if options.tokenizer is None or _has_processor(path) else options.tokenizer
-    config = EngineConfig(
+    config = make_config(options, path, place)
+    tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
+    media = MediaConfig.load(_find_processor(options, path), load_model_config(path))
+    return Prepared(config, tokenizer, media, speech)
+
+
+def make_config(options: argparse.Namespace, path: Path, place: HostRank | None) -> EngineConfig:
+    """Options of the model side, for the checkpoint in `path`.
+
+    Raises:
+        ConfigError: `--tp` is not the number of ranks that there are.
+    """
+    return EngineConfig(
         model=str(path),
-        processor=str(processor),
+        processor=str(_find_processor(options, path)),
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,
         quant=options.quant,
-        tp=options.tp,
+        tp=choose_tp(options.tp, place),
         max_model_len=options.max_model_len,
         block_size=options.block_size,
         kv_tokens=options.kv_tokens,
@@ -170,10 +195,8 @@ def prepare(options: argparse.Namespace) -> Prepared:
         audio_batching=options.audio_batching,
         eager=options.eager,
         peer_sums=not options.no_peer_sums,
+        torchrun=place,
     )
-    tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
-    media = MediaConfig.load(processor, load_model_config(path))
-    return Prepared(config, tokenizer, media, speech)
 
 
 def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | None:
@@ -196,8 +219,10 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
     )
 
 
-def _has_processor(path: Path) -> bool:
-    return (path / "preprocessor_config.json").is_file()
+def _find_processor(options: argparse.Namespace, path: Path) -> Path:
+    """Tokenizer and processor files travel together, and a snapshot may lack both."""
+    has_one = (path / "preprocessor_config.json").is_file()
+    return path if options.tokenizer is None or has_one else Path(options.tokenizer)
 
 
 def _find_model(options: argparse.Namespace) -> Path:

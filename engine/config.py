@@ -14,6 +14,20 @@ Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everyth
 
 
 @dataclass(frozen=True, slots=True)
+class HostRank:
+    """A process's place among the ranks that `torchrun` started; `local_*` count those of its host.
+
+    `master` is the address at which they meet.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    master: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """The operator's choices for the model side.
 
@@ -25,7 +39,8 @@ class EngineConfig:
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
-    host read each other's memory to sum small steps; without it every sum goes through NCCL.
+    host read each other's memory to sum small steps; without it every sum goes through NCCL. `torchrun` is this
+    process's place where the ranks are not ours to start.
     """
 
     model: str
@@ -45,6 +60,7 @@ class EngineConfig:
     audio_batching: AudioBatching = "alone"
     eager: bool = False
     peer_sums: bool = True
+    torchrun: HostRank | None = None
 
 
 @dataclass(frozen=True, slots=True)

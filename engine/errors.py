@@ -12,6 +12,8 @@ Every message names the thing, the value and the way out.
 
 from __future__ import annotations
 
+RANK_DIED = 70  # exit code of a process that lost a tensor-parallel rank, or the agent that started it
+
 
 class EngineError(Exception):
     """Base of everything the engine raises on purpose."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed = 2 if item.get_closest_marker("multi_gpu") else 1 if item.get_closest_marker("gpu") else 0
         if num_gpus < needed:
             item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA device(s), {num_gpus} here"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Set aside what the imports left: every full garbage collection would walk through torch's million objects again.
+
+    A measurement thaws it when it ends, hence once for each module.
+    """
+    gc.collect(1)
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

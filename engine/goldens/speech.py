@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.goldens.compare import CaseResult, Tolerance, load_case, load_json
+from engine.layers.embedding import empty_embedding
 from engine.models.aggregator import Aggregator
 from engine.models.cfm import FlowMatching, sway, time_grid
 from engine.models.dit import TIME_SCALE, DiT
@@ -129,7 +130,7 @@ def run_llm_step(folder: Path) -> CaseResult:
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
     cfg = parse_qwen2(load_json(folder / "config.json"), "config.json")
-    embed, model = nn.Embedding(cfg.vocab_size, cfg.hidden_size), Qwen2Model(cfg)
+    embed, model = empty_embedding(cfg.vocab_size, cfg.hidden_size), Qwen2Model(cfg)
     stop_head, spk_head = nn.Linear(cfg.hidden_size, 2), nn.Linear(SPEAKER_WIDTH, cfg.hidden_size)
     load_part({"embed_tokens": embed, "model": model, "stop_head": stop_head, "spk_head": spk_head}, folder, TALKER)
     projected = spk_head(inputs["speaker_embeddings"])

@@ -13,6 +13,12 @@ from engine.parallel import TensorParallel
 from engine.quantised import block_of, weight_of
 
 
+def empty_embedding(num_rows: int, width: int) -> nn.Embedding:
+    """A table [num_rows, width] to be loaded: not initialised, since on the meta device that imports torch's compiler,
+    which takes seconds."""
+    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
+
+
 class VocabParallelEmbedding(nn.Module):
     """Each rank looks up the ids of its rows; the sum over ranks is the embedding."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine.layers.embedding import empty_embedding
 from engine.models.dit import Block, FinalLayer, PositionTable
 from engine.talker_config import DiTConfig
 
@@ -14,7 +15,7 @@ class Aggregator(nn.Module):
 
     def __init__(self, cfg: DiTConfig, out_features: int, patch_size: int) -> None:
         super().__init__()
-        self.word_embedder = nn.Embedding(1, cfg.hidden_size)
+        self.word_embedder = empty_embedding(1, cfg.hidden_size)
         self.x_embedder = nn.Linear(cfg.in_channels, cfg.hidden_size)
         self.table = PositionTable(cfg.head_dim, 1 + patch_size)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))

@@ -86,7 +86,9 @@ class WhisperEncoder(nn.Module):
         self.conv1 = nn.Conv1d(cfg.n_mels, cfg.n_state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(cfg.n_state, cfg.n_state, kernel_size=3, stride=2, padding=1)
         self.positional_embedding: Tensor
-        self.register_buffer("positional_embedding", sinusoids(cfg.n_ctx, cfg.n_state))
+        table = torch.empty(cfg.n_ctx, cfg.n_state)
+        # Without storage there is nothing to compute, and the meta device would import torch's compiler for `arange`.
+        self.register_buffer("positional_embedding", table if table.is_meta else sinusoids(cfg.n_ctx, cfg.n_state))
         self.blocks = nn.ModuleList(ResidualAttentionBlock(cfg.n_state, cfg.n_head) for _ in range(cfg.n_layer))
         self.ln_post = nn.LayerNorm(cfg.n_state)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from engine.layers.embedding import empty_embedding
 from engine.models.aggregator import Aggregator
 from engine.models.cfm import FlowMatching
 from engine.models.dit import DiT
@@ -26,7 +27,7 @@ class Talker(nn.Module):
         super().__init__()
         self.cfg = cfg
         hidden = cfg.llm.hidden_size
-        self.embed_tokens = nn.Embedding(cfg.llm.vocab_size, hidden)
+        self.embed_tokens = empty_embedding(cfg.llm.vocab_size, hidden)
         self.model = Qwen2Model(cfg.llm)
         flow = DiT(cfg.flowmodel, cfg.cond_dim, cfg.history_patch_size, cfg.patch_size)
         self.cfm = FlowMatching(flow, cfg.steps)

@@ -77,7 +77,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     cfg = load_model_config(Path(config.model))
     checkpoint = open_checkpoint(config, cfg, device)
     dtype = pick_dtype(config, checkpoint)
-    if device.type == "cuda" and tp.size > 1 and config.peer_sums:
+    on_one_host = config.torchrun is None or config.torchrun.local_size == tp.size
+    if device.type == "cuda" and tp.size > 1 and config.peer_sums and on_one_host:
         tp = replace(tp, peers=_open_peers(cfg, tp, dtype, device))
     model = load_model(cfg, checkpoint, tp, device, dtype, config.quant)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
@@ -164,9 +165,11 @@ def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:
     """
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if torch.cuda.device_count() < tp.size:
-        raise ConfigError(f"--tp {tp.size} needs {tp.size} CUDA devices, {torch.cuda.device_count()} are visible")
-    device = torch.device("cuda", tp.rank)
+    place = config.torchrun
+    index, needed = (tp.rank, tp.size) if place is None else (place.local_rank, place.local_size)
+    if torch.cuda.device_count() < needed:
+        raise ConfigError(f"--tp {tp.size} needs {needed} CUDA devices here, {torch.cuda.device_count()} are visible")
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 from engine.config import EngineConfig
 from engine.core.request import Step, StepResult
+from engine.errors import RANK_DIED
 from engine.ipc import FrameSplitter, frame
 from engine.parallel import TensorParallel
 from engine.runtime.build import LoadedEngine, load_engine
@@ -33,7 +34,6 @@ from engine.runtime.model_runner import Launched, LocalRunner
 log = logging.getLogger(__name__)
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # a rank may have a hundred gigabytes to read first
-RANK_DIED = 70  # exit code of an engine process that lost a rank
 _RECEIVE_BYTES = 1 << 18
 
 _step_encoder = msgspec.msgpack.Encoder()

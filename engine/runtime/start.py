@@ -13,6 +13,7 @@ from engine.model_config import load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
 from engine.runtime.build import LoadedEngine, load_engine, pick_device
+from engine.runtime.hosts import lead
 from engine.runtime.model_runner import LocalRunner
 from engine.runtime.ranks import RankedRunner, RankGroup, join
 
@@ -23,6 +24,7 @@ def build_engine(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
     Raises:
         ConfigError: configuration, checkpoint and machine do not fit together.
         WeightError: the checkpoint does not fill the model.
+        WorkerDied: a rank on another host is gone.
     """
     loaded, loop = start_engine(config)
     return loop, loaded.info
@@ -36,6 +38,9 @@ def start_engine(config: EngineConfig) -> tuple[LoadedEngine, EngineLoop]:
         loaded = load_engine(config)
         return loaded, loaded.make_loop()
     _check_shares(config)
+    if config.torchrun is not None:
+        loaded, runner = lead(config, config.torchrun)
+        return loaded, loaded.make_loop(runner)
     group = RankGroup(config)
     loaded = join(config, 0, group.store)
     return loaded, loaded.make_loop(RankedRunner(group, LocalRunner(loaded.runner)))

@@ -15,6 +15,8 @@ examples:
   python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
   python -m engine --load-format generated --tp 2       the released geometry with drawn weights, for speed
   python -m engine --host 0.0.0.0 --api-key-file keys.txt
+  torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr host-a --master-port 29500 -m engine
+                                                        over several hosts, see docs/several-hosts.md
   python -m engine inspect ./checkpoint                 what it holds and needs
   python -m engine verify ./checkpoint                  whether it loads, without reading weights
 

@@ -77,13 +77,13 @@ def qkv_heads(tensor: LazyTensor, shard: Shard) -> Tensor:
 class Into:
     """Names the parameter that a checkpoint tensor goes to; `template` is filled with the fields of its name."""
 
-    template: str
+    template: str  # with the fields of the rule's pattern, `{field*}` among them
     half: int | None = None
 
     def place(self, found: Mapping[str, str]) -> Place:
         """Where a tensor with these fields in its name goes."""
         expert = int(found["expert"]) if "expert" in found else None
-        return Place(self.template.replace("*}", "}").format(**found), expert, self.half)
+        return Place(_fill(self.template, found), expert, self.half)
 
     def fields(self, place: Place) -> dict[str, str] | None:
         """The fields that lead to `place`, or None if none do."""
@@ -126,7 +126,11 @@ class Rule:
         if self.into is None:
             return place.parameter if self.regex.fullmatch(place.parameter) else None
         found = self.into.fields(place)
-        return None if found is None else self.pattern.replace("*}", "}").format(**found)
+        return None if found is None else _fill(self.pattern, found)
+
+
+def _fill(template: str, found: Mapping[str, str]) -> str:
+    return template.replace("*}", "}").format(**found)
 
 
 @cache
@@ -166,8 +170,9 @@ class Rules:
 
     def find(self, name: str) -> tuple[Rule, Place] | None:
         """The first rule that matches, with the place it gives."""
+        inner = self.unwrap(name)
         for rule in self.rows:
-            place = rule.match(self.unwrap(name))
+            place = rule.match(inner)
             if place is not None:
                 return rule, place
         return None
@@ -175,9 +180,14 @@ class Rules:
     def skipped(self, name: str) -> str | None:
         """Why `name` is left out on purpose, or None."""
         inner = self.unwrap(name)
-        if not inner.startswith(tuple(self.skip)):
+        if not inner.startswith(self._skipped_prefixes):
             return None
-        return next((why for prefix, why in self.skip.items() if inner.startswith(prefix)), None)
+        return next(why for prefix, why in self.skip.items() if inner.startswith(prefix))
+
+    @cached_property
+    def _skipped_prefixes(self) -> tuple[str, ...]:
+        """All at once, since a checkpoint has 25,000 names that start with none of them."""
+        return tuple(self.skip)
 
 
 _LAYER = "model.model.layers.{layer}."
@@ -217,6 +227,10 @@ THINKER = Rules(
     prefixes=("model.",),
     skip=dict.fromkeys(_SPEECH, "part of the talker and its audio VAE"),
     rows=(
+        # First, since nearly all of the 25,000 names of a checkpoint are experts.
+        Rule(_LAYER + "mlp.experts.{expert}.gate_proj.weight", rows, to(_MINE + "mlp.experts.w13", half=0)),
+        Rule(_LAYER + "mlp.experts.{expert}.up_proj.weight", rows, to(_MINE + "mlp.experts.w13", half=1)),
+        Rule(_LAYER + "mlp.experts.{expert}.down_proj.weight", columns, to(_MINE + "mlp.experts.w2")),
         Rule("model.model.word_embeddings.weight", rows, to("model.word_embeddings.weight")),
         Rule("model.lm_head.weight", rows, to("model.lm_head.weight")),
         Rule("model.model.norm.weight", whole, to("model.norm.weight")),
@@ -230,9 +244,6 @@ THINKER = Rules(
         Rule(_LAYER + "attention.key_layernorm.weight", whole, to(_MINE + "attention.k_norm.weight")),
         *(Rule(f"{_LAYER}mlp.{g}.{{leaf}}", whole, to(f"{_MINE}mlp.router.{g}.{{leaf}}"))
           for g in ("gate", "image_gate", "audio_gate")),
-        Rule(_LAYER + "mlp.experts.{expert}.gate_proj.weight", rows, to(_MINE + "mlp.experts.w13", half=0)),
-        Rule(_LAYER + "mlp.experts.{expert}.up_proj.weight", rows, to(_MINE + "mlp.experts.w13", half=1)),
-        Rule(_LAYER + "mlp.experts.{expert}.down_proj.weight", columns, to(_MINE + "mlp.experts.w2")),
         *_gated_mlp("mlp.shared_experts.", "mlp.shared_experts."),
         *_gated_mlp("mlp.", "mlp.mlp."),
     ),

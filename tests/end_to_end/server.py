@@ -69,9 +69,9 @@ def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
         *options,
     )
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=_environment())
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment())
     try:
-        yield RunningServer(_url_when_ready(process, port_file, log), process, log)
+        yield RunningServer(url_when_ready(process, port_file, log), process, log)
     finally:
         process.terminate()
         try:
@@ -81,11 +81,13 @@ def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
             process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """This process's, without a key of the user's."""
     return {name: value for name, value in os.environ.items() if name != "MING_API_KEY"}
 
 
-def _url_when_ready(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> str:
+def url_when_ready(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> str:
+    """Where a server answers that was just started."""
     end = time.monotonic() + START_LIMIT_S
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-2000:]

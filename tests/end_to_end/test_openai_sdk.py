@@ -11,14 +11,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
 import uvloop
 
 from engine.server.auth import KeyRing
+from tests.end_to_end.lazy import lazy_import
 from tests.engine.server.endpoint import MODEL, endpoint
 from tests.engine.server.fake_engine import CONTEXT, FakeEngine, says
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = lazy_import("openai")
+
+pytestmark = pytest.mark.slow  # the client takes seconds to import
 
 TEXT = "Hello, wörld 😀!"
 KEY = "sk-test"
@@ -204,7 +212,6 @@ def is_ready(url: str) -> bool:
         return False  # it says 503 while it starts
 
 
-@pytest.mark.slow
 def test_real_engine_streams_what_it_answers_whole(tiny_url: str) -> None:
     with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
         model = client.models.list().data[0].id
@@ -217,7 +224,6 @@ def test_real_engine_streams_what_it_answers_whole(tiny_url: str) -> None:
         assert whole.usage.completion_tokens == 24 or whole.choices[0].finish_reason == "stop"
 
 
-@pytest.mark.slow
 def test_real_engine_draws_by_seed_and_scores_what_it_drew(tiny_url: str) -> None:
     """The same seed gives the same tokens, alone or beside others, and scoring them again gives their values."""
     with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:

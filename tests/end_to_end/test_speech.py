@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 import soundfile
 
 from engine.tiny import ensure_snapshot
+from tests.end_to_end.lazy import lazy_import
 from tests.end_to_end.server import RunningServer, running_server, until
 
+openai = lazy_import("openai")
 pytestmark = pytest.mark.slow
 
 NAME = "ming-flash-omni-2.0-tiny"

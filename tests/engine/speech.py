@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +25,16 @@ TALKER = ROOT / "e2e_talker" / "talker"
 def load_tiny(dtype: torch.dtype = torch.float32, depth: EncoderDepth = "released") -> SpeechModel:
     """The golden's talker and VAE on the CPU."""
     return load_speech(TALKER, torch.device("cpu"), dtype, depth)
+
+
+@cache
+def load_quick() -> SpeechModel:
+    """The same with two solver steps: for tests of what goes on around the talker, not of its numbers."""
+    with TemporaryDirectory() as folder:
+        copied = Path(shutil.copytree(TALKER, Path(folder) / "talker"))
+        config = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+        (copied / "config.json").write_text(json.dumps(config | {"steps": 2}), encoding="utf-8")
+        return load_speech(copied, torch.device("cpu"), torch.float32)
 
 
 def load_json(case: str, name: str) -> Any:

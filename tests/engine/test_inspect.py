@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engine.inspect import main
 from tests.engine.released import NUM_ELEMENTS, NUM_TENSORS, released_config, released_names
 
 CASE = Path(__file__).parents[1] / "goldens" / "understanding" / "g_end_to_end"
+POSITIONS = "audio.positional_embedding"
 
 
 @pytest.fixture
@@ -24,13 +26,12 @@ def snapshot(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit_index(snapshot: Path, remove: str | None = None, add: str | None = None) -> None:
+def edit_index(snapshot: Path, remove: Sequence[str] = (), add: Sequence[str] = ()) -> None:
     index = snapshot / "model.safetensors.index.json"
     weight_map = json.loads(index.read_text())["weight_map"]
-    if remove:
-        del weight_map[remove]
-    if add:
-        weight_map[add] = "model-00001-of-00042.safetensors"
+    for name in remove:
+        del weight_map[name]
+    weight_map |= dict.fromkeys(add, "model-00001-of-00042.safetensors")
     index.write_text(json.dumps({"weight_map": weight_map}))
 
 
@@ -47,8 +48,13 @@ def test_released_size(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_one_device_does_not_hold_it(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = released_config()
+    tree["llm_config"]["shiny"] = 1
+    (snapshot / "config.json").write_text(json.dumps(tree))
     assert main(["inspect", str(snapshot), "--memory", "141"]) == 0
-    assert "does not fit" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does not fit" in said
+    assert "llm_config.shiny" in said, "unknown configuration keys are listed"
 
 
 @pytest.mark.parametrize(("quant", "memory", "least_gb", "most_gb"), [("fp8", "139", 104, 109), ("int4", "78", 56, 60)])
@@ -64,36 +70,33 @@ def test_one_device_holds_it_packed(
     assert sum(found["parameters_per_rank"].values()) == NUM_ELEMENTS - 15000 * 1280  # the analytic table
 
 
-def test_verify_accepts_the_release(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("absent", [(), (POSITIONS,)], ids=["whole", "without its analytic table"])
+def test_verify_accepts_the_release(
+    snapshot: Path, capsys: pytest.CaptureFixture[str], absent: tuple[str, ...]
+) -> None:
+    edit_index(snapshot, remove=absent)
     assert main(["verify", str(snapshot)]) == 0
-    assert "25131 tensors fill the model exactly" in capsys.readouterr().out
+    assert f"{NUM_TENSORS - len(absent)} tensors fill the model exactly" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.model.layers.7.mlp.image_gate.expert_bias",
-        "model.model.layers.31.mlp.experts.255.up_proj.weight",
-        "vision.deepstack_merger_list.2.norm.weight",
+def test_verify_names_what_is_missing_and_what_is_too_much(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = [
         "audio.blocks.3.attn.key.weight",
-    ],
-)
-def test_verify_names_a_missing_tensor(snapshot: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    edit_index(snapshot, remove=name)
+        "model.model.layers.31.mlp.experts.255.up_proj.weight",
+        "model.model.layers.7.mlp.image_gate.expert_bias",
+        "vision.deepstack_merger_list.2.norm.weight",
+    ]
+    surplus = [
+        "model.model.layers.3.attention.dense.bias",
+        "model.model.layers.3.mlp.experts.256.up_proj.weight",
+        "talker.x",
+    ]
+    edit_index(snapshot, remove=missing, add=surplus)
     assert main(["verify", str(snapshot)]) == 1
-    said = capsys.readouterr().out
-    assert "1 parameters are not in the checkpoint" in said
-    assert said.rstrip().endswith(name)  # as the checkpoint spells it
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["model.model.layers.3.mlp.experts.256.up_proj.weight", "model.model.layers.3.attention.dense.bias", "talker.x"],
-)
-def test_verify_names_an_unexpected_tensor(snapshot: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    edit_index(snapshot, add=name)
-    assert main(["verify", str(snapshot)]) == 1
-    assert f"have no place in the model: {name}" in capsys.readouterr().out
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(snapshot))]
+    assert said[0].endswith(f"3 tensors have no place in the model: {', '.join(surplus)}")
+    assert said[1].endswith(f"4 parameters are not in the checkpoint: {', '.join(missing)}")
+    assert len(said) == 2
 
 
 def test_verify_reads_headers_where_files_are_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,19 +119,6 @@ def test_verify_wants_all_files_or_none(snapshot: Path, capsys: pytest.CaptureFi
     (snapshot / "model-00001-of-00042.safetensors").touch()
     assert main(["verify", str(snapshot)]) == 1
     assert "41 of 42 weight files are not here: model-00002" in capsys.readouterr().out
-
-
-def test_position_table_may_be_absent(snapshot: Path) -> None:
-    edit_index(snapshot, remove="audio.positional_embedding")
-    assert main(["verify", str(snapshot)]) == 0
-
-
-def test_unknown_configuration_keys_are_listed(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tree = released_config()
-    tree["llm_config"]["shiny"] = 1
-    (snapshot / "config.json").write_text(json.dumps(tree))
-    assert main(["inspect", str(snapshot)]) == 0
-    assert "llm_config.shiny" in capsys.readouterr().out
 
 
 def test_unusable_directory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from engine.core.request import (
     SamplingParams,
     TokenLogprob,
 )
-from engine.core.speech import SpeechFinish, SpeechOutput, SpeechRequest, SpeechStats
+from engine.core.speech import ReferenceClip, SpeechFinish, SpeechOutput, SpeechRequest, SpeechStats
 from engine.ipc import (
     MAX_FRAME_BYTES,
     Abort,
@@ -54,7 +54,7 @@ INFO = EngineInfo(128, 64, 8, 16, (2,), "abc", "float32", "cpu", 1, 0.5, ("text"
 COMMANDS: list[Command] = [Start(EngineConfig("/model", kv_tokens=100)), Submit((REQUEST, REQUEST)), Abort((1, 2))]
 COMMANDS += [
     StartSpeech(SpeechOptions("/model/talker", "cpu", 4)),
-    Speak(SpeechRequest(1, 2**63 - 1, "DB30", "slowly", (0.5, -1.0), 9)),
+    Speak(SpeechRequest(1, 2**63 - 1, "DB30", "slowly", (0.5, -1.0), ReferenceClip(b"a", b"b", b"c", "said"), 9)),
     Say(1, "你好", last=True),
 ]
 EVENTS: list[Event] = [Ready(INFO), Failed("no"), Report((OUTPUT, Output(6)), EngineStats(1, 2, 3, 4), 17)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 import engine.__main__, engine.runtime.build, engine.runtime.process, engine.server.app, engine.server.serve
@@ -15,6 +17,7 @@ print([name for name in sys.modules if name.startswith(speech)])
 """
 
 
+@pytest.mark.slow
 def test_the_text_path_imports_no_speech_module() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,9 @@ def test_the_talker_loads_and_speaks(snapshot: Path, caplog: pytest.LogCaptureFi
     assert 0.03 < samples.std() < 0.3
 
 
-def test_every_machine_writes_the_same_bytes(snapshot: Path, tmp_path: Path) -> None:
-    """One digest is committed, one comes from this process, one from another."""
+def test_every_machine_writes_the_same_bytes(snapshot: Path) -> None:
+    """One digest is committed, one comes from this process; those of others below are the same."""
     assert snapshot_digest(snapshot) == SNAPSHOT_DIGEST
-    (other,) = run_in_processes(tmp_path, count=1)
-    assert other != snapshot
-    assert snapshot_digest(other) == SNAPSHOT_DIGEST
     assert SNAPSHOT_DIGEST.startswith(snapshot.name.rpartition("-")[2])
 
 
@@ -208,6 +206,7 @@ def run_in_processes(cache: Path, count: int) -> list[Path]:
     return [Path(output.strip()) for output in outputs]
 
 
+@pytest.mark.slow
 def test_processes_may_write_at_once(tmp_path: Path) -> None:
     paths = run_in_processes(tmp_path, count=4)
     assert len(set(paths)) == 1
@@ -215,26 +214,20 @@ def test_processes_may_write_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [paths[0]], "nothing may be left aside"
 
 
-def test_an_intact_snapshot_is_not_written_again(tmp_path: Path) -> None:
+def test_only_a_damaged_snapshot_is_written_again(tmp_path: Path) -> None:
     path = tiny.ensure_snapshot(tmp_path)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     assert tiny.ensure_snapshot(tmp_path) == path
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
-
-
-@pytest.mark.parametrize("damage", ["changed", "missing", "extra"])
-def test_a_damaged_snapshot_is_replaced(tmp_path: Path, damage: str) -> None:
-    path = tiny.ensure_snapshot(tmp_path)
     shard = path / "model-00002-of-00003.safetensors"
-    if damage == "changed":
-        content = shard.read_bytes()
-        shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif damage == "missing":
-        shard.unlink()
-    else:
-        (path / "more.json").write_text("{}")
-    assert snapshot_digest(tiny.ensure_snapshot(tmp_path)) == SNAPSHOT_DIGEST
-    assert list(tmp_path.iterdir()) == [path]
+    content = shard.read_bytes()
+    changed = partial(shard.write_bytes, content[:-1] + bytes([content[-1] ^ 1]))
+    for damage in (changed, shard.unlink, partial((path / "more.json").write_text, "{}")):
+        damage()
+        assert snapshot_digest(path) != SNAPSHOT_DIGEST
+        assert tiny.ensure_snapshot(tmp_path) == path
+        assert snapshot_digest(path) == SNAPSHOT_DIGEST, damage
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

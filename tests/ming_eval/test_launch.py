@@ -77,6 +77,7 @@ def test_an_engine_that_dies_is_explained_by_the_end_of_its_log(folder: Path, mo
     assert "no memory left for the weights" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_engine_that_ignores_sigterm_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_ENGINE", "stubborn")
     monkeypatch.setattr(launch, "_STOP_LIMIT_S", 0.2)
@@ -106,6 +107,7 @@ def test_an_error_is_the_engines_death_only_if_the_engine_is_dead(folder: Path) 
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_work_ends_when_the_engine_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_WATCH_S", 0.02)
     ended: list[str] = []
@@ -170,6 +172,7 @@ def test_missing_packages_are_named_with_the_way_to_install_them(monkeypatch: py
         engine_command([])
 
 
+@pytest.mark.slow
 def test_the_engine_ends_with_a_process_that_is_killed(folder: Path) -> None:
     """Neither a signal nor a handler runs in the one that is killed: only the kernel closes the pipe."""
     process = start_serve()
@@ -185,6 +188,7 @@ def start_serve(*options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0)
 
 
+@pytest.mark.slow
 def test_serve_passes_options_and_signals_on_and_returns_the_exit_code(folder: Path) -> None:
     process = start_serve("--port", "0", "--new-option", "x")
     wait_for(lambda: (folder / "engine-pid").exists())
@@ -195,6 +199,7 @@ def test_serve_passes_options_and_signals_on_and_returns_the_exit_code(folder: P
     assert (folder / "engine-signals").read_text().split() == [str(int(signal.SIGTERM))]
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_in_the_terminal_reaches_a_served_engine_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal signals its whole foreground group; a second signal would end the engine at once."""
     monkeypatch.setenv("FAKE_ENGINE", "stubborn")

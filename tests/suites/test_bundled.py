@@ -107,6 +107,7 @@ def test_the_sample_of_mmlu_covers_its_subjects() -> None:
         assert item.group["category"] == group.name_of(item.group["subject"])
 
 
+@pytest.mark.slow
 def test_the_sample_of_videomme_follows_from_its_generator(tmp_path: Path) -> None:
     pytest.importorskip("av")
     make_videomme_sample.make(tmp_path)
@@ -130,6 +131,7 @@ def test_answers_of_videomme_by_hand() -> None:
     assert order.choices[int(str(order.answer))] == "black, green, orange"
 
 
+@pytest.mark.slow
 def test_the_samples_of_media_suites_follow_from_their_generator(tmp_path: Path) -> None:
     for module in ("av", "soundfile", "PIL"):
         pytest.importorskip(module)

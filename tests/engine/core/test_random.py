@@ -177,12 +177,30 @@ class Engine:
                 assert history.prompt_logprobs == list(scored)
 
 
+SIZES = st.sampled_from([(100, 64), (100, 7), (10, 64), (6, 5)])  # blocks, tokens a step
+
+
+@settings(deadline=None, max_examples=100)
+@given(overlap=st.booleans(), prefix_cache=st.booleans(), size=SIZES, operations=OPERATIONS)
+def test_each_request_ends_once_with_the_tokens_it_gets_alone(
+    overlap: bool, prefix_cache: bool, size: tuple[int, int], operations: list[Submit | Abort | Run]
+) -> None:
+    run_all(overlap, prefix_cache, *size, operations)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("prefix_cache", [False, True])
 @pytest.mark.parametrize(("num_blocks", "step_tokens"), [(100, 64), (100, 7), (10, 64), (6, 5)])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(operations=OPERATIONS)
-def test_each_request_ends_once_with_the_tokens_it_gets_alone(
+def test_the_same_at_length(
+    overlap: bool, prefix_cache: bool, num_blocks: int, step_tokens: int, operations: list[Submit | Abort | Run]
+) -> None:
+    run_all(overlap, prefix_cache, num_blocks, step_tokens, operations)
+
+
+def run_all(
     overlap: bool, prefix_cache: bool, num_blocks: int, step_tokens: int, operations: list[Submit | Abort | Run]
 ) -> None:
     engine = Engine(overlap=overlap, prefix_cache=prefix_cache, num_blocks=num_blocks, step_tokens=step_tokens)

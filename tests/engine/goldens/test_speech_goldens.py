@@ -13,13 +13,14 @@ from engine.goldens.__main__ import CASES, run_case
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "speech"
 NAMES = sorted(p.name for p in FOLDER.iterdir() if p.is_dir())
+SLOW = pytest.mark.slow
 
 
 def test_every_case_of_the_set_is_known() -> None:
     assert set(NAMES) <= CASES.keys()
 
 
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("case", [pytest.param(n, marks=SLOW if n == "e2e_talker" else ()) for n in NAMES])
 def test_case_passes(case: str) -> None:
     result = run_case(FOLDER / case)
     assert [(c.name, c.detail) for c in result.checks if not c.ok] == []
@@ -31,7 +32,10 @@ def copy(tmp_path: Path, case: str) -> Path:
     return tmp_path / case
 
 
-@pytest.mark.parametrize("case", [name for name in NAMES if name != "text_frontend"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(n, marks=SLOW if n == "e2e_talker" else ()) for n in NAMES if n != "text_frontend"],
+)
 def test_every_stored_expectation_is_compared(tmp_path: Path, case: str) -> None:
     """Each expected tensor, changed alone by far more than its tolerance, is among the failures."""
     folder = copy(tmp_path, case)

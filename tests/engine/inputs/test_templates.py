@@ -59,6 +59,7 @@ def transformers_template(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return lambda messages, **kwargs: tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
 
 
+@pytest.mark.slow
 @JINJA
 def test_text_template_in_transformers(case: Case, transformers_template: Renderer) -> None:
     refusals = (TemplateError, TypeError, ValueError, IndexError)  # the library checks the messages, too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ import numpy as np
 from engine.config import EngineConfig
 from engine.core.loop import EngineLoop
 from engine.core.request import FinishReason, GenerationRequest, MediaInput, Output, SamplingParams
-from engine.runtime.build import load_engine
+from engine.runtime.build import LoadedEngine, load_engine
 
 
 def make_loop(model: Path, **options: Any) -> EngineLoop:
     """A loop over the model in `model`; `options` override fields of `EngineConfig`."""
     fields = {"device": "cpu", "num_threads": 1, "kv_tokens": 4096} | options
-    return load_engine(EngineConfig(model=str(model), **fields)).make_loop()
+    return _load(EngineConfig(model=str(model), **fields)).make_loop()
+
+
+@cache
+def _load(config: EngineConfig) -> LoadedEngine:
+    """One model for all loops of a configuration: a loop that has ended leaves used pages and encoded media behind."""
+    return load_engine(config)
 
 
 def text_request(request_id: int, length: int, max_tokens: int = 12, **sampling: Any) -> GenerationRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ print(json.dumps([info.tp, tokens(loop, requests)]))
 """
 
 
+@cache
 def run_ranks(model: Path, size: int, script: str = SCRIPT) -> str:
     command = [sys.executable, "-c", script, str(model), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -65,9 +67,10 @@ def test_two_ranks_say_what_one_says(tiny_model: Path) -> None:
     assert run_ranks(tiny_model, 2) == run_ranks(tiny_model, 1)
 
 
-@pytest.mark.slow
-def test_four_ranks_share_two_key_value_heads(tiny_model: Path) -> None:
-    assert run_ranks(tiny_model, 4) == run_ranks(tiny_model, 1)
+@pytest.mark.parametrize("size", [4, 8])
+def test_more_ranks_than_key_value_heads(tiny_model: Path, size: int) -> None:
+    """Two key/value heads, copied: eight ranks have one query head and two experts' columns each."""
+    assert run_ranks(tiny_model, size) == run_ranks(tiny_model, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -18,9 +18,9 @@ from engine.stages.speak import Speaker, speak
 from engine.stages.text import make_front_end
 from engine.stages.voice import Voice
 from engine.stages.voices import load_voices
-from tests.engine.speech import byte_encoder, load_tiny
+from tests.engine.speech import byte_encoder, load_quick
 
-MODEL = load_tiny()
+MODEL = load_quick()
 CAST = Cast(MODEL, byte_encoder(), {})
 TEXT = "Hello there, this is a text of two segments. And here is the second one of them."
 

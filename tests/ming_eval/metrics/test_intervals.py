@@ -31,6 +31,7 @@ def test_no_trials_no_interval() -> None:
     assert intervals.stratified({"a": []}, {"a": 1.0}) is None
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 def test_wilson_agrees_with_statsmodels() -> None:
     proportions = pytest.importorskip("statsmodels.stats.proportion")
     rng = random.Random(1)
@@ -43,6 +44,7 @@ def test_wilson_agrees_with_statsmodels() -> None:
         assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 29, 30, 101, 899, 5000])
 def test_student_t_agrees_with_scipy(df: int) -> None:
     stats = pytest.importorskip("scipy.stats")
@@ -50,6 +52,7 @@ def test_student_t_agrees_with_scipy(df: int) -> None:
         assert intervals.student_t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-9)
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 def test_cluster_robust_error_agrees_with_statsmodels() -> None:
     api = pytest.importorskip("statsmodels.api")
     rng = np.random.default_rng(2)

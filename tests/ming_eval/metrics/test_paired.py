@@ -25,6 +25,7 @@ def test_mcnemar_by_hand(only_first: int, only_second: int, p: float) -> None:
     assert paired.mcnemar(Cells(7, only_first, only_second, 3)) == pytest.approx(p)
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 def test_mcnemar_agrees_with_statsmodels() -> None:
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
     rng = random.Random(4)
@@ -34,10 +35,12 @@ def test_mcnemar_agrees_with_statsmodels() -> None:
         assert paired.mcnemar(cells) == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
 
 
+@pytest.mark.slow
 def test_mcnemar_of_many_items() -> None:
     assert paired.mcnemar(Cells(9000, 2600, 2400, 0)) == pytest.approx(0.0049, abs=2e-4)
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 def test_paired_difference_agrees_with_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(5)
@@ -73,6 +76,7 @@ def test_holm_by_hand() -> None:
     assert paired.holm([]) == []
 
 
+@pytest.mark.slow  # for the time that the library takes to import
 @pytest.mark.slow
 def test_holm_agrees_with_statsmodels() -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest")

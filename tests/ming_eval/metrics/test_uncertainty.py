@@ -36,6 +36,7 @@ def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     assert sum(widths) / 20 == pytest.approx(2 * 1.96 * 100 / 8, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_truth_is_inside_about_as_often_as_promised() -> None:
     inside = 0
     for seed in range(100):
