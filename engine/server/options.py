@@ -124,6 +124,12 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "cpu", "cuda"),
         help="where the talker runs (default: as --device)",
     )
+    add(
+        "--speech-segments",
+        choices=("sentence", "released"),
+        default="sentence",
+        help="where a text is cut to be spoken: at sentences (default), or as early as the released program does",
+    )
     add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
     add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")
     add(

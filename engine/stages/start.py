@@ -37,7 +37,7 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     check_markers(encoder)
     speakers = find_speaker_encoder(folder, _path(options.speaker_encoder))
     cast = Cast(model, encoder, load_voices(model, folder, speakers, _path(options.voices)), speakers)
-    loop = SpeechLoop(cast, options.num_slots)
+    loop = SpeechLoop(cast, options.num_slots, options.segments)
     if device.type == "cuda":
         loop.warm_up()
     info = SpeechInfo(
