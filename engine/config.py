@@ -80,7 +80,7 @@ class SpeechOptions:
     """
 
     talker: str
-    device: Device = "auto"
+    device: str = "auto"  # as `Device`, or cuda:N
     num_slots: int = 8
     num_threads: int | None = None
     voices: str | None = None

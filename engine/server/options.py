@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 KEY_VARIABLE = "MING_API_KEY"
@@ -110,6 +111,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
 
 
+def _talker_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda and cuda:N")
+    return text
+
+
 def _add_speech_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
@@ -121,8 +128,9 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--talker-device",
-        choices=("auto", "cpu", "cuda"),
-        help="where the talker runs (default: as --device)",
+        type=_talker_device,
+        metavar="DEVICE",
+        help="where the talker runs: auto, cpu, cuda or cuda:N (default: as --device)",
     )
     add(
         "--speech-segments",
