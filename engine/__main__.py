@@ -216,6 +216,7 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
         options.voices,
         options.speaker_encoder,
         options.vae_encoder_layers,
+        options.speech_segments,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 AudioBatching = Literal["alone", "padded"]
+SegmentationMode = Literal["sentence", "released"]
 VAEEncoderDepth = Literal["released", "all"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["checkpoint", "generated"]
@@ -91,15 +92,17 @@ class SpeechOptions:
 
     `voices` is a folder of presets beside the checkpoint's, `speaker_encoder` an ONNX file in place of the talker's.
     `vae_encoder_layers` says how many layers of the VAE's encoder run: 4 as released, or all that are stored.
+    `segments` says where a text is cut to be spoken: at sentences, or as early as the released program does.
     """
 
     talker: str
-    device: Device = "auto"
+    device: str = "auto"  # as `Device`, or cuda:N
     num_slots: int = 8
     num_threads: int | None = None
     voices: str | None = None
     speaker_encoder: str | None = None
     vae_encoder_layers: VAEEncoderDepth = "released"
+    segments: SegmentationMode = "sentence"
 
 
 @dataclass(frozen=True, slots=True)

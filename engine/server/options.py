@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 KEY_VARIABLE = "MING_API_KEY"
@@ -112,6 +113,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
 
 
+def _talker_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda and cuda:N")
+    return text
+
+
 def _add_speech_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
@@ -123,8 +130,15 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--talker-device",
-        choices=("auto", "cpu", "cuda"),
-        help="where the talker runs (default: as --device)",
+        type=_talker_device,
+        metavar="DEVICE",
+        help="where the talker runs: auto, cpu, cuda or cuda:N (default: as --device)",
+    )
+    add(
+        "--speech-segments",
+        choices=("sentence", "released"),
+        default="sentence",
+        help="where a text is cut to be spoken: at sentences (default), or as early as the released program does",
     )
     add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
     add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ MAX_INSTRUCTIONS = 1024
 MAX_TRANSCRIPT = 1024
 SPEAKER_WIDTH = 192
 DEFAULT_VOICE = "default"  # always accepted: many clients cannot leave the voice out
+
+LANGUAGES = ("auto", "zh", "en")  # what the talker was trained on; it hears from the text which one it is
 
 StreamFormat = Literal["audio", "sse"]
 
@@ -91,6 +94,7 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[Spoken
     _refuse_unavailable(request)
     stream = _stream_format(request)
     speed = _speed(request, stream)
+    _check_language(request.language)
     check_range("seed", request.seed, Range(-(2**63), 2**64 - 1))
     check_range("max_new_tokens", request.max_new_tokens, Range(1, MAX_STEPS))
     clip = _reference_clip(request, info)
@@ -186,6 +190,13 @@ def _speed(request: SpeechBody, stream: StreamFormat | None) -> float:
     if stream is not None and speed != 1.0:
         raise InvalidRequest("speed other than 1 is for answers that are not streamed", param="speed")
     return speed
+
+
+def _check_language(code: str | None) -> None:
+    """The talker goes by the text; a code may only say what it does anyway."""
+    if code is not None and re.split("[-_]", code.lower())[0] not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
+        raise InvalidRequest(f"language {quoted(code)} is not spoken here; languages are: {known}", param="language")
 
 
 def _text(text: str) -> str:

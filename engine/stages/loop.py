@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from engine.config import SegmentationMode
 from engine.core.speech import SpeechFinish, SpeechOutput, SpeechRequest, SpeechStats
 from engine.errors import InvalidRequest
 from engine.stages.manner import Cast
@@ -25,7 +26,7 @@ class _Utterance:
     id: int
     speaker: Speaker
     steps_left: int | None
-    front_end: TextFrontEnd = field(default_factory=make_front_end)
+    front_end: TextFrontEnd
     segments: deque[str] = field(default_factory=deque)
     num_segments: int = 0
     has_all_text: bool = False
@@ -45,8 +46,9 @@ class _Utterance:
 class SpeechLoop:
     """`run_once` makes one patch for every utterance that has a slot; the oldest ones get slots first."""
 
-    def __init__(self, cast: Cast, num_slots: int) -> None:
+    def __init__(self, cast: Cast, num_slots: int, segments: SegmentationMode = "sentence") -> None:
         self._cast = cast
+        self._segments = segments
         self._model = cast.model
         recorder = make_recorder(self._model.device)
         self._batch = TalkerBatch(self._model.talker, num_slots, recorder=recorder)
@@ -75,7 +77,7 @@ class SpeechLoop:
         except InvalidRequest as error:
             self._refuse(request.id, error)
         else:
-            self._open[request.id] = _Utterance(request.id, speaker, request.max_steps)
+            self._open[request.id] = _Utterance(request.id, speaker, request.max_steps, make_front_end(self._segments))
 
     def say(self, request_id: int, text: str, *, last: bool) -> None:
         """More text of a request; ignored where it was aborted or refused."""

@@ -66,6 +66,9 @@ class CudaGraphs:
         return graph
 
 
+WARM_UP_RUNS = 2  # the first one records, and the first replay of a graph still costs its upload
+
+
 def make_recorder(device: torch.device) -> Recorder:
     """Graphs on a GPU, none elsewhere."""
     return CudaGraphs() if device.type == "cuda" else Direct()

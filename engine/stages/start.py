@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from engine.config import Device, SpeechInfo, SpeechOptions
+from engine.config import SpeechInfo, SpeechOptions
 from engine.errors import ConfigError
 from engine.inputs.tokenizer import Tokenizer
 from engine.stages.load import load_speech
@@ -28,8 +28,10 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
         WeightError: the checkpoint does not fill the models.
     """
     started_s = time.monotonic()
-    device = _pick_device(options.device)
-    if device.type == "cpu":
+    device = pick_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # kernels and graphs go to the current one
+    else:
         torch.set_num_threads(options.num_threads or max(1, (os.cpu_count() or 1) // 2))
     folder = Path(options.talker)
     model = load_speech(folder, device, encoder_depth=options.vae_encoder_layers)
@@ -37,7 +39,7 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     check_markers(encoder)
     speakers = find_speaker_encoder(folder, _path(options.speaker_encoder))
     cast = Cast(model, encoder, load_voices(model, folder, speakers, _path(options.voices)), speakers)
-    loop = SpeechLoop(cast, options.num_slots)
+    loop = SpeechLoop(cast, options.num_slots, options.segments)
     if device.type == "cuda":
         loop.warm_up()
     info = SpeechInfo(
@@ -53,10 +55,20 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     return loop, info
 
 
-def _pick_device(asked: Device) -> torch.device:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--talker-device cuda: this machine has no usable GPU; use cpu or auto")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+def pick_device(asked: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "cpu" or (asked == "auto" and not num_gpus):
+        return torch.device("cpu")
+    index = int(asked.partition(":")[2] or 0)
+    if index >= num_gpus:
+        found = f"has {num_gpus} usable GPUs" if num_gpus else "has no usable GPU"
+        raise ConfigError(f"--talker-device {asked}: this machine {found}; use cpu or auto")
+    return torch.device("cuda", index)
 
 
 def _path(name: str | None) -> Path | None:

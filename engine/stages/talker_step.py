@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.models.qwen2_memory import SlotCache
 from engine.models.talker import Talker
-from engine.stages.recorder import Recorder, pad, padded_sizes
+from engine.stages.recorder import WARM_UP_RUNS, Recorder, pad, padded_sizes
 
 KEY_SIZES = (256, 512, 1024)  # numbers of keys below the whole cache that a step may look at
 
@@ -93,9 +93,10 @@ class TalkerStep:
         """Record every graph that speech needs; no row is active, so that nothing is changed."""
         self._active.zero_()
         for num_rows in self._row_sizes:
-            for num_keys in self._key_sizes:
+            for _ in range(WARM_UP_RUNS):
                 self.run_patch(num_rows)
-                self.run_state(num_rows, num_keys)
+                for num_keys in self._key_sizes:
+                    self.run_state(num_rows, num_keys)
 
     def run_patch(self, num_rows: int, has_sde: bool = False) -> None:
         """Flow matching and aggregator on what the tensors hold."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
+from engine.config import SegmentationMode
 from engine.stages.chinese_numbers import read_chinese_numbers
 from engine.stages.normalise import Normaliser, make_normaliser
 from engine.stages.segmentation import MAX_CHARS, ReleasedSegmenter, Segmenter, SentenceSegmenter
-
-# Sentences sound better; the released rule, at commas and after a few characters, is heard a little sooner.
-SegmentationMode = Literal["sentence", "released"]
 
 
 @dataclass
@@ -35,7 +32,10 @@ class TextFrontEnd:
 
 
 def make_front_end(mode: SegmentationMode = "sentence", grammar: Normaliser = read_chinese_numbers) -> TextFrontEnd:
-    """A front end for one text; `grammar` reads the numbers of Chinese segments."""
+    """A front end for one text; `grammar` reads the numbers of Chinese segments.
+
+    Sentences sound better; the released rule, at commas and after a few characters, is heard a little sooner.
+    """
     segmenter: Segmenter = SentenceSegmenter() if mode == "sentence" else ReleasedSegmenter()
     return TextFrontEnd(segmenter, make_normaliser(grammar))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.models.qwen2_memory import WindowBatch, WindowMemory, WindowState
 from engine.models.vae_decoder import VAEDecoder
 from engine.models.windowed import empty_window
-from engine.stages.recorder import Recorder, pad, padded_sizes
+from engine.stages.recorder import WARM_UP_RUNS, Recorder, pad, padded_sizes
 
 
 class VAEStep:
@@ -47,7 +47,8 @@ class VAEStep:
     def warm_up(self) -> None:
         """Record every size."""
         for num_rows in self._sizes:
-            self._run(num_rows)
+            for _ in range(WARM_UP_RUNS):
+                self._run(num_rows)
 
     def _run(self, num_rows: int) -> None:
         num_rows = pad(num_rows, self._sizes)

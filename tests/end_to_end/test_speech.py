@@ -8,7 +8,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -162,6 +162,23 @@ def test_the_talker_alone(tmp_path: Path, part: str) -> None:
             assert status == 400
             assert "--speech only" in reply["error"]["message"]
         assert "engine process" not in server.log.read_text()
+
+
+def test_a_copied_voice_is_the_preset_of_the_same_clip(tmp_path: Path) -> None:
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    soundfile.write(voices / "anna.wav", 0.2 * np.sin(np.arange(12_000) / 9), 16_000)
+    (voices / "anna.txt").write_text("What is said.")
+    clip = "data:audio/wav;base64," + b64encode((voices / "anna.wav").read_bytes()).decode()
+    with running_server(tmp_path, "--speech", "only", "--voices", str(voices)) as server:
+        status, body = speak(server, voice="nobody")
+        assert (status, "voices are: default, anna" in json.loads(body)["error"]["message"]) == (400, True)
+        status, preset = speak(server, voice="anna", max_new_tokens=13)
+        assert status == 200
+        assert speak(server, ref_audio=clip, ref_text="What is said.", max_new_tokens=13) == (200, preset)
+        status, other = speak(server, ref_audio=clip, ref_text="Something else.", max_new_tokens=13)
+        assert (status, other == preset) == (200, False)
+        until(lambda: is_idle(server))
 
 
 def test_the_death_of_the_talker_ends_the_server(tmp_path: Path) -> None:

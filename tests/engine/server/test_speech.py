@@ -111,6 +111,13 @@ async def test_choices_reach_the_talker() -> None:
 
 
 @on_loop
+async def test_languages_that_are_spoken() -> None:
+    async with endpoint(talker=FakeTalker()) as server:
+        for code in ("en", "en-US", "zh_CN", "ZH", "auto"):
+            await speak(server, language=code)
+
+
+@on_loop
 async def test_speed_changes_the_length() -> None:
     text = "abcdefgh" * 500
     async with endpoint(talker=FakeTalker()) as server:
@@ -138,6 +145,7 @@ async def test_speed_changes_the_length() -> None:
         ({"ref_audio": "https://example.com/a.wav"}, "ref_audio", "must be a data: URL"),
         ({"ref_audio": "data:audio/wav;base64,AAAA", "voice": "DB30"}, "ref_audio", "in place of a voice"),
         ({"ref_text": "said"}, "ref_text", "which is missing"),
+        ({"language": "fr"}, "language", "languages are: auto, zh, en"),
         ({"temperature": 1}, "temperature", "fixed"),
     ],
 )

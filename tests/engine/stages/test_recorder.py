@@ -25,6 +25,7 @@ def test_sizes_by_hand() -> None:
     assert [pad(n, (1, 2, 4, 6)) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_static_shapes_give_the_same_samples(batch: int) -> None:
     """Three rows run as four, 14 keys as 256: what stands in the rest must not be seen."""

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.config import SegmentationMode
 from engine.stages.cut import cut, semantic_length
 from engine.stages.segmentation import MAX_CHARS, ReleasedSegmenter, Segmenter, SentenceSegmenter, tokens
-from engine.stages.text import SegmentationMode, TextFrontEnd, make_front_end
+from engine.stages.text import TextFrontEnd, make_front_end
 
 
 def segments(segmenter: Segmenter, *pieces: str) -> list[str]:
