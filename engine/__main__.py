@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from engine import inspect
 
         return inspect.main(arguments)
+    if arguments == ["openapi"]:
+        from engine.server import openapi
+
+        return openapi.main()
     if arguments and arguments[0] == "serve":
         arguments = arguments[1:]
     options = make_parser().parse_args(arguments)

@@ -16,6 +16,7 @@ examples:
   python -m engine --host 0.0.0.0 --api-key-file keys.txt
   python -m engine inspect ./checkpoint                 what it holds and needs
   python -m engine verify ./checkpoint                  whether it loads, without reading weights
+  python -m engine openapi                              the endpoint's OpenAPI description
 
 exit codes: 0 stopped by a signal and drained, 1 the engine failed, 2 options or machine do not allow it
 """
@@ -25,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of `serve`, in groups."""
     parser = argparse.ArgumentParser(
         prog="python -m engine",
-        usage="python -m engine [serve] [options] | inspect PATH | verify PATH",
+        usage="python -m engine [serve] [options] | inspect PATH | verify PATH | openapi",
         description="Serve Ming-flash-omni-2.0 with an OpenAI-compatible HTTP endpoint.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
