@@ -159,6 +159,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
     config = EngineConfig(
         model=str(path),
         processor=str(processor),
+        tokenizer=None if options.skip_tokenizer else str(options.tokenizer or path),
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,

@@ -19,12 +19,14 @@ class EngineConfig:
     `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
     checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
+    `tokenizer` is the directory of `tokenizer.json`, None where answers are token ids only.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     """
 
     model: str
     processor: str | None = None
+    tokenizer: str | None = None
     device: Device = "auto"
     dtype: DType = "auto"
     load_format: LoadFormat = "checkpoint"

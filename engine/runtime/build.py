@@ -16,10 +16,12 @@ from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
+from engine.grammar import GrammarCompiler, is_available
 from engine.inputs.processor_config import load_image_config
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
+from engine.runtime.constraint import Constraints
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
@@ -80,7 +82,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
     pixels = load_image_config(Path(config.processor or config.model), cfg.vision)
     encoder = EncoderRunner(model, device, pixels, config.audio_batching)
-    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device)
+    constraints = Constraints(_grammar_compiler(config, cfg))
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, constraints)
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,
@@ -128,6 +131,14 @@ def load_model(
             log.warning("%s: no %s tower in the checkpoint; such inputs are refused", checkpoint.path, name)
     load_weights(model, checkpoint, Shard(tp, cfg.llm), present)
     return model
+
+
+def _grammar_compiler(config: EngineConfig, cfg: ModelConfig) -> GrammarCompiler | None:
+    """Reads the tokenizer once more, in the form that masks are made from: seconds for a large vocabulary."""
+    file = Path(config.tokenizer or config.model) / "tokenizer.json"
+    if config.tokenizer is None or not is_available() or not file.is_file():
+        return None
+    return GrammarCompiler(file.read_text(encoding="utf-8"), cfg.llm.vocab_size, (cfg.llm.eos_token_id,))
 
 
 def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:

@@ -19,6 +19,7 @@ from engine.kernels.paged_attention import PagedLayout
 from engine.layers.batch import Batch, LayerCache
 from engine.models.positions import positions_from_spans
 from engine.models.thinker import Features, Ming
+from engine.runtime.constraint import Constraints
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.request_state import RequestState
 from engine.runtime.sampler import Draw, SamplerRow, describe, sample
@@ -41,10 +42,18 @@ class Launched:
 class ModelRunner:
     """One rank's model with its cache and the state of every request it knows."""
 
-    def __init__(self, model: Ming, caches: Sequence[LayerCache], encoder: EncoderRunner, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Ming,
+        caches: Sequence[LayerCache],
+        encoder: EncoderRunner,
+        device: torch.device,
+        constraints: Constraints | None = None,
+    ) -> None:
         self.model = model
         self.caches = caches
         self.encoder = encoder
+        self.constraints = constraints or Constraints(None)
         self.device = device
         self.block_size = caches[0].k.shape[1]
         self.vocab_size = model.cfg.llm.vocab_size
@@ -66,6 +75,7 @@ class ModelRunner:
         if step.chunks:
             self._run(step.chunks, launched)
         launched.encoded, launched.failed = self.encoder.collect(wait=step.wait)
+        launched.failed += self.constraints.take_failed()
         return launched
 
     def finish(self, launched: Launched) -> StepResult:
@@ -76,6 +86,7 @@ class ModelRunner:
     def _start(self, request: GenerationRequest) -> RequestState:
         prompt = torch.tensor(request.prompt_ids, device=self.device)
         sampler = SamplerRow.start(request.sampling, prompt, self.vocab_size)
+        sampler.constraint = self.constraints.start(request)
         if not request.media:
             return RequestState(request, sampler, None, 0)
         spans = [(m.start, m.num_tokens, None if m.kind == "audio" else m.grid) for m in request.media]
@@ -96,10 +107,18 @@ class ModelRunner:
         if sampled:
             last = torch.tensor([starts[i + 1] - 1 for i in sampled], device=self.device)
             launched.states = [states[i] for i in sampled]
-            launched.draw = sample(self.model.logits(hidden[last]), [state.sampler for state in launched.states])
+            logits = self.model.logits(hidden[last])
+            launched.draw = sample(logits, [state.sampler for state in launched.states], self._masks(launched.states))
             for state, token in zip(launched.states, launched.draw.tokens.unbind(), strict=True):
                 state.sampler.note(token)
                 self._drawn[state.request.id] = token
+
+    def _masks(self, states: Sequence[RequestState]) -> Sequence[Tensor | None]:
+        """What constrained rows may draw; made while the device computes the logits."""
+        rows = [state.sampler.constraint for state in states]
+        if not any(rows):
+            return ()
+        return self.constraints.masks([state.request.id for state in states], rows, self.device)
 
     def _ids(self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]) -> Tensor:
         """Packed token ids [T]; a token whose value is still on its way is taken from the device."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.core.request import SamplingParams, TokenLogprob
+from engine.runtime.constraint import Constraint
 
 _MASK = (1 << 64) - 1
 
@@ -21,13 +22,15 @@ _MASK = (1 << 64) - 1
 class SamplerRow:
     """Sampling state of one request on the runner.
 
-    `prompt_mask` (bool [V]) and `output_counts` (int32 [V]) exist only where a penalty needs them.
+    `prompt_mask` (bool [V]) and `output_counts` (int32 [V]) exist only where a penalty needs them, `constraint` only
+    where the answer must follow a schema.
     """
 
     params: SamplingParams
     num_generated: int = 0
     prompt_mask: Tensor | None = None
     output_counts: Tensor | None = None
+    constraint: Constraint | None = None
 
     @classmethod
     def start(cls, params: SamplingParams, prompt_ids: Tensor, vocab_size: int) -> SamplerRow:
@@ -45,6 +48,8 @@ class SamplerRow:
         self.num_generated += 1
         if self.output_counts is not None:
             self.output_counts[token] += 1
+        if self.constraint is not None:
+            self.constraint.note(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,17 @@ class Draw:
     logprobs: Tensor | None
 
 
-def sample(logits: Tensor, rows: Sequence[SamplerRow]) -> Draw:
-    """Draw one token per row of float32 logits [B, V]; the logits are overwritten."""
+def sample(logits: Tensor, rows: Sequence[SamplerRow], masks: Sequence[Tensor | None] = ()) -> Draw:
+    """Draw one token per row of float32 logits [B, V]; the logits are overwritten.
+
+    `masks` has what each row may draw, bool [V] or None for everything; none at all where no row is constrained.
+    """
     wanted = any(row.params.logprobs is not None for row in rows)
     logprobs = logits.log_softmax(dim=-1) if wanted else None
     for i, row in enumerate(rows):
         _adjust(logits[i], row)
+        if masks and (mask := masks[i]) is not None:
+            logits[i].masked_fill_(~mask, float("-inf"))
     tokens = logits.argmax(dim=-1)
     drawn = [i for i, row in enumerate(rows) if row.params.temperature > 0]
     if drawn:

@@ -120,6 +120,8 @@ class Routes:
         service.serving()
         with service.active():
             plan = await self._parse(request, plan_of, service.options.generation_body)
+            if plan.sampling.json_schema is not None:
+                await service.grammars.check(plan.sampling.json_schema)
             service.serving()  # it may have stopped meanwhile
             caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
             reply_id, created = form.prefix + secrets.token_hex(12), int(time.time())

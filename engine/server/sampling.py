@@ -10,8 +10,9 @@ import msgspec
 
 from engine.core.request import SamplingParams
 from engine.errors import InvalidRequest
-from engine.server.jsonbody import quoted, refused
+from engine.server.jsonbody import quoted
 from engine.server.plan import Serving
+from engine.server.structured import ResponseFormat, schema_of
 from engine.server.text import StopRule
 
 MAX_STOPS = 16
@@ -25,10 +26,6 @@ _MAX_ID_DIGITS = 10
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct):
-    type: str
 
 
 class SamplingBody(msgspec.Struct, kw_only=True):
@@ -114,7 +111,6 @@ def check_sampling(body: SamplingBody, serving: Serving) -> None:
     _check_stream(body)
     _check_stops(body, serving)
     _check_biases(body.logit_bias or {}, serving.info.vocab_size)
-    _check_format(body.response_format)
 
 
 def stop_rule(body: SamplingBody) -> StopRule:
@@ -134,9 +130,12 @@ def sampling_params(
     """What the engine gets; defaults are those of the HTTP contract.
 
     Raises:
-        InvalidRequest: `min_tokens` is above `max_tokens`.
+        InvalidRequest: `min_tokens` is above `max_tokens`, or the response format cannot be enforced.
     """
     min_tokens = body.min_tokens or 0
+    json_schema = schema_of(body.response_format, serving)
+    if json_schema is not None:
+        _check_end_is_free(body)
     if min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens must be at most {max_tokens}, got {min_tokens}", param="min_tokens")
     return SamplingParams(
@@ -155,6 +154,7 @@ def sampling_params(
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        json_schema=json_schema,
     )
 
 
@@ -208,10 +208,14 @@ def check_token(name: str, token: int, vocab_size: int) -> None:
         raise InvalidRequest(message, param=name)
 
 
-def _check_format(response_format: ResponseFormat | None) -> None:
-    if response_format is None or response_format.type == "text":
-        return
-    if response_format.type in ("json_object", "json_schema"):
-        raise refused("response_format", f"response_format {response_format.type} is not supported by this server")
-    message = f"response_format.type must be text, json_object or json_schema, got {quoted(response_format.type)}"
-    raise InvalidRequest(message, param="response_format")
+def _check_end_is_free(body: SamplingBody) -> None:
+    """Behind complete JSON nothing but the end can follow.
+
+    Raises:
+        InvalidRequest: the request forbids the end.
+    """
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(body, name):
+            raise InvalidRequest(
+                f"{name} cannot be used with response_format: JSON ends where it is complete", param=name
+            )

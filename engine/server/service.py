@@ -20,6 +20,8 @@ from engine.server.admission import QueueLimits
 from engine.server.auth import KeyRing
 from engine.server.body import BodyLimits
 from engine.server.errors import unavailable
+from engine.server.grammar_check import GrammarCheck
+from engine.server.grammar_worker import Vocabulary
 from engine.server.handle import EngineHandle
 from engine.server.jsonbody import FieldLog
 from engine.server.media import DEFAULT_LIMITS, MediaLoader
@@ -89,6 +91,7 @@ class Service:
         self.created = int(time.time())
         self.pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="parse")
         self._media: MediaLoader | None = None
+        self._grammars: GrammarCheck | None = None
         self._serving: Serving | None = None
         self._is_draining = False
         self._num_active = 0
@@ -119,10 +122,19 @@ class Service:
         assert self._media is not None, "asked for media before the engine was ready"
         return self._media
 
+    @property
+    def grammars(self) -> GrammarCheck:
+        """Tries the schemas of requests; there where text is served."""
+        assert self._grammars is not None, "asked for a schema where no text is served"
+        return self._grammars
+
     def open(self, tokenizer: Tokenizer | None, media: MediaConfig | None = None) -> None:
         """The engine is ready: take work from now on."""
         options = self.options
         self._media = MediaLoader(MediaFetcher(options.media_hosts), MediaPool(media or MediaConfig()))
+        info = self.engine.info
+        if tokenizer is not None:
+            self._grammars = GrammarCheck(Vocabulary(tokenizer.serialized, info.vocab_size, info.eos_token_ids))
         self._serving = Serving(
             names=options.model_names,
             info=self.engine.info,
@@ -152,6 +164,8 @@ class Service:
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self._media is not None:
             await self._media.close()
+        if self._grammars is not None:
+            await self._grammars.close()
 
     @contextmanager
     def active(self) -> Iterator[None]:

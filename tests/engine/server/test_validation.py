@@ -100,8 +100,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [TOOL]}, "tools", "unsupported_parameter"),
     ({"tools": [TOOL], "tool_choice": "auto"}, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "unsupported_parameter"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
     *(
         ({name: value}, name, "unsupported_parameter")
