@@ -38,12 +38,19 @@ class GrammarCompiler:
     """Schemas to matchers. One thread at a time."""
 
     def __init__(self, tokenizer_json: str, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        """`tokenizer_json` is the text of a `tokenizer.json`, `vocab_size` the width of the model's logits."""
+        """`tokenizer_json` is the text of a `tokenizer.json`, `vocab_size` the width of the model's logits.
+
+        Raises:
+            GrammarError: the two do not go together.
+        """
         import llguidance
 
         self.vocab_size = vocab_size
         self._library = llguidance
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=list(eos_token_ids))
+        try:
+            self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=list(eos_token_ids))
+        except ValueError as error:
+            raise GrammarError(str(error)) from None
         self._limits = llguidance.LLParserLimits(max_items_in_row=_MAX_ITEMS_IN_ROW, verbose_errors=False)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 

@@ -16,7 +16,7 @@ from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
-from engine.grammar import GrammarCompiler, is_available
+from engine.grammar import GrammarCompiler, GrammarError, is_available
 from engine.inputs.processor_config import load_image_config
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
@@ -138,7 +138,11 @@ def _grammar_compiler(config: EngineConfig, cfg: ModelConfig) -> GrammarCompiler
     file = Path(config.tokenizer or config.model) / "tokenizer.json"
     if config.tokenizer is None or not is_available() or not file.is_file():
         return None
-    return GrammarCompiler(file.read_text(encoding="utf-8"), cfg.llm.vocab_size, (cfg.llm.eos_token_id,))
+    try:
+        return GrammarCompiler(file.read_text(encoding="utf-8"), cfg.llm.vocab_size, (cfg.llm.eos_token_id,))
+    except GrammarError as error:
+        log.warning("%s: no constrained decoding with this tokenizer: %s", file, error)
+        return None
 
 
 def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:

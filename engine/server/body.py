@@ -18,10 +18,11 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Decoded size and time of arrival."""
+    """Decoded size, time of arrival, and the one type that a route takes."""
 
     max_bytes: int
     timeout_s: float
+    content_type: str = "application/json"
 
 
 async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
@@ -31,7 +32,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
         ApiError: 415 for another type or coding, 413 above the limit, 408 when it does not arrive in time,
             400 when its coding is broken.
     """
-    _check_headers(request)
+    _check_headers(request, limits.content_type)
     if (request.content_length or 0) > limits.max_bytes:
         raise _too_large(limits.max_bytes)
     try:
@@ -82,9 +83,9 @@ def _coding(request: web.Request) -> str:
     return request.headers.get("Content-Encoding", "identity").lower()
 
 
-def _check_headers(request: web.Request) -> None:
-    if request.content_type != "application/json":
-        raise bad_request(415, "unsupported_media_type", "The Content-Type must be application/json.")
+def _check_headers(request: web.Request, content_type: str) -> None:
+    if request.content_type != content_type:
+        raise bad_request(415, "unsupported_media_type", f"The Content-Type must be {content_type}.")
     if _coding(request) not in ("identity", "gzip"):
         raise bad_request(415, "unsupported_media_type", "The Content-Encoding must be gzip, or absent.")
 

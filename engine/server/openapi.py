@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -25,6 +25,7 @@ from engine.server.sampling import (
 )
 from engine.server.speech_body import MAX_CHARS, SpeechBody
 from engine.server.tokens import DetokenizeBody, TokenizeBody
+from engine.server.transcription import LANGUAGES, MAX_PROMPT_CHARS, TranscriptFormat
 from engine.server.usage import Usage
 
 Json = dict[str, Any]
@@ -189,6 +190,7 @@ def _paths() -> Json:
             "post": _post("Go on with raw prompts.", "CompletionBody", _ref("Completion"), stream=True)
         },
         "/v1/audio/speech": {"post": _speech()},
+        "/v1/audio/transcriptions": {"post": _transcriptions()},
         "/tokenize": {"post": _post("Ids of a prompt or a chat.", "TokenizeBody", _ref("Tokens"))},
         "/detokenize": {"post": _post("The text of ids.", "DetokenizeBody", _object(prompt="string"))},
         "/tokenizer_info": {"get": _get("What a remote tokenizer needs to know.", {"type": "object"})},
@@ -224,6 +226,23 @@ def _speech() -> Json:
     operation["responses"]["200"]["content"] = dict.fromkeys(kinds, audio) | {
         "text/event-stream": {"schema": {"type": "string"}}
     }
+    return operation
+
+
+def _transcriptions() -> Json:
+    text = {"type": "string"}
+    fields = {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "model": text,
+        "language": text | {"examples": [*LANGUAGES]},
+        "prompt": text | {"maxLength": MAX_PROMPT_CHARS},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "response_format": {"enum": list(get_args(TranscriptFormat))},
+    }
+    form = {"type": "object", "required": ["file"], "properties": fields}
+    operation = _post("Write down what is said in a clip.", "SpeechBody", _ref("Transcript"))
+    operation["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
+    operation["responses"]["200"]["content"]["text/plain"] = {"schema": text}
     return operation
 
 

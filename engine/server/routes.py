@@ -31,6 +31,7 @@ from engine.server.speech_body import plan_speech
 from engine.server.speech_route import answer_speech
 from engine.server.spoken import SpokenGeneration
 from engine.server.tokens import detokenize, tokenize, tokenizer_info
+from engine.server.transcription import TranscriptionPlan, plan_transcription
 from engine.server.utterance import Utterance
 
 TENANT_KEY = web.RequestKey("tenant", str)  # set where the API key was checked
@@ -58,6 +59,7 @@ class Routes:
             web.post("/v1/chat/completions", self.chat, expect_handler=answer_expectation),
             web.post("/v1/completions", self.completions, expect_handler=answer_expectation),
             web.post("/v1/audio/speech", self.speech, expect_handler=answer_expectation),
+            web.post("/v1/audio/transcriptions", self.transcriptions, expect_handler=answer_expectation),
             web.post("/tokenize", self.tokenize, expect_handler=answer_expectation),
             web.post("/detokenize", self.detokenize, expect_handler=answer_expectation),
             web.get("/tokenizer_info", self.tokenizer_info),
@@ -102,6 +104,26 @@ class Routes:
             spoken = await self._parse(request, plan_speech, self._service.options.speech_body)
             self._service.serving()  # it may have stopped meanwhile
             return await answer_speech(self._service, request, spoken, arrived_s)
+
+    async def transcriptions(self, request: web.Request) -> web.Response:
+        arrived_s = asyncio.get_running_loop().time()
+        service = self._service
+        with service.active():
+            content_type = request.headers.get("Content-Type", "")
+
+            def parse(body: bytes, serving: Serving) -> TranscriptionPlan | NeedsMedia[TranscriptionPlan]:
+                return plan_transcription(body, serving, content_type)
+
+            asked = await self._parse(request, parse, service.options.form_body)
+            service.serving()  # it may have stopped meanwhile
+            caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
+
+            async def write(choices: list[Collected]) -> bytes:
+                return asked.answer(choices[0].text)
+
+            response = await answer_whole(self._answering(asked.plan, caller, None), write)
+            response.content_type = asked.content_type
+            return response
 
     async def tokenize(self, request: web.Request) -> web.Response:
         return _json(await self._parse(request, tokenize, self._service.options.tokenizer_body))

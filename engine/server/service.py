@@ -71,6 +71,10 @@ class ServerOptions:
         return BodyLimits(_SPEECH_BODY_BYTES, self.body_timeout_s)
 
     @property
+    def form_body(self) -> BodyLimits:
+        return BodyLimits(self.max_body_bytes, self.body_timeout_s, "multipart/form-data")
+
+    @property
     def tokenizer_body(self) -> BodyLimits:
         return BodyLimits(_TOKENIZER_BODY_BYTES, self.body_timeout_s)
 
