@@ -113,6 +113,8 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
         loopback_only=loopback_only,
         metrics_auth=options.metrics_auth,
         metrics_vllm_names=options.metrics_vllm_names,
+        sse_ping_s=options.sse_ping,
+        template_kwargs=tuple(options.template_kwarg),
         system_default=MING_SYSTEM if options.system_default == "ming" else None,
         media_hosts=tuple(options.media_domain),
         media_limits={**DEFAULT_LIMITS, **dict(options.limit_mm)},

@@ -78,11 +78,11 @@ class Tokenizer:
         """The text of a `tokenizer.json` with the same tokens."""
         return self._marked.to_str()
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`. With `special`, control tokens spelled in it become their ids, and the tokenizer adds what
-        it is set up to add; without, all of it is plain text."""
+    def encode(self, text: str, *, special: bool = False, add: bool = True) -> list[int]:
+        """Ids of `text`. With `special`, control tokens spelled in it become their ids, and with `add` the tokenizer
+        adds what it is set up to add; without, all of it is plain text."""
         if special:
-            return self._marked.encode(text).ids
+            return self._marked.encode(text, add_special_tokens=add).ids
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

@@ -6,6 +6,15 @@ import argparse
 from pathlib import Path
 
 KEY_VARIABLE = "MING_API_KEY"
+# Arguments of chat template renderers: a client that could set one would change what is rendered, or with what.
+_RENDERER_ARGUMENTS = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs", "bos_token", "eos_token", "pad_token"),
+        *("raise_exception", "strftime_now", "self", "cls", "enable_thinking"),
+    }
+)
 _EXAMPLES = """\
 examples:
   python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
@@ -64,6 +73,15 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         choices=("none", "ming"),
         default="none",
         help="system sentence of chats that bring none: none at all (default), or the released one",
+    )
+    add(
+        "--template-kwarg",
+        type=_template_kwarg,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that clients may send in chat_template_kwargs beside enable_thinking; repeatable. The released "
+        "template has no other switch, so it is accepted and has no effect",
     )
     add(
         "--cache-dir", type=Path, metavar="PATH", help="where the embedded model is written (default: the user's cache)"
@@ -129,6 +147,13 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         default=30.0,
         metavar="S",
         help="seconds that running requests have after SIGTERM (default: 30)",
+    )
+    add(
+        "--sse-ping",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="seconds after which a quiet stream gets a comment line, 0 for never (default: 0)",
     )
     add("--parent-fd", type=_count, metavar="FD", help="end when this inherited pipe is closed at its other end")
     add("--metrics-vllm-names", action="store_true", help="show metrics under vllm: names, too")
@@ -201,6 +226,12 @@ def _media_limit(text: str) -> tuple[str, int]:
     if kind not in ("image", "audio", "video"):
         raise argparse.ArgumentTypeError(f"must be image=N, audio=N or video=N, got {text!r}")
     return kind, _at_least(count, 0)
+
+
+def _template_kwarg(text: str) -> str:
+    if not text.isidentifier() or text in _RENDERER_ARGUMENTS:
+        raise argparse.ArgumentTypeError(f"must be a name that is no argument of the renderer itself, got {text!r}")
+    return text
 
 
 def _port(text: str) -> int:

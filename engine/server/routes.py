@@ -14,7 +14,7 @@ from aiohttp import web
 
 from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
-from engine.server.answers import EVENT_HEADERS, Format, ResponseStream, answer_stream, answer_whole
+from engine.server.answers import EVENT_HEADERS, Format, answer_stream, answer_whole
 from engine.server.audio_file import RATE_HEADER
 from engine.server.body import BodyLimits, answer_expectation, read_body
 from engine.server.chunks import CompletionChunks, chat_chunks
@@ -23,6 +23,7 @@ from engine.server.generation import Answering, Caller, Generation
 from engine.server.jsonbody import quoted
 from engine.server.labels import request_label
 from engine.server.media import NeedsMedia
+from engine.server.ping import PingedStream
 from engine.server.plan import Plan, Serving
 from engine.server.protocol import plan_chat, plan_completion
 from engine.server.replies import Collected, chat_reply, completion_reply
@@ -142,13 +143,13 @@ class Routes:
         service.serving()
         with service.active():
             plan = await self._parse(request, plan_of, service.options.generation_body)
-            if plan.sampling.json_schema is not None:
-                await service.grammars.check(plan.sampling.json_schema)
             service.serving()  # it may have stopped meanwhile
             caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
+            if plan.sampling.json_schema is not None:
+                await service.grammars.check(plan.sampling.json_schema)
             reply_id, created = form.prefix + secrets.token_hex(12), int(time.time())
             if plan.stream:
-                stream = ResponseStream(request, _stream_headers(plan))
+                stream = PingedStream(request, _stream_headers(plan), service.options.sse_ping_s)
                 answering = self._answering(plan, caller, stream.break_off)
                 return await answer_stream(answering, form.chunks(plan, reply_id, created), stream)
             answering = self._answering(plan, caller, None)

@@ -43,7 +43,8 @@ class ServerOptions:
 
     `max_queue_tokens` is None for eight contexts. `num_running` is how many requests the engine runs at once.
     `loopback_only` says that the server is bound to this machine's own address. `media_hosts` are the names from
-    which http(s) media is fetched, `media_limits` how many parts of a kind one request may have.
+    which http(s) media is fetched, `media_limits` how many parts of a kind one request may have. A stream that is quiet
+    for `sse_ping_s` gets a comment, 0 for never. `template_kwargs` are accepted beside `enable_thinking`.
     """
 
     model_names: tuple[str, ...]
@@ -60,6 +61,8 @@ class ServerOptions:
     metrics_vllm_names: bool = False
     system_default: str | None = None
     media_hosts: tuple[str, ...] = ()
+    sse_ping_s: float = 0.0
+    template_kwargs: tuple[str, ...] = ()
     media_limits: Mapping[MediaKind, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
 
     @property
@@ -147,6 +150,7 @@ class Service:
             media_limits=options.media_limits,
             field_log=FieldLog(),
             speech=self.speech.info,
+            template_kwargs=frozenset(options.template_kwargs),
         )
 
     def serving(self) -> Serving:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.core.request import SamplingParams
+from engine.server.options import make_parser
 from engine.tiny.vocabulary import VOCAB_SIZE as VOCAB
 from tests.engine.server.endpoint import MODEL, chat_body, endpoint, on_loop
 from tests.engine.server.fake_engine import CONTEXT, EOS, TOKENIZER
@@ -294,6 +295,27 @@ async def test_thinking_word(fields: dict[str, Any], word: str) -> None:
         await server.chat(**fields)
         (request,) = server.engine.requests
     assert f"detailed thinking {word}<|role_end|>" in TOKENIZER.decode(request.prompt_ids, skip_special=False)
+
+
+@on_loop
+async def test_template_switches_of_the_operator_are_accepted_and_checked() -> None:
+    async with endpoint(template_kwargs=("tone",)) as server:
+        for value in ("dry", 3, 0.5, True):
+            await server.chat(chat_template_kwargs={"tone": value, "enable_thinking": True})
+        assert "detailed thinking on" in TOKENIZER.decode(server.engine.requests[-1].prompt_ids, skip_special=False)
+        for value in ("x" * 257, ["dry"], {}, None):
+            _, error = await server.refused(CHAT, chat_body(chat_template_kwargs={"tone": value}))
+            assert (error["param"], error["code"]) == ("chat_template_kwargs.tone", "invalid_value")
+        _, error = await server.refused(CHAT, chat_body(chat_template_kwargs={"mood": "dry"}))
+        assert (error["param"], error["code"]) == ("chat_template_kwargs.mood", "forbidden_parameter")
+        assert "only enable_thinking, tone" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "chat_template", "add_generation_prompt", "not a name"])
+def test_arguments_of_the_renderer_can_never_be_allowed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--template-kwarg", name])
+    assert "no argument of the renderer" in capsys.readouterr().err
 
 
 @on_loop
