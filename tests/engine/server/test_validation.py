@@ -133,42 +133,31 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-def name_of(case: tuple[Any, ...]) -> str:
-    return str(case[0])[:60]
-
-
-@pytest.mark.parametrize("case", INVALID, ids=name_of)
 @on_loop
-async def test_invalid_value(case: tuple[dict[str, Any], str, str]) -> None:
-    fields, param, message = case
+async def test_invalid_values() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
+        for fields, param, message in INVALID:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["type"]) == (400, "invalid_request_error"), fields
+            assert (error["code"], error["param"]) == ("invalid_value", param), fields
+            assert message in error["message"]
         assert server.engine.requests == []
-    assert (status, error["type"], error["code"], error["param"]) == (
-        400,
-        "invalid_request_error",
-        "invalid_value",
-        param,
-    )
-    assert message in error["message"]
 
 
-@pytest.mark.parametrize("case", MISSING, ids=name_of)
 @on_loop
-async def test_missing_field(case: tuple[dict[str, Any], str]) -> None:
-    fields, param = case
+async def test_missing_fields() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
-    assert (status, error["code"], error["param"]) == (400, "missing_field", param)
+        for fields, param in MISSING:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["code"], error["param"]) == (400, "missing_field", param), fields
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=name_of)
 @on_loop
-async def test_refused_field(case: tuple[dict[str, Any], str, str]) -> None:
-    fields, param, code = case
+async def test_refused_fields() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
-    assert (status, error["code"], error["param"]) == (400, code, param)
+        for fields, param, code in REFUSED:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["code"], error["param"]) == (400, code, param), fields
 
 
 DEFAULTS = SamplingParams(max_tokens=CONTEXT, eos_token_ids=(EOS,))
@@ -204,17 +193,16 @@ NULLS = (
 )
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=name_of)
 @on_loop
-async def test_accepted_value(case: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    fields, changed = case
+async def test_accepted_values() -> None:
     async with endpoint() as server:
-        await server.chat(**fields)
-        (request,) = server.engine.requests
-    rest = {"max_tokens": CONTEXT - len(request.prompt_ids)} | changed
-    assert {name: getattr(request.sampling, name) for name in rest} == rest
-    others = [name for name in SamplingParams.__dataclass_fields__ if name not in {*rest, "seed"}]
-    assert all(getattr(request.sampling, name) == getattr(DEFAULTS, name) for name in others)
+        for fields, changed in ACCEPTED:
+            await server.chat(**fields)
+            request = server.engine.requests[-1]
+            rest = {"max_tokens": CONTEXT - len(request.prompt_ids)} | changed
+            assert {name: getattr(request.sampling, name) for name in rest} == rest
+            others = [name for name in SamplingParams.__dataclass_fields__ if name not in {*rest, "seed"}]
+            assert all(getattr(request.sampling, name) == getattr(DEFAULTS, name) for name in others), fields
 
 
 @on_loop
