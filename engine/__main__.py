@@ -109,6 +109,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
         body_timeout_s=options.body_timeout,
         request_timeout_s=options.request_timeout,
         max_connections=options.max_connections,
+        max_request_memory_bytes=options.max_request_memory,
         keys=keys,
         loopback_only=loopback_only,
         metrics_auth=options.metrics_auth,

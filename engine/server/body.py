@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -25,10 +25,11 @@ class BodyLimits:
     content_type: str = "application/json"
 
 
-async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
-    """The decoded body of a JSON request.
+async def read_body(request: web.Request, limits: BodyLimits, hold: Callable[[int], None]) -> bytes:
+    """The decoded body of a JSON request; `hold` is told of its bytes as they come.
 
     Raises:
+        Overloaded: `hold` refuses more.
         ApiError: 415 for another type or coding, 413 above the limit, 408 when it does not arrive in time,
             400 when its coding is broken.
     """
@@ -37,7 +38,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
         raise _too_large(limits.max_bytes)
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await _read(request, limits.max_bytes)
+            return await _read(request, limits.max_bytes, hold)
     except TimeoutError:
         message = f"The request body did not arrive within {limits.timeout_s:g} s."
         raise ApiError(408, "timeout_error", message, code="body_timeout", headers={"Connection": "close"}) from None
@@ -55,14 +56,15 @@ async def answer_expectation(request: web.Request) -> web.Response | None:
     return None
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def _read(request: web.Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     decoder = zlib.decompressobj(_GZIP_WINDOW) if _coding(request) == "gzip" else None
     body = bytearray()
     async for chunk in request.content.iter_any():
         async for piece in _decoded(chunk, decoder):
-            body += piece
-            if len(body) > max_bytes:
+            if len(body) + len(piece) > max_bytes:
                 raise _too_large(max_bytes)
+            hold(len(piece))
+            body += piece
     if decoder is not None and not decoder.eof:
         raise zlib.error("the compressed body is cut off")
     return bytes(body)

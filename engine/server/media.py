@@ -42,14 +42,15 @@ class MediaLoader:
         self._pool = pool
         self._start: asyncio.Task[None] | None = None
 
-    async def load(self, parts: Sequence[MediaPart]) -> list[Preprocessed]:
-        """All parts of one request, in order.
+    async def load(self, parts: Sequence[MediaPart], hold: Callable[[int], None]) -> list[Preprocessed]:
+        """All parts of one request, in order; `hold` is told of their bytes, fetched and decoded.
 
         Raises:
+            Overloaded: `hold` refuses more.
             InvalidRequest: a part cannot be had or decoded; the others are abandoned.
         """
         await self._ensure_started()
-        tasks = [asyncio.create_task(self._load(part)) for part in parts]
+        tasks = [asyncio.create_task(self._load(part, hold)) for part in parts]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -69,10 +70,13 @@ class MediaLoader:
         except ConfigError as error:
             raise refused("messages", f"media input is not available on this server: {error}") from None
 
-    async def _load(self, part: MediaPart) -> Preprocessed:
+    async def _load(self, part: MediaPart, hold: Callable[[int], None]) -> Preprocessed:
         try:
             media = await self._fetcher.load(part.kind, part.url)
-            return await self._pool.preprocess(part.kind, media.parts, media.mime)
+            hold(sum(map(len, media.parts)))
+            decoded = await self._pool.preprocess(part.kind, media.parts, media.mime)
+            hold(sum(len(array.data) for array in decoded.arrays))
+            return decoded
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=part.where, code=error.code, status=error.status) from None
 

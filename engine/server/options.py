@@ -185,6 +185,13 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
         metavar="KIND=N",
         help="parts of a kind in one request; repeatable (default: image=16 audio=4 video=2)",
     )
+    add(
+        "--max-request-memory",
+        type=_positive,
+        default=2 << 30,
+        metavar="BYTES",
+        help="bodies and decoded media of all requests that have not reached the engine (default: 2147483648)",
+    )
     add("--max-connections", type=_positive, default=1024, metavar="N", help="most open connections (default: 1024)")
 
 

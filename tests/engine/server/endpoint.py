@@ -39,17 +39,27 @@ class Endpoint:
     """A running server and a client session to it."""
 
     def __init__(
-        self, service: Service, engine: FakeEngine, session: aiohttp.ClientSession, port: int, app: web.Application
+        self,
+        service: Service,
+        engine: FakeEngine,
+        session: aiohttp.ClientSession,
+        http: HttpServer,
+        app: web.Application,
     ) -> None:
         self.service = service
         self.engine = engine
         self.session = session
-        self.port = port
+        self.port = http.port
+        self._http = http
         self._app = app
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def num_connections(self) -> int:
+        return self._http.num_connections
 
     def service_routes(self) -> set[tuple[str, str]]:
         """(method, path) of everything that is routed."""
@@ -136,7 +146,7 @@ async def endpoint(
         service.open(tokenizer)
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            yield Endpoint(service, engine, session, http.port, app)
+            yield Endpoint(service, engine, session, http, app)
     finally:
         await http.stop()
         await service.close()
