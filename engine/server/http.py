@@ -160,17 +160,31 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client is gone, and nobody is there to be answered
         label = request_label(request)
         error = _http_error(exc) if status < 500 else internal_error(label)
         if status >= 500:
             log.error("request %s failed", label, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun: all that is left is to close the connection")
-        response = web.Response(status=error.status, body=error.envelope(), content_type="application/json")
-        response.headers.update(error.headers)
+        response = _response(error)
         response.headers[LABEL_HEADER] = label
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # of an expectation, before the application's own envelopes
+            resp = _response(bad_request(resp.status, "invalid_value", "The request cannot be served as it is."))
+        return await super().finish_response(request, resp, start_time)
+
+
+def _response(error: ApiError) -> web.Response:
+    response = web.Response(status=error.status, body=error.envelope(), content_type="application/json")
+    response.headers.update(error.headers)
+    return response
 
 
 def _http_error(exc: BaseException | None) -> ApiError:
