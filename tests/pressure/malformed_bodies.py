@@ -121,9 +121,9 @@ def _mutate(random: Random, body: dict[str, Any]) -> None:
     elif fault == 1:
         node[key] = [node[key]]
     elif fault == 2 and isinstance(node, dict):
-        node[random.choice((*_FORBIDDEN, "unknown", "\u0000", "a" * 500))] = random.choice(_JUNK)
+        node[random.choice((*_FORBIDDEN, "unknown", "\u0000", "a" * 500))] = copy.deepcopy(random.choice(_JUNK))
     else:
-        node[key] = random.choice(_JUNK)
+        node[key] = copy.deepcopy(random.choice(_JUNK))
 
 
 def _places(node: Any) -> Sequence[tuple[Any, Any]]:
