@@ -92,6 +92,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
     """
     from engine.inputs.chat import MING_SYSTEM
     from engine.server.auth import is_loopback
+    from engine.server.cors import check_origin
     from engine.server.media import DEFAULT_LIMITS
     from engine.server.service import ServerOptions
 
@@ -117,6 +118,8 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
         sse_ping_s=options.sse_ping,
         template_kwargs=tuple(options.template_kwarg),
         system_default=MING_SYSTEM if options.system_default == "ming" else None,
+        cors_origins=tuple(map(check_origin, options.cors_origin)),
+        log_requests=options.log_requests,
         media_hosts=tuple(options.media_domain),
         media_limits={**DEFAULT_LIMITS, **dict(options.limit_mm)},
     )

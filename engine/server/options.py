@@ -211,6 +211,18 @@ def _add_access_options(group: argparse._ArgumentGroup) -> None:
         metavar="HOST",
         help="exact host from which http(s) media may be fetched; repeatable (default: none)",
     )
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="exact origin of a page that may call this server, as https://ui.example; repeatable (default: none)",
+    )
+    add(
+        "--log-requests",
+        action="store_true",
+        help="log the beginning of each request body, prompts included, and what came of it",
+    )
     add("--metrics-auth", action="store_true", help="ask for a key on /metrics, too")
 
 

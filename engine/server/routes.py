@@ -22,6 +22,7 @@ from engine.server.errors import RETRY_AFTER_S, request_timeout
 from engine.server.generation import Answering, Caller, Generation
 from engine.server.jsonbody import quoted
 from engine.server.labels import request_label
+from engine.server.logs import log_body
 from engine.server.media import NeedsMedia
 from engine.server.ping import PingedStream
 from engine.server.plan import Plan, Serving
@@ -187,6 +188,8 @@ class Routes:
         loop = asyncio.get_running_loop()
         with service.intake.prepare() as preparation:
             body = await read_body(request, limits, preparation.hold)
+            if service.options.log_requests:
+                log_body(request, body)
             parsed = await loop.run_in_executor(service.pool, parse, body, serving)
             if not isinstance(parsed, NeedsMedia):
                 return parsed

@@ -63,6 +63,8 @@ class ServerOptions:
     metrics_auth: bool = False
     metrics_vllm_names: bool = False
     system_default: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    log_requests: bool = False
     media_hosts: tuple[str, ...] = ()
     sse_ping_s: float = 0.0
     template_kwargs: tuple[str, ...] = ()
@@ -144,7 +146,9 @@ class Service:
     def open(self, tokenizer: Tokenizer | None, media: MediaConfig | None = None) -> None:
         """The engine is ready: take work from now on."""
         options = self.options
-        self._media = MediaLoader(MediaFetcher(options.media_hosts), MediaPool(media or MediaConfig()))
+        self._media = MediaLoader(
+            MediaFetcher(options.media_hosts), MediaPool(media or MediaConfig()), self.metrics.media_fetches
+        )
         info = self.engine.info
         if tokenizer is not None:
             self._grammars = GrammarCheck(Vocabulary(tokenizer.serialized, info.vocab_size, info.eos_token_ids))
