@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from engine.errors import InvalidRequest, Overloaded
 from engine.server.auth import host_of, is_loopback
@@ -27,7 +28,11 @@ _OPEN_ROUTES = frozenset({"/health", "/metrics", "/version"})  # a route that is
 def make_app(service: Service) -> web.Application:
     """The application over one service."""
     cors = Cors(service.options.cors_origins)
-    layers = [*([log_requests] if service.options.log_requests else []), _Envelopes(service), _Guard(service, cors)]
+    layers: list[Middleware] = [
+        *([log_requests] if service.options.log_requests else []),
+        _Envelopes(service),
+        _Guard(service, cors),
+    ]
     app = web.Application(middlewares=layers, client_max_size=0)
     app.add_routes(Routes(service).table())
     app.on_response_prepare.append(_label)
