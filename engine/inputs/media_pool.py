@@ -48,11 +48,12 @@ class MediaPool:
         return tuple(worker.pid for worker in self._workers)
 
     async def start(self) -> None:
-        """Start all workers.
+        """Start all workers; may be tried again if it fails.
 
         Raises:
             ConfigError: a decoder is not installed, or the workers do not start.
         """
+        self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="media")
         self._workers = [_Worker() for _ in range(self._num_workers)]
         try:
             await asyncio.gather(*(self._get_ready(worker) for worker in self._workers))

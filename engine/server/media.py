@@ -70,9 +70,12 @@ class MediaLoader:
     async def _ensure_started(self) -> None:
         if self._start is None:
             self._start = asyncio.create_task(self._pool.start())
+        start = self._start
         try:
-            await asyncio.shield(self._start)  # one client that leaves must not stop it for the others
+            await asyncio.shield(start)  # one client that leaves must not stop it for the others
         except ConfigError as error:
+            if self._start is start:
+                self._start = None  # what kept the workers from starting may have passed by the next request
             raise refused("messages", f"media input is not available on this server: {error}") from None
 
     async def _load(self, part: MediaPart, hold: Callable[[int], None]) -> Preprocessed:

@@ -119,7 +119,7 @@ class _Server:
         for handle in self._handles:
             if handle.failure is not None:
                 log.error("%s", handle.failure)
-        await self._service.settle(unavailable("engine_failed"))
+        await self._service.end_all(unavailable("engine_failed"))  # one worker is gone, the other one may still run
         return 1
 
     async def _start(self) -> None:

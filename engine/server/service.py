@@ -221,13 +221,13 @@ class Service:
         self._is_draining = True
         if not await self._wait_idle(timeout_s):
             self._is_over = True
-            self.engine.fail_open(unavailable("draining"))
-            self.speech.fail_open(unavailable("draining"))
-            await self.settle(unavailable("draining"))
+            await self.end_all(unavailable("draining"))
 
-    async def settle(self, error: ApiError, timeout_s: float = 2.0) -> None:
-        """The workers' requests have ended: end with `error` what has not reached them, and let all tell their
+    async def end_all(self, error: ApiError, timeout_s: float = 2.0) -> None:
+        """End every open request with `error`, wherever it stands, and give all of them the time to tell their
         clients."""
+        self.engine.fail_open(error)
+        self.speech.fail_open(error)
         self.intake.end_all(error)
         await self._wait_idle(timeout_s)
 

@@ -16,13 +16,17 @@ def chat_with_media(random: Random) -> bytes:
     kind, (mime, file) = random.choice(list(media_files().items()))
     data = broken_file(random, file)
     claimed = random.choice((mime, mime, mime, "text/html", "", "image/svg+xml"))
-    url = f"data:{claimed};base64,{b64encode(data).decode()}"
+    url = data_url(claimed, data)
     if random.random() < 0.1:
         url = random.choice(_URLS)
     part_kind = f"{kind.partition('/')[0]}_url"
     part = {"type": part_kind, part_kind: {"url": url}}
     message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
     return post("/v1/chat/completions", encode({"messages": [message], "max_tokens": 1}))
+
+
+def data_url(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{b64encode(data).decode()}"
 
 
 def broken_file(random: Random, file: bytes) -> bytes:

@@ -41,6 +41,11 @@ def memory_by_role(pid: int) -> dict[str, int]:
     return roles
 
 
+def pids_of(pid: int, role: str) -> list[int]:
+    """The processes of a server that run this module."""
+    return [member for member in _tree(pid) if _role(member) == role]
+
+
 def _role(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")

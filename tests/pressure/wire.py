@@ -55,6 +55,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._early = b""  # of the answer, read before it is asked for
 
     @classmethod
     async def open(cls, port: int) -> Connection:
@@ -70,6 +71,7 @@ class Connection:
         With `patience_s`, this side is closed when nothing comes for so long, and the server has to follow.
         """
         reading = _Reading()
+        reading.parser.feed_data(self._early)
         try:
             while data := await self._read(patience_s):
                 reading.parser.feed_data(data)
@@ -80,6 +82,10 @@ class Connection:
         except httptools.HttpParserUpgrade:
             return reading.answer
         return None
+
+    async def some(self) -> None:
+        """Wait until something of the answer is there."""
+        self._early += await self._reader.read(_READ_BYTES)
 
     async def _read(self, patience_s: float | None) -> bytes:
         if patience_s is not None:

@@ -186,7 +186,7 @@ async def test_dead_engine_ends_what_has_not_reached_it() -> None:
     async with endpoint() as server:
         sending = await half_sent(server)
         server.engine.handle.lose("gone")
-        await server.service.settle(unavailable("engine_failed"))
+        await server.service.end_all(unavailable("engine_failed"))
         status, reply = await sending.answer()
     assert (status, reply["error"]["code"]) == (503, "engine_failed")
 
