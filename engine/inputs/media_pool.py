@@ -18,6 +18,7 @@ from engine.inputs.media import EncodedMedia, Preprocessed, undecodable
 from engine.inputs.processor_config import MediaConfig
 
 START_LIMIT_S = 60
+_reply_decoder = msgspec.msgpack.Decoder(Reply)  # built here, where there is one thread: see server/jsonbody.py
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
@@ -154,7 +155,7 @@ class _Worker:
         if frame is None:
             raise _WorkerGoneError
         try:
-            return msgspec.msgpack.decode(frame, type=Reply)
+            return _reply_decoder.decode(frame)
         except msgspec.MsgspecError:
             raise _WorkerGoneError from None
 
