@@ -20,6 +20,7 @@ from engine.server.structured import explain, too_slow
 COMPILE_LIMIT_S = 2.0
 _START_LIMIT_S = 60.0
 _CACHED = 256
+_verdict_decoder = msgspec.msgpack.Decoder(Verdict)  # built here, where there is one thread: see jsonbody.py
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
@@ -119,7 +120,7 @@ class _Worker:
             frame = None
         if frame is None:
             raise ConnectionResetError("the grammar worker is gone")
-        return msgspec.msgpack.decode(frame, type=Verdict)
+        return _verdict_decoder.decode(frame)
 
     def kill(self) -> None:
         self._is_killed = True
