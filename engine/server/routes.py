@@ -129,7 +129,7 @@ class Routes:
                 return asked.answer(choices[0].text)
 
             response = await answer_whole(self._answering(serving, asked.plan, caller, None), write)
-            response.content_type = asked.content_type
+            response.headers["Content-Type"] = asked.content_type
             return response
 
     async def tokenize(self, request: web.Request) -> web.Response:

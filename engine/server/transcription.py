@@ -60,7 +60,7 @@ class TranscriptionPlan:
     @property
     def content_type(self) -> str:
         """Of the answer."""
-        return "text/plain" if self.format == "text" else "application/json"
+        return "text/plain; charset=utf-8" if self.format == "text" else "application/json"
 
     def answer(self, text: str) -> bytes:
         """The body of the answer, from what the thinker said."""

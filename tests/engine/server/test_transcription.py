@@ -148,7 +148,7 @@ def test_answer(fields: dict[str, str], said: str, body: dict[str, Any]) -> None
 
 def test_answer_as_text() -> None:
     planned = plan(response_format="text")
-    assert (planned.content_type, planned.answer("English\tHé")) == ("text/plain", "Hé".encode())
+    assert (planned.content_type, planned.answer("English\tHé")) == ("text/plain; charset=utf-8", "Hé".encode())
 
 
 INVALID: list[tuple[dict[str, str | bytes], str, str]] = [
