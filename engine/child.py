@@ -10,10 +10,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from engine.ipc import Channel, Command
 
-Inbox = queue.SimpleQueue[Command | None]  # None: the server is gone
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Word from a thread of the child itself: the slow part of a request is done."""
+
+    request_id: int
+
+
+Inbox = queue.SimpleQueue[Command | Prepared | None]  # None: the server is gone
 
 _EXIT_GRACE_S = 2.0
 

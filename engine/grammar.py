@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
@@ -35,7 +36,7 @@ def is_available() -> bool:
 
 
 class GrammarCompiler:
-    """Schemas to matchers. One thread at a time."""
+    """Schemas to matchers, in any thread: the library lets others run while it compiles."""
 
     def __init__(self, tokenizer_json: str, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         """`tokenizer_json` is the text of a `tokenizer.json`, `vocab_size` the width of the model's logits.
@@ -53,6 +54,7 @@ class GrammarCompiler:
             raise GrammarError(str(error)) from None
         self._limits = llguidance.LLParserLimits(max_items_in_row=_MAX_ITEMS_IN_ROW, verbose_errors=False)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = Lock()
 
     def matcher(self, schema: str) -> llguidance.LLMatcher:
         """A matcher at the start of an answer; up to two seconds for a schema that was not asked for lately.
@@ -60,13 +62,20 @@ class GrammarCompiler:
         Raises:
             GrammarError: the schema cannot be enforced.
         """
-        found = self._compiled.get(schema)
-        if found is None:
-            found = self._compiled[schema] = self._compile(schema)
+        with self._lock:
+            found = self._compiled.get(schema)
+        found = found or self._compile(schema)
+        with self._lock:
+            self._compiled[schema] = found
+            self._compiled.move_to_end(schema)
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
-        self._compiled.move_to_end(schema)
         return found.deep_copy()
+
+    def knows(self, schema: str) -> bool:
+        """Whether `matcher` answers at once."""
+        with self._lock:
+            return schema in self._compiled
 
     def probe(self, schema: str) -> None:
         """Compile a schema and take its first steps, where most of the work is.

@@ -57,7 +57,8 @@ class LoadedEngine:
         scheduler = Scheduler(limits, blocks, step_encodes=STEP_ENCODES)
         # On the CPU a launch is the whole step: scheduling ahead would only hold back what is finished.
         overlap = self.runner.device.type == "cuda"
-        return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap)
+        prepare = self.runner.constraints.prepare
+        return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap, prepare=prepare)
 
 
 def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> LoadedEngine:

@@ -7,7 +7,8 @@ the mask has been launched: the mask is made on the host while the device is at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,19 @@ class Constraints:
     def __init__(self, compiler: GrammarCompiler | None) -> None:
         self._compiler = compiler
         self._refused: list[tuple[int, str]] = []
+
+    def prepare(self, request: GenerationRequest) -> Callable[[], None] | None:
+        """Work for another thread before `request` is scheduled, None where there is none: a large schema takes
+        hundreds of milliseconds, in which the requests that run would stand still."""
+        schema, compiler = request.sampling.json_schema, self._compiler
+        if schema is None or compiler is None or compiler.knows(schema):
+            return None
+
+        def compile_ahead() -> None:
+            with suppress(GrammarError):  # found again, and reported, when the request starts
+                compiler.matcher(schema)
+
+        return compile_ahead
 
     def start(self, request: GenerationRequest) -> Constraint | None:
         """The constraint of a new request, None for free text."""

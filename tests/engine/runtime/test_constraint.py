@@ -150,3 +150,15 @@ def test_two_ranks_draw_the_same(tiny_model: Path, expected: list[list[int]]) ->
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tiny_model)], capture_output=True, timeout=300, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.gpu
+def test_tokens_on_their_way_from_a_gpu(tiny_model: Path) -> None:
+    """Steps ahead of the host: masks wait for tokens that are copied behind the step that drew them."""
+    model = str(tiny_model)
+    config = EngineConfig(model=model, tokenizer=model, device="cuda", dtype="float32", kv_tokens=4096)
+    loaded = load_engine(config)
+    found = [relative(tokens(make_loop(loaded, overlap=overlap), mixed(tiny_model))) for overlap in (False, True)]
+    assert found[0] == found[1]
+    for ids in found[1][1:5]:
+        check_json(ids, Tokenizer.load(tiny_model))
