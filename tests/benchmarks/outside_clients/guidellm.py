@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 NUM_REQUESTS = 24
+OUTPUT_TOKENS = 16
 
 
 def load(command: Path, url: str, tokenizer: Path, folder: Path) -> str:
     """Run it and read its report: every request must have succeeded, with the tokens that were asked for."""
     output = folder / "guidellm.json"
-    arguments = [str(command), "benchmark", "run", "--target", url, "--profile", "concurrent", "--rate", "4"]
-    arguments += ["--max-requests", str(NUM_REQUESTS), "--data", "prompt_tokens=48,output_tokens=16"]
-    arguments += ["--processor", str(tokenizer), "--output-path", str(output), "--disable-console"]
+    arguments = [str(command), "run", "--disable-console", "--backend", f"kind=openai_http,target={url}"]
+    arguments += ["--profile", "kind=concurrent,streams=4", "--constraint", f"kind=max_requests,count={NUM_REQUESTS}"]
+    arguments += ["--data", f"kind=synthetic_text,prompt_tokens=48,output_tokens={OUTPUT_TOKENS}"]
+    arguments += ["--tokenizer", f"kind=hf_auto,model={tokenizer}", "--output", f"kind=json,path={output}"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=900)
@@ -31,4 +33,6 @@ def _summary(benchmark: dict[str, Any]) -> str:
     successful, errored = requests["successful"], requests["errored"]
     assert not errored, f"{len(errored)} requests failed: {str(errored[0])[:500]}"
     assert len(successful) == NUM_REQUESTS, f"{len(successful)} of {NUM_REQUESTS} requests ended"
-    return f"{len(successful)} requests, 0 failed"
+    counts = {request["output_tokens"] for request in successful}
+    assert counts == {OUTPUT_TOKENS}, f"tokens of an answer: {sorted(counts)}, not {OUTPUT_TOKENS}"
+    return f"{len(successful)} requests, 0 failed, {OUTPUT_TOKENS} tokens each"
