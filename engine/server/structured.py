@@ -23,6 +23,7 @@ _PARAM = "response_format"
 _SCHEMA = f"{_PARAM}.json_schema.schema"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BACK_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[1-9]|k<)")
+_COMPILER_OPTIONS = "x-guidance"
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _PLAIN_DATA = ("enum", "const", "default", "examples")
 
@@ -119,6 +120,8 @@ def _check_keywords(schema: Mapping[str, Any]) -> None:
         target = schema.get(name)
         if isinstance(target, str) and not target.startswith("#"):
             raise _beyond(f"refers to {quoted(target)}; only references within the schema, #/..., are followed")
+    if _COMPILER_OPTIONS in schema:  # could tell the library to pass over what it cannot enforce
+        raise _beyond(f"has {_COMPILER_OPTIONS}, which is no keyword of JSON schemas")
     patterns = [schema.get("pattern")]
     if isinstance(schema.get("patternProperties"), dict):
         patterns += schema["patternProperties"]
@@ -137,6 +140,10 @@ def explain(problem: str) -> str:
         return f"{_SCHEMA} has keywords that cannot be enforced: {quoted(found[1].replace(chr(34), ''))[1:-1]}"
     if "regex" in problem:
         return f"{_SCHEMA} has a pattern that cannot be enforced"
+    if "Unknown format" in problem:
+        return f"{_SCHEMA} has a format of strings that cannot be enforced"
+    if "Pointer" in problem:
+        return f"{_SCHEMA} refers to a part that it does not have"
     if "nsatisfiable" in problem:
         return f"{_SCHEMA} cannot be satisfied by any value"
     return f"{_SCHEMA} cannot be enforced: it is not a valid JSON schema, or too complex"

@@ -49,6 +49,7 @@ REFUSED: list[tuple[Any, str]] = [
     (json_schema({"$ref": "https://example.org/schema.json"}), "only references within the schema"),
     (json_schema({"properties": {"x": {"$ref": "file:///etc/passwd"}}}), "only references within the schema"),
     (json_schema({"type": "string", "pattern": r"(a)\1"}), "back-reference"),
+    (json_schema({"not": {}, "x-guidance": {"lenient": True}}), "x-guidance"),
     (json_schema({"type": "object", "patternProperties": {r"(?<n>a)\k<n>": {}}}), "back-reference"),
 ]
 
@@ -114,6 +115,8 @@ async def test_schemas_reach_the_engine_and_those_that_do_not_compile_are_refuse
         ({"type": "string", "pattern": "(?<=a)b"}, "pattern that cannot be enforced"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "cannot be satisfied"),
         ({"type": "colour"}, "not a valid JSON schema"),
+        ({"type": "string", "format": "colour"}, "format of strings"),
+        ({"$ref": "#/$defs/none"}, "a part that it does not have"),
         ({"type": "string", "pattern": "^(a?){500}(a){500}$"}, "too complex"),
     ]
     async with endpoint() as server:
