@@ -29,7 +29,7 @@ from tests.pressure.watched import Footprint, footprint, until_idle
 from tests.pressure.wire import Answer, Connection, get
 
 HANG_S = 60.0
-_PATIENCE_S = 0.5  # then a client that may have said too little closes its side
+_PATIENCE_S = 0.3  # then a client that may have said too little closes its side
 OPTIONS = ("--max-model-len", "256", "--kv-tokens", "16384")
 _TELLING = re.compile(rb"Traceback|site-packages|\.py\b|0x[0-9a-f]{8}|/usr/|/home/|object at|<class")
 
@@ -92,6 +92,8 @@ def _problem(request: Malformed, answer: Answer | None) -> str | None:
     """What is wrong with an answer, None if nothing is."""
     if answer is None:
         return None if request.is_open else "closed without an answer"
+    if not answer.is_complete:
+        return None if b"HEAD " in request.data else f"garbled: {answer}"
     if answer.status >= 500:
         return f"status {answer.status}"
     if answer.status < 400 or not answer.body:  # HEAD has none
