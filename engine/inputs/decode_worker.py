@@ -82,7 +82,7 @@ def confine(memory_bytes: int) -> None:
     it, is kept from it where files are opened.
     """
     if not deny_world():
-        print("media worker: no system call filter here; the decoders are confined less", file=sys.stderr)
+        print("no system call filter here: this worker is confined less", file=sys.stderr)
     sys.addaudithook(_refuse_network)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold somebody's media
     if sys.platform == "linux":  # macOS does not enforce it

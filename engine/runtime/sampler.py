@@ -113,7 +113,8 @@ def _draw(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
     probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= column([r.params.top_p for r in rows]), 0.0)
     mass = probs.cumsum(dim=-1)
     target = column([uniform(r.params.seed, r.num_generated) for r in rows]) * mass[:, -1:]
-    last = (probs > 0).sum(dim=-1, keepdim=True) - 1
+    # Where nothing may be drawn (every logit is -inf or none is a number) the first one is, instead of no index at all.
+    last = ((probs > 0).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     chosen = torch.searchsorted(mass, target, right=True).minimum(last)
     return order.gather(1, chosen).squeeze(1)
 

@@ -21,6 +21,7 @@ MAX_BIASES = 1024
 MAX_SAMPLES = 16
 MAX_TOP_LOGPROBS = 20
 _MAX_ID_DIGITS = 10
+_SMALLEST = 1e-5  # what temperature, top_p and a penalty may divide by: much less is 0 or infinite in float32
 
 
 class StreamOptions(msgspec.Struct):
@@ -133,6 +134,7 @@ def sampling_params(
         InvalidRequest: `min_tokens` is above `max_tokens`, or the response format cannot be enforced.
     """
     min_tokens = body.min_tokens or 0
+    temperature = _given(body.temperature, 1.0)
     json_schema = schema_of(body.response_format, serving)
     if json_schema is not None:
         _check_end_is_free(body)
@@ -141,13 +143,13 @@ def sampling_params(
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=_given(body.temperature, 1.0),
-        top_p=_given(body.top_p, 1.0),
+        temperature=0.0 if temperature < _SMALLEST else temperature,
+        top_p=max(_given(body.top_p, 1.0), _SMALLEST),
         top_k=max(0, body.top_k or 0),
         min_p=_given(body.min_p, 0.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
-        repetition_penalty=_given(body.repetition_penalty, 1.0),
+        repetition_penalty=max(_given(body.repetition_penalty, 1.0), _SMALLEST),
         seed=secrets.randbits(63) if body.seed is None else body.seed,
         eos_token_ids=() if body.ignore_eos else serving.info.eos_token_ids,
         stop_token_ids=tuple(body.stop_token_ids or ()),

@@ -66,8 +66,9 @@ def media_files() -> dict[str, tuple[str, bytes]]:
     """(type, file) of every kind that is decoded."""
     images = {f"image/{fmt}": (f"image/{fmt.lower()}", image_file(fmt, (40, 30))) for fmt in _IMAGES}
     sounds = {f"audio/{kind}": (f"audio/{kind.partition('-')[0]}", audio_file(kind, 4000)) for kind in AUDIO_FILES}
-    films = {f"video/{kind}": (f"video/{kind.partition('-')[0]}", video_file(kind, 4)) for kind in VIDEO_FILES}
+    films = {f"video/{kind}": (_VIDEO_TYPES[kind.partition("-")[0]], video_file(kind, 4)) for kind in VIDEO_FILES}
     return images | sounds | films
 
 
+_VIDEO_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "webm": "video/webm"}
 _IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")

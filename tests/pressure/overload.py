@@ -29,7 +29,7 @@ from tests.pressure.watched import until_idle
 from tests.pressure.wire import Connection, get, post_json
 
 NUM_RUNNING, NUM_WAITING = 8, 16
-_OPTIONS = ("--max-num-seqs", str(NUM_RUNNING), "--max-queue", str(NUM_WAITING), "--speech", "off")
+OPTIONS = ("--max-num-seqs", str(NUM_RUNNING), "--max-queue", str(NUM_WAITING), "--speech", "off")
 _REQUEST = post_json(
     "/v1/completions",
     {"prompt": "All work and no play makes a dull day. " * 4, "max_tokens": 48, "ignore_eos": True, "temperature": 0},
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--factor", type=float, default=10.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), *_OPTIONS) as server:
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), *OPTIONS) as server:
         figures = asyncio.run(measure(int(server.url.rpartition(":")[2]), options))
     text = json.dumps(figures, indent=1)
     print(text)

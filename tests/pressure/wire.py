@@ -39,6 +39,11 @@ class _Reading:
         self.parser = httptools.HttpResponseParser(self)
         self._pieces: list[bytes] = []
 
+    @property
+    def unfinished(self) -> Answer:
+        """What has come of a response that does not end as it should."""
+        return Answer(self.parser.get_status_code(), b"".join(self._pieces))
+
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
 
@@ -81,6 +86,8 @@ class Connection:
             return None  # the server closed while it was being sent something
         except httptools.HttpParserUpgrade:
             return reading.answer
+        except httptools.HttpParserError:  # no HTTP; or the length of a HEAD's body, which never comes
+            return reading.answer if reading.answer.is_complete else reading.unfinished
         return None
 
     async def some(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from engine.inputs.media_pool import MediaPool
 from engine.inputs.preprocess import preprocess
 from engine.inputs.processor_config import ImageProcessorConfig, MediaConfig
 from tests.engine.inputs.media_files import AUDIO_FILES, VIDEO_FILES, audio_file, image_file, video_file, yamaha_wav
+from tests.pressure.malformed_media import broken_file, media_files
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -143,6 +145,27 @@ def test_a_killed_worker_is_one_refusal_and_is_replaced() -> None:
 
 
 @linux
+@pytest.mark.parametrize("kind", sorted(media_files()))
+def test_broken_files_are_results_or_refusals(kind: str) -> None:
+    """Heads with bytes overwritten, cut off or followed by noise: nothing else comes of them, and the pool goes on."""
+    mime, whole = media_files()[kind]
+    modality: Any = kind.partition("/")[0]
+
+    async def test(workers: MediaPool) -> None:
+        refused = 0
+        for seed in range(40):
+            try:
+                await workers.preprocess(modality, broken_file(Random(f"{kind}/{seed}"), whole), mime)
+            except InvalidRequest as error:
+                refused += 1
+                assert error.code in ("invalid_media", "media_too_large", "audio_too_long")  # noqa: PT017
+                assert error.message.isprintable()  # noqa: PT017
+        assert refused > 5
+        assert (await workers.preprocess(modality, whole, mime)).arrays
+
+    with_pool(test)
+
+
 def test_a_worker_that_died_idle_costs_nobody_a_request() -> None:
     async def test(workers: MediaPool) -> None:
         (pid,) = workers.pids

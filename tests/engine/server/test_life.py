@@ -6,18 +6,21 @@ import asyncio
 import json
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 import pytest
 
 from engine.core.request import FinishReason, Output
-from engine.ipc import Failed
+from engine.inputs.fetch import MediaFetcher
+from engine.inputs.media_pool import MediaPool
+from engine.ipc import Failed, Ready
 from engine.server import http, outputs
 from engine.server.errors import unavailable
+from engine.server.media import MediaLoader
 from tests.engine.server.endpoint import Endpoint, chat_body, decode_events, endpoint, on_loop
-from tests.engine.server.fake_engine import FakeEngine, says
+from tests.engine.server.fake_engine import INFO, TOKENIZER, FakeEngine, says
 
 CHAT = "/v1/chat/completions"
 
@@ -63,6 +66,40 @@ async def test_client_that_leaves_while_it_sends_costs_nothing() -> None:
         assert (await server.chat())["choices"][0]["finish_reason"] == "stop"
         await server.service.drain(1.0)
         assert len(server.engine.requests) == 1
+
+
+@on_loop
+async def test_client_that_leaves_while_its_media_is_fetched() -> None:
+    """The host that takes its time sees the connection close within a second."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def slow_host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with await asyncio.start_server(slow_host, "127.0.0.1", 0) as host, endpoint(is_ready=False) as server:
+        server.engine.handle.receive(Ready(replace(INFO, modalities=("text", "image"))))
+        server.service.open(TOKENIZER)
+        fetcher = MediaFetcher(["slow.example"], resolve=resolve, is_allowed=lambda address: True)
+        fetches = server.service.metrics.media_fetches
+        server.service._media = MediaLoader(fetcher, MediaPool(num_workers=1), fetches)
+        url = f"http://slow.example:{host.sockets[0].getsockname()[1]}/a.png"
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}]}
+        task = asyncio.create_task(server.post(CHAT, body))
+        await asyncio.wait_for(asked.wait(), 10.0)
+        assert server.service.intake.num_requests == 1
+        task.cancel()
+        await asyncio.wait_for(left.wait(), 1.0)
+        assert server.service.intake.num_requests == 0
+        assert fetches == {"cancelled": 1}
+        assert server.engine.requests == []
 
 
 @on_loop

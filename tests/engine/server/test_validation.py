@@ -205,6 +205,25 @@ async def test_accepted_values() -> None:
             assert all(getattr(request.sampling, name) == getattr(DEFAULTS, name) for name in others), fields
 
 
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"temperature": 1e-300}, {"temperature": 0.0}),
+        ({"temperature": 5e-324}, {"temperature": 0.0}),
+        ({"top_p": 1e-300}, {"top_p": 1e-5}),
+        ({"repetition_penalty": 1e-274}, {"repetition_penalty": 1e-5}),
+        ({"temperature": 0.01, "top_p": 0.01}, {"temperature": 0.01, "top_p": 0.01}),
+    ],
+)
+@on_loop
+async def test_values_that_float32_does_not_have(fields: dict[str, float], sent: dict[str, float]) -> None:
+    """They are within the range, and none of them may reach the sampler as a zero to divide by."""
+    async with endpoint() as server:
+        await server.chat(**fields)
+        sampling = server.engine.requests[0].sampling
+        assert {name: getattr(sampling, name) for name in sent} == sent
+
+
 @on_loop
 async def test_null_means_not_given() -> None:
     async with endpoint() as server:
