@@ -26,13 +26,13 @@ def test_a_minute_of_ordinary_life(tmp_path: Path) -> None:
 
 
 def test_malformed_requests(tmp_path: Path) -> None:
-    options = Namespace(requests=2000, clients=16, seed=1, first=0)
+    options = Namespace(requests=1000, clients=16, seed=1, first=0)
     with running_server(tmp_path, *fuzz.OPTIONS) as server:
         figures = asyncio.run(fuzz.campaign(server, options))
         log = server.log.read_text()
     assert figures["broken"] == []
     assert "Traceback" not in log
-    assert figures["answers"]["400"] > 1000, "most of them should be refused"
+    assert figures["answers"]["400"] > 500, "most of them should be refused"
 
 
 def test_more_than_the_server_can_do(tmp_path: Path) -> None:
