@@ -169,6 +169,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,
+        quant=options.quant,
         tp=options.tp,
         max_model_len=options.max_model_len,
         block_size=options.block_size,
@@ -178,6 +179,8 @@ def prepare(options: argparse.Namespace) -> Prepared:
         step_requests=options.max_num_seqs,
         num_threads=options.threads,
         audio_batching=options.audio_batching,
+        eager=options.eager,
+        peer_sums=not options.no_peer_sums,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
     media = MediaConfig.load(processor, load_model_config(path))
@@ -193,7 +196,15 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
     if talker is None or (options.skip_tokenizer and options.speech == "auto"):
         return None
     device = options.talker_device or options.device
-    return SpeechOptions(str(talker), device, options.talker_slots, options.threads)
+    return SpeechOptions(
+        str(talker),
+        device,
+        options.talker_slots,
+        options.threads,
+        options.voices,
+        options.speaker_encoder,
+        options.vae_encoder_layers,
+    )
 
 
 def _has_processor(path: Path) -> bool:

@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each part of the engine may import itself, the open modules, and what is listed; goldens join everything.
-ENGINE_OPEN = {"child", "config", "errors", "grammar", "ipc", "model_config", "parallel", "talker_config"}
+ENGINE_OPEN = {
+    *("child", "config", "errors", "grammar", "ipc", "model_config", "parallel", "quantised", "talker_config"),
+}
 ENGINE_PARTS: dict[str, set[str]] = {
     "core": set(),
     "kernels": set(),
@@ -21,7 +23,8 @@ ENGINE_PARTS: dict[str, set[str]] = {
     "weights": set(),
     "inputs": {"core"},
     "server": {"inputs", "core"},
-    "runtime": {"models", "weights", "core", "layers", "kernels", "inputs"},
+    "peers": {"kernels"},
+    "runtime": {"models", "weights", "core", "layers", "kernels", "inputs", "peers"},
     "stages": {"models", "weights", "core", "inputs", "layers"},
     "tiny": {"inputs"},
     "hub": set(),

@@ -82,7 +82,7 @@ class MediaLoader:
         try:
             media = await self._fetch(part)
             hold(sum(map(len, media.parts)))
-            decoded = await self._pool.preprocess(part.kind, media.parts, media.mime)
+            decoded = await self._pool.preprocess(part.kind, media.parts, media.mime, part.clip_hz)
             hold(sum(len(array.data) for array in decoded.arrays))
             return decoded
         except InvalidRequest as error:

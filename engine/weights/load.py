@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import WeightError
+from engine.quantised import Quantised, QuantisedWeight
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.generated import GeneratedCheckpoint
 from engine.weights.rules import COMPONENTS, Place, Rule, Rules, Shard
@@ -85,7 +86,7 @@ def stored_shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in stored_tensors(model).items()}
 
 
-def source_shapes(tensors: Mapping[str, Tensor], present: Sequence[Rules]) -> dict[str, tuple[int, ...]]:
+def source_shapes(tensors: Mapping[str, Tensor | Quantised], present: Sequence[Rules]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every checkpoint tensor that fills an unsplit model's `tensors`; optional ones left out."""
     rows = [rule for rules in present for rule in rules.rows]
     found: dict[str, tuple[int, ...]] = {}
@@ -120,19 +121,27 @@ def present_components(names: Iterable[str]) -> list[Rules]:
     return [rules for rules in COMPONENTS if any(rules.owns(name) for name in listed)]
 
 
-def _copy(source: Tensor, target: Tensor, name: str) -> None:
+def _copy(source: Tensor, target: Tensor | Quantised, name: str) -> None:
     if source.shape != target.shape:
         raise WeightError(
             f"{name}: this rank's part is {tuple(source.shape)}, config.json wants {tuple(target.shape)}; "
             "config.json and weights do not belong together"
         )
-    target.copy_(source)
+    if isinstance(target, Quantised):
+        target.fill(source)
+        if not target.scales.isfinite().all():
+            raise WeightError(f"{name} holds NaN or infinity, which 8 or 4 bits cannot keep; load it with --quant none")
+    else:
+        target.copy_(source)
 
 
-def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and the buffers that checkpoints may hold."""
+def stored_tensors(model: nn.Module) -> dict[str, Tensor | Quantised]:
+    """What has to be filled, by the name that a plain model gives it: parameters, packed or not, and the buffers that
+    checkpoints may hold."""
+    packed = {name: module for name, module in model.named_modules() if isinstance(module, QuantisedWeight)}
     state = model.state_dict(keep_vars=True)
-    return dict(model.named_parameters()) | {n: buffer for n, buffer in model.named_buffers() if n in state}
+    buffers = {n: b for n, b in model.named_buffers() if n in state and n.rpartition(".")[0] not in packed}
+    return dict(model.named_parameters()) | {name: module.value for name, module in packed.items()} | buffers
 
 
 def _places(name: str, shape: torch.Size) -> list[Place]:

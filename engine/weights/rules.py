@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
+from engine.quantised import Quantised
 from engine.weights.checkpoint import LazyTensor
 
 
@@ -34,10 +35,12 @@ class Place:
     expert: int | None = None
     half: int | None = None
 
-    def view(self, parameter: Tensor) -> Tensor:
+    def view(self, parameter: Tensor | Quantised) -> Tensor | Quantised:
         """The part of `parameter` that this place names."""
         view = parameter if self.expert is None else parameter[self.expert]
-        return view if self.half is None else view.chunk(2, dim=0)[self.half]
+        if self.half is None:
+            return view
+        return view.half(self.half) if isinstance(view, Quantised) else view.chunk(2, dim=0)[self.half]
 
 
 def whole(tensor: LazyTensor, _: Shard) -> Tensor:
