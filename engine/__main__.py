@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from engine import inspect
 
         return inspect.main(arguments)
+    if arguments == ["openapi"]:
+        from engine.server import openapi
+
+        return openapi.main()
     if arguments and arguments[0] == "serve":
         arguments = arguments[1:]
     options = make_parser().parse_args(arguments)
@@ -95,6 +99,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
     """
     from engine.inputs.chat import MING_SYSTEM
     from engine.server.auth import is_loopback
+    from engine.server.cors import check_origin
     from engine.server.media import DEFAULT_LIMITS
     from engine.server.service import ServerOptions
 
@@ -112,11 +117,16 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
         body_timeout_s=options.body_timeout,
         request_timeout_s=options.request_timeout,
         max_connections=options.max_connections,
+        max_request_memory_bytes=options.max_request_memory,
         keys=keys,
         loopback_only=loopback_only,
         metrics_auth=options.metrics_auth,
         metrics_vllm_names=options.metrics_vllm_names,
+        sse_ping_s=options.sse_ping,
+        template_kwargs=tuple(options.template_kwarg),
         system_default=MING_SYSTEM if options.system_default == "ming" else None,
+        cors_origins=tuple(map(check_origin, options.cors_origin)),
+        log_requests=options.log_requests,
         media_hosts=tuple(options.media_domain),
         media_limits={**DEFAULT_LIMITS, **dict(options.limit_mm)},
     )
@@ -180,6 +190,7 @@ def make_config(options: argparse.Namespace, path: Path, place: HostRank | None)
     return EngineConfig(
         model=str(path),
         processor=str(_find_processor(options, path)),
+        tokenizer=None if options.skip_tokenizer else str(options.tokenizer or path),
         device=options.device,
         dtype=options.dtype,
         load_format=options.load_format,

@@ -11,11 +11,20 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from engine.ipc import Channel, Command
 
-Inbox = queue.SimpleQueue[Command | None]  # None: the server is gone
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Word from a thread of the child itself: the slow part of a request is done."""
+
+    request_id: int
+
+
+Inbox = queue.SimpleQueue[Command | Prepared | None]  # None: the server is gone
 
 _EXIT_GRACE_S = 2.0
 

@@ -37,6 +37,7 @@ class EngineConfig:
     checkpoint stores. `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
     `quant` packs the thinker's large weights while they are loaded.
     `kv_tokens` fixes the cache size; None takes it from the memory that is free.
+    `tokenizer` is the directory of `tokenizer.json`, None where answers are token ids only.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
     `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
@@ -46,6 +47,7 @@ class EngineConfig:
 
     model: str
     processor: str | None = None
+    tokenizer: str | None = None
     device: Device = "auto"
     dtype: DType = "auto"
     load_format: LoadFormat = "checkpoint"

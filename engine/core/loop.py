@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from engine.core.request import EngineStats, FinishReason, GenerationRequest, Output, Runner, Step
 from engine.core.scheduler import Scheduler
 
+Prepare = Callable[[GenerationRequest], Callable[[], None] | None]
+
 
 @dataclass(slots=True)
 class _Times:
@@ -25,6 +27,9 @@ class EngineLoop:
 
     With `overlap` the next step is scheduled and submitted while one runs, so the runner never waits
     for the scheduler; a new request then waits for up to two steps instead of one.
+
+    Attributes:
+        prepare: slow work that a request needs before it is submitted, for whoever has another thread; or None.
     """
 
     def __init__(
@@ -34,10 +39,12 @@ class EngineLoop:
         clock: Callable[[], float] = time.perf_counter,
         *,
         overlap: bool = True,
+        prepare: Prepare | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._clock = clock
+        self.prepare = prepare
         self._max_in_flight = 2 if overlap else 1
         self._in_flight: deque[Step] = deque()
         self._ended: list[Output] = []  # terminal outputs that came about between two steps

@@ -28,6 +28,7 @@ class SamplingParams:
 
     `logprobs` is None for none, otherwise the number of alternatives beside the chosen token.
     `prompt_logprobs` asks the same for every prompt token (scoring).
+    `json_schema` is the text of a JSON schema that the answer must follow, None for free text.
     `eos_token_ids` is empty with `ignore_eos`; an end token gives `stop` without a stop reason,
     one of `stop_token_ids` gives `stop` with the id as its reason. Neither can be drawn before `min_tokens`.
     """
@@ -47,6 +48,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

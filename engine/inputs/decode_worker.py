@@ -1,8 +1,8 @@
 """The process that touches untrusted media: `python -m engine.inputs.decode_worker`, started by `MediaPool`.
 
-Its only connection is the socket that it gets as standard input. Before the first job it gives up making others, and
-taking more than its share of memory. Whatever goes wrong beyond a refusal ends the process, and the pool starts another
-one.
+Its only connection is the socket that it gets as standard input. Before the first job it gives up making others,
+starting programs, writing files, and taking more than its share of memory. Whatever goes wrong beyond a refusal ends
+the process, and the pool starts another one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.decode_wire import Job, Reply, Setup, receive_frame, send_frame
 from engine.inputs.media import Preprocessed
+from engine.inputs.seccomp import deny_world
 
 _GRACE_S = 5  # the pool's clock is the one that counts; this one is for a worker that lost its pool
 
@@ -76,10 +77,14 @@ def _silence_libraries() -> None:
 
 
 def confine(memory_bytes: int) -> None:
-    """From here on this process makes no connection, and its address space grows by `memory_bytes` at most.
+    """From here on this process makes no connection, starts no program and writes no file, and its address space grows
+    by `memory_bytes` at most.
 
-    FFmpeg, the only decoder that knows the network, is kept from it where files are opened.
+    Where the kernel has no filter, a hook keeps Python code from the network, and FFmpeg, the only decoder that knows
+    it, is kept from it where files are opened.
     """
+    if not deny_world():
+        print("no system call filter here: this worker is confined less", file=sys.stderr)
     sys.addaudithook(_refuse_network)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold somebody's media
     if sys.platform == "linux":  # macOS does not enforce it

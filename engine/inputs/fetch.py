@@ -89,7 +89,7 @@ class MediaFetcher:
             InvalidRequest: of code media_url_not_allowed, media_too_large or invalid_media.
         """
         if url[:5].lower() == "data:":
-            return parse_data_url(url, kind)
+            return await asyncio.to_thread(parse_data_url, url, kind)  # tens of megabytes, perhaps
         target = self._check(url)
         try:
             async with asyncio.timeout(TOTAL_LIMIT_S):

@@ -18,6 +18,7 @@ from engine.inputs.media import EncodedMedia, Preprocessed, undecodable
 from engine.inputs.processor_config import MediaConfig
 
 START_LIMIT_S = 60
+_reply_decoder = msgspec.msgpack.Decoder(Reply)  # built here, where there is one thread: see server/jsonbody.py
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
@@ -48,11 +49,12 @@ class MediaPool:
         return tuple(worker.pid for worker in self._workers)
 
     async def start(self) -> None:
-        """Start all workers.
+        """Start all workers; may be tried again if it fails.
 
         Raises:
             ConfigError: a decoder is not installed, or the workers do not start.
         """
+        self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="media")
         self._workers = [_Worker() for _ in range(self._num_workers)]
         try:
             await asyncio.gather(*(self._get_ready(worker) for worker in self._workers))
@@ -159,7 +161,7 @@ class _Worker:
         if frame is None:
             raise _WorkerGoneError
         try:
-            return msgspec.msgpack.decode(frame, type=Reply)
+            return _reply_decoder.decode(frame)
         except msgspec.MsgspecError:
             raise _WorkerGoneError from None
 

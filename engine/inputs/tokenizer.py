@@ -73,11 +73,16 @@ class Tokenizer:
         roles = _roles(_read_json(path / "special_tokens_map.json") | config)
         return cls(serialized, roles=roles, chat_template=_chat_template(path, config))
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`. With `special`, control tokens spelled in it become their ids, and the tokenizer adds what
-        it is set up to add; without, all of it is plain text."""
+    @property
+    def serialized(self) -> str:
+        """The text of a `tokenizer.json` with the same tokens."""
+        return self._marked.to_str()
+
+    def encode(self, text: str, *, special: bool = False, add: bool = True) -> list[int]:
+        """Ids of `text`. With `special`, control tokens spelled in it become their ids, and with `add` the tokenizer
+        adds what it is set up to add; without, all of it is plain text."""
         if special:
-            return self._marked.encode(text).ids
+            return self._marked.encode(text, add_special_tokens=add).ids
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

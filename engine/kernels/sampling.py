@@ -80,7 +80,8 @@ def draw_reference(logits: Tensor, params: DrawParams) -> Tensor:
     probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= params.top_p.unsqueeze(1), 0.0)
     mass = probs.cumsum(dim=-1)
     target = uniform_reference(params.seed, params.index).unsqueeze(1) * mass[:, -1:]
-    last = (probs > 0).sum(dim=-1, keepdim=True) - 1
+    # Where nothing may be drawn (no logit is a number, or all are -inf) the first one is, instead of no index at all.
+    last = ((probs > 0).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     chosen = torch.searchsorted(mass, target, right=True).minimum(last)
     drawn = order.gather(1, chosen).squeeze(1)
     return torch.where(greedy, argmax_reference(logits)[1], drawn)

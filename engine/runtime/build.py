@@ -16,12 +16,14 @@ from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
+from engine.grammar import GrammarCompiler, GrammarError, is_available
 from engine.inputs.processor_config import load_image_config
 from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
 from engine.peers import PeerMemory, open_peers
+from engine.runtime.constraint import Constraints
 from engine.runtime.decode_graphs import graph_sizes
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
@@ -59,7 +61,8 @@ class LoadedEngine:
         scheduler = Scheduler(limits, blocks, step_encodes=STEP_ENCODES)
         # On the CPU a launch is the whole step: scheduling ahead would only hold back what is finished.
         overlap = self.runner.device.type == "cuda"
-        return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap)
+        prepare = self.runner.constraints.prepare
+        return EngineLoop(scheduler, runner or LocalRunner(self.runner), overlap=overlap, prepare=prepare)
 
 
 def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> LoadedEngine:
@@ -88,7 +91,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     pixels = load_image_config(Path(config.processor or config.model), cfg.vision)
     encoder = EncoderRunner(model, device, pixels, config.audio_batching)
     limits = SchedulerLimits(config.step_tokens, config.step_requests, max_model_len)
-    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits)
+    constraints = Constraints(_grammar_compiler(config, cfg))
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits, constraints)
     if device.type == "cuda" and not config.eager:
         runner.prepare_graphs(graph_sizes(min(config.step_requests, config.step_tokens)))
     info = EngineInfo(
@@ -155,6 +159,18 @@ def load_model(
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what packing needed in between is the cache's now
     return model
+
+
+def _grammar_compiler(config: EngineConfig, cfg: ModelConfig) -> GrammarCompiler | None:
+    """Reads the tokenizer once more, in the form that masks are made from: seconds for a large vocabulary."""
+    file = Path(config.tokenizer or config.model) / "tokenizer.json"
+    if config.tokenizer is None or not is_available() or not file.is_file():
+        return None
+    try:
+        return GrammarCompiler(file.read_text(encoding="utf-8"), cfg.llm.vocab_size, (cfg.llm.eos_token_id,))
+    except GrammarError as error:
+        log.warning("%s: no constrained decoding with this tokenizer: %s", file, error)
+        return None
 
 
 def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:

@@ -28,6 +28,7 @@ from engine.kernels.stage_decode import Places
 from engine.layers.batch import Batch, LayerCache
 from engine.models.positions import positions_from_spans
 from engine.models.thinker import Features, Ming
+from engine.runtime.constraint import Constraints
 from engine.runtime.decode_graphs import DecodeGraphs, DecodeRow
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.request_state import RequestState
@@ -85,10 +86,12 @@ class ModelRunner:
         encoder: EncoderRunner,
         device: torch.device,
         limits: SchedulerLimits,
+        constraints: Constraints | None = None,
     ) -> None:
         self.model = model
         self.caches = caches
         self.encoder = encoder
+        self.constraints = constraints or Constraints(None)
         self.device = device
         self.block_size = caches[0].k.shape[1]
         self.vocab_size = model.cfg.llm.vocab_size
@@ -116,6 +119,7 @@ class ModelRunner:
         if step.chunks:
             self._run(step.chunks, launched)
         launched.encoded, launched.failed = self.encoder.collect(wait=step.wait)
+        launched.failed += self.constraints.take_failed()
         return launched
 
     def finish(self, launched: Launched) -> StepResult:
@@ -126,6 +130,7 @@ class ModelRunner:
     def _start(self, request: GenerationRequest) -> RequestState:
         prompt = torch.tensor(request.prompt_ids, device=self.device)
         sampler = SamplerRow.start(request.sampling, prompt, self.vocab_size)
+        sampler.constraint = self.constraints.start(request)
         place = self._free_places.pop()
         if not request.media:
             return RequestState(request, sampler, None, 0, place)
@@ -153,7 +158,7 @@ class ModelRunner:
 
     def _draw(self, logits: Tensor, states: list[RequestState], launched: Launched) -> None:
         """Draw a token for each row of [B, V] and remember it on the device."""
-        draw = sample(logits, [state.sampler for state in states])
+        draw = sample(logits, [state.sampler for state in states], self._masks(states))
         self.places.last_tokens[self._to_device(np.asarray([state.place for state in states]))] = draw.tokens
         self._note(Draw(draw.tokens, draw.logprobs), states, launched)
 
@@ -200,6 +205,13 @@ class ModelRunner:
             index=state.sampler.num_generated,
             temperature=sampling.temperature,
         )
+
+    def _masks(self, states: Sequence[RequestState]) -> Sequence[Tensor | None]:
+        """What constrained rows may draw; made while the device computes the logits."""
+        rows = [state.sampler.constraint for state in states]
+        if not any(rows):
+            return ()
+        return self.constraints.masks([state.request.id for state in states], rows, self.device)
 
     def _ids(self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]) -> Tensor:
         """Packed token ids [T]; a token whose value is still on its way is taken from the device."""

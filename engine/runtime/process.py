@@ -9,10 +9,12 @@ from __future__ import annotations
 import queue
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from engine.child import Inbox, inherited_socket, leave, run_child
+from engine.child import Inbox, Prepared, inherited_socket, leave, run_child
 from engine.config import EngineConfig, EngineInfo
 from engine.core.loop import EngineLoop
+from engine.core.request import GenerationRequest
 from engine.errors import ConfigError, WeightError, WorkerDied
 from engine.ipc import Abort, Channel, Command, Failed, Ready, Report, Start, Submit
 
@@ -23,10 +25,13 @@ class EngineProcess:
     """Runs an engine loop on commands from `inbox`; outputs and figures go out through `channel` after each step."""
 
     def __init__(self, loop: EngineLoop, channel: Channel, inbox: Inbox) -> None:
+        """`inbox` gets commands of the server, and word of requests that are prepared."""
         self._loop = loop
         self._channel = channel
         self._inbox = inbox
         self._num_received = 0
+        self._preparing: dict[int, GenerationRequest] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     def run(self) -> int:
         """Work until the server goes away; returns the exit code."""
@@ -48,16 +53,35 @@ class EngineProcess:
                 return True
             if command is None:
                 return False
-            self._pass_on(command)
+            if isinstance(command, Prepared):
+                self._submit_prepared(command.request_id)
+            else:
+                self._pass_on(command)
 
     def _pass_on(self, command: Command) -> None:
         if isinstance(command, Submit):
             self._num_received += len(command.requests)
             for request in command.requests:
-                self._loop.submit(request)
+                self._submit(request)
         elif isinstance(command, Abort):
             for request_id in command.request_ids:
-                self._loop.abort(request_id)
+                if self._preparing.pop(request_id, None) is None:
+                    self._loop.abort(request_id)
+
+    def _submit(self, request: GenerationRequest) -> None:
+        """Give a request to the loop, now or when the slow part of it is done in another thread."""
+        work = None if self._loop.prepare is None else self._loop.prepare(request)
+        if work is None:
+            self._loop.submit(request)
+            return
+        self._preparing[request.id] = request
+        done = Prepared(request.id)
+        self._threads.submit(work).add_done_callback(lambda _: self._inbox.put(done))
+
+    def _submit_prepared(self, request_id: int) -> None:
+        request = self._preparing.pop(request_id, None)
+        if request is not None:  # it may have been aborted meanwhile
+            self._loop.submit(request)
 
 
 def serve(sock: socket.socket, build: Build) -> int:

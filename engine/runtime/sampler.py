@@ -17,19 +17,22 @@ from torch import Tensor
 from engine.core.request import SamplingParams, TokenLogprob
 from engine.kernels.gumbel import gumbel_draw
 from engine.kernels.sampling import DrawParams, draw
+from engine.runtime.constraint import Constraint
 
 
 @dataclass(slots=True)
 class SamplerRow:
     """Sampling state of one request on the runner.
 
-    `prompt_mask` (bool [V]) and `output_counts` (int32 [V]) exist only where a penalty needs them.
+    `prompt_mask` (bool [V]) and `output_counts` (int32 [V]) exist only where a penalty needs them, `constraint` only
+    where the answer must follow a schema.
     """
 
     params: SamplingParams
     num_generated: int = 0
     prompt_mask: Tensor | None = None
     output_counts: Tensor | None = None
+    constraint: Constraint | None = None
 
     @classmethod
     def start(cls, params: SamplingParams, prompt_ids: Tensor, vocab_size: int) -> SamplerRow:
@@ -51,6 +54,8 @@ class SamplerRow:
     def is_plain(self) -> bool:
         """Whether the next token is the largest logit or a draw from all of them, with nothing adjusted or reported."""
         p = self.params
+        if self.constraint is not None:
+            return False
         adjusted = self.output_counts is not None or p.logit_bias or self.num_generated < p.min_tokens
         drawn = p.temperature > 0 and self.is_filtered
         return not (adjusted or drawn or p.logprobs is not None)
@@ -60,6 +65,8 @@ class SamplerRow:
         self.num_generated += 1
         if self.output_counts is not None:
             self.output_counts[token] += 1
+        if self.constraint is not None:
+            self.constraint.note(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,17 @@ class Draw:
     logprobs: Tensor | None
 
 
-def sample(logits: Tensor, rows: Sequence[SamplerRow]) -> Draw:
-    """Draw one token per row of float32 logits [B, V]; the logits are overwritten."""
+def sample(logits: Tensor, rows: Sequence[SamplerRow], masks: Sequence[Tensor | None] = ()) -> Draw:
+    """Draw one token per row of float32 logits [B, V]; the logits are overwritten.
+
+    `masks` has what each row may draw, bool [V] or None for everything; none at all where no row is constrained.
+    """
     wanted = any(row.params.logprobs is not None for row in rows)
     logprobs = logits.log_softmax(dim=-1) if wanted else None
     for i, row in enumerate(rows):
         _adjust(logits[i], row)
+        if masks and (mask := masks[i]) is not None:
+            logits[i].masked_fill_(~mask, float("-inf"))
     tokens = logits.argmax(dim=-1)
     for filtered in (False, True):  # a row is drawn in the same way whatever its neighbours are
         chosen = [i for i, row in enumerate(rows) if row.params.temperature > 0 and row.is_filtered == filtered]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from engine.server.plan import Plan
 from engine.server.replies import Collected, WriteReply
 
 log = logging.getLogger(__name__)
-
-_SMALL_BYTES = 32 << 10  # a write that surely does not wait for the client
-_UNREAD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +46,15 @@ class ResponseStream:
         return self._response is not None
 
     async def write(self, piece: bytes) -> None:
-        """Send a piece.
+        """Send a piece; waits while the client has much to read, until the connection is dropped for it.
 
         Raises:
-            ConnectionError: the client is gone, or has not read for a minute.
+            ConnectionError: the client is gone.
         """
         response = self._response or await self._begin()
-        transport = self._request.transport
-        if transport is None:
+        if self._request.transport is None:
             raise ConnectionResetError("the client is gone")
-        if transport.get_write_buffer_size() + len(piece) < _SMALL_BYTES:
-            await response.write(piece)
-            return
-        try:
-            async with asyncio.timeout(_UNREAD_S):
-                await response.write(piece)
-        except TimeoutError:
-            self.break_off()
-            raise ConnectionResetError("the client does not read its answer") from None
+        await response.write(piece)
 
     async def end(self) -> web.StreamResponse:
         """Close the stream."""

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from engine.errors import InvalidRequest, Overloaded
 from engine.server.auth import host_of, is_loopback
+from engine.server.cors import Cors
 from engine.server.errors import ApiError, as_api_error, bad_request
 from engine.server.labels import LABEL_HEADER, request_label
+from engine.server.logs import log_requests
 from engine.server.routes import TENANT_KEY, Routes
 from engine.server.service import Service
 
@@ -24,9 +27,16 @@ _OPEN_ROUTES = frozenset({"/health", "/metrics", "/version"})  # a route that is
 
 def make_app(service: Service) -> web.Application:
     """The application over one service."""
-    app = web.Application(middlewares=[_Envelopes(service), _Guard(service)], client_max_size=0)
+    cors = Cors(service.options.cors_origins)
+    layers: list[Middleware] = [
+        *([log_requests] if service.options.log_requests else []),
+        _Envelopes(service),
+        _Guard(service, cors),
+    ]
+    app = web.Application(middlewares=layers, client_max_size=0)
     app.add_routes(Routes(service).table())
     app.on_response_prepare.append(_label)
+    app.on_response_prepare.append(cors.mark)
     return app
 
 
@@ -66,7 +76,8 @@ class _Envelopes:
 class _Guard:
     """Headers, Host and key, judged on the route that was matched."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, cors: Cors) -> None:
+        self._cors = cors
         self._options = service.options
         guarded = {"/metrics"} if service.options.metrics_auth else set()
         self._open_routes = _OPEN_ROUTES - guarded
@@ -75,6 +86,8 @@ class _Guard:
         if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADER_BYTES:
             raise bad_request(431, "headers_too_large", f"The headers have more than {MAX_HEADER_BYTES} bytes.")
         self._check_host(request.headers.get("Host"))
+        if (preflight := self._cors.preflight(request)) is not None:
+            return preflight
         resource = request.match_info.route.resource
         if resource is not None and resource.canonical not in self._open_routes:
             self._check_key(request)

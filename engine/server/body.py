@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -18,25 +18,27 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Decoded size and time of arrival."""
+    """Decoded size, time of arrival, and the one type that a route takes."""
 
     max_bytes: int
     timeout_s: float
+    content_type: str = "application/json"
 
 
-async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
-    """The decoded body of a JSON request.
+async def read_body(request: web.Request, limits: BodyLimits, hold: Callable[[int], None]) -> bytes:
+    """The decoded body of a JSON request; `hold` is told of its bytes as they come.
 
     Raises:
+        Overloaded: `hold` refuses more.
         ApiError: 415 for another type or coding, 413 above the limit, 408 when it does not arrive in time,
             400 when its coding is broken.
     """
-    _check_headers(request)
+    _check_headers(request, limits.content_type)
     if (request.content_length or 0) > limits.max_bytes:
         raise _too_large(limits.max_bytes)
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await _read(request, limits.max_bytes)
+            return await _read(request, limits.max_bytes, hold)
     except TimeoutError:
         message = f"The request body did not arrive within {limits.timeout_s:g} s."
         raise ApiError(408, "timeout_error", message, code="body_timeout", headers={"Connection": "close"}) from None
@@ -54,14 +56,15 @@ async def answer_expectation(request: web.Request) -> web.Response | None:
     return None
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def _read(request: web.Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     decoder = zlib.decompressobj(_GZIP_WINDOW) if _coding(request) == "gzip" else None
     body = bytearray()
     async for chunk in request.content.iter_any():
         async for piece in _decoded(chunk, decoder):
-            body += piece
-            if len(body) > max_bytes:
+            if len(body) + len(piece) > max_bytes:
                 raise _too_large(max_bytes)
+            hold(len(piece))
+            body += piece
     if decoder is not None and not decoder.eof:
         raise zlib.error("the compressed body is cut off")
     return bytes(body)
@@ -82,9 +85,9 @@ def _coding(request: web.Request) -> str:
     return request.headers.get("Content-Encoding", "identity").lower()
 
 
-def _check_headers(request: web.Request) -> None:
-    if request.content_type != "application/json":
-        raise bad_request(415, "unsupported_media_type", "The Content-Type must be application/json.")
+def _check_headers(request: web.Request, content_type: str) -> None:
+    if request.content_type != content_type:
+        raise bad_request(415, "unsupported_media_type", f"The Content-Type must be {content_type}.")
     if _coding(request) not in ("identity", "gzip"):
         raise bad_request(415, "unsupported_media_type", "The Content-Encoding must be gzip, or absent.")
 

@@ -13,8 +13,9 @@ from engine.server.jsonbody import quoted, refused
 
 MAX_MESSAGES = 1024
 T = TypeVar("T")
-_AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg")
-_ROLES: dict[str, Role] = {
+AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg")
+PART_TYPES = ("text", "image_url", "input_audio", "audio_url", "video_url")
+ROLES: dict[str, Role] = {
     **{"system": "system", "developer": "system"},
     **{"user": "user", "assistant": "assistant", "tool": "tool"},
 }
@@ -69,9 +70,9 @@ def conversation(messages: Sequence[MessageBody]) -> tuple[ChatMessage, ...]:
 
 
 def _message(body: MessageBody, where: str) -> ChatMessage:
-    role = _ROLES.get(body.role)
+    role = ROLES.get(body.role)
     if role is None:
-        accepted = ", ".join(_ROLES)
+        accepted = ", ".join(ROLES)
         raise InvalidRequest(f"{where}.role must be one of {accepted}, got {quoted(body.role)}", param=f"{where}.role")
     if body.audio is not None:
         raise refused(f"{where}.audio", f"{where}.audio: audio of an earlier turn is not kept; send its transcript")
@@ -104,13 +105,14 @@ def _part(part: PartBody, where: str) -> TextPart | MediaPart:
         return _inline_audio(_payload(part.input_audio, f"{where}.input_audio"), where)
     if part.type == "file":
         raise refused(where, f"{where}: file parts are not supported")
-    kinds = "text, image_url, input_audio, audio_url, video_url"
-    raise InvalidRequest(f"{where}.type must be one of {kinds}, got {quoted(part.type)}", param=f"{where}.type")
+    raise InvalidRequest(
+        f"{where}.type must be one of {', '.join(PART_TYPES)}, got {quoted(part.type)}", param=f"{where}.type"
+    )
 
 
 def _inline_audio(source: AudioSource, where: str) -> MediaPart:
-    if source.format not in _AUDIO_FORMATS:
-        param, formats = f"{where}.input_audio.format", ", ".join(_AUDIO_FORMATS)
+    if source.format not in AUDIO_FORMATS:
+        param, formats = f"{where}.input_audio.format", ", ".join(AUDIO_FORMATS)
         raise InvalidRequest(f"{param} must be one of {formats}, got {quoted(source.format)}", param=param)
     return MediaPart("audio", f"data:audio/{source.format};base64,{source.data}", where)
 

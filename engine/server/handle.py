@@ -39,6 +39,7 @@ class EngineHandle(WorkerHandle):
         self._num_submitted = 0
         self._num_received = 0
         self._waiting_tokens = 0
+        self._num_waiting = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -65,9 +66,12 @@ class EngineHandle(WorkerHandle):
             ApiError: the engine is not there.
         """
         assert self.info is not None
+        if self._num_waiting == 0:
+            self.drain.restart()
         for request in requests:
             self._open[request.id] = _Open(queue, len(request.prompt_ids))
             self._waiting_tokens += len(request.prompt_ids)
+        self._num_waiting += len(requests)
         self._num_submitted += len(requests)
         self._send(Submit(tuple(requests)))
 
@@ -95,7 +99,8 @@ class EngineHandle(WorkerHandle):
             return
         self.failure = message
         self.stats = EngineStats(num_blocks=self.stats.num_blocks, num_free_blocks=self.stats.num_blocks)
-        still_open, self._open, self._waiting_tokens = self._open, {}, 0
+        still_open, self._open = self._open, {}
+        self._waiting_tokens = self._num_waiting = 0
         self._change(WorkerState.FAILED)
         for entry in still_open.values():
             entry.queue.fail(unavailable("engine_failed"))
@@ -120,6 +125,7 @@ class EngineHandle(WorkerHandle):
         if entry.is_waiting:
             entry.is_waiting = False
             self._waiting_tokens -= entry.num_prompt_tokens
+            self._num_waiting -= 1
             self.drain.note()
 
     def _forget(self, request_id: int) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,6 +43,9 @@ _KINDS = {
     **{"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"},
     **{"object": "an object", "array": "a list", "null": "null"},
 }
+
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_building = threading.Lock()
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -93,9 +97,21 @@ def _refuse_fields(fields: Mapping[str, msgspec.Raw]) -> None:
             raise refused(name, f"{name} is not supported by this server", code=REFUSED[name])
 
 
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """One decoder for each type, none built by two threads at once.
+
+    msgspec 0.22 gathers what it knows of a struct at its first use, and a second thread that finds it half done
+    crashes the process.
+    """
+    if kind not in _decoders:
+        with _building:
+            _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    return _decoders[kind]
+
+
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

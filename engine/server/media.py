@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -13,7 +14,7 @@ from engine.core.request import MediaInput, MediaKind
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.chat import MediaTokens, Prompt
 from engine.inputs.fetch import MediaFetcher
-from engine.inputs.media import Preprocessed
+from engine.inputs.media import EncodedMedia, Preprocessed
 from engine.inputs.media_pool import MediaPool
 from engine.inputs.messages import MediaPart
 from engine.server.jsonbody import refused
@@ -35,21 +36,26 @@ class NeedsMedia(Generic[T]):
 
 
 class MediaLoader:
-    """Fetches, decodes and preprocesses media; the decoding processes start with the first medium."""
+    """Fetches, decodes and preprocesses media; the decoding processes start with the first medium.
 
-    def __init__(self, fetcher: MediaFetcher, pool: MediaPool) -> None:
+    `fetches` counts what became of URLs that are not data: URLs, by outcome.
+    """
+
+    def __init__(self, fetcher: MediaFetcher, pool: MediaPool, fetches: Counter[str]) -> None:
         self._fetcher = fetcher
+        self._fetches = fetches
         self._pool = pool
         self._start: asyncio.Task[None] | None = None
 
-    async def load(self, parts: Sequence[MediaPart]) -> list[Preprocessed]:
-        """All parts of one request, in order.
+    async def load(self, parts: Sequence[MediaPart], hold: Callable[[int], None]) -> list[Preprocessed]:
+        """All parts of one request, in order; `hold` is told of their bytes, fetched and decoded.
 
         Raises:
+            Overloaded: `hold` refuses more.
             InvalidRequest: a part cannot be had or decoded; the others are abandoned.
         """
         await self._ensure_started()
-        tasks = [asyncio.create_task(self._load(part)) for part in parts]
+        tasks = [asyncio.create_task(self._load(part, hold)) for part in parts]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -64,17 +70,36 @@ class MediaLoader:
     async def _ensure_started(self) -> None:
         if self._start is None:
             self._start = asyncio.create_task(self._pool.start())
+        start = self._start
         try:
-            await asyncio.shield(self._start)  # one client that leaves must not stop it for the others
+            await asyncio.shield(start)  # one client that leaves must not stop it for the others
         except ConfigError as error:
+            if self._start is start:
+                self._start = None  # what kept the workers from starting may have passed by the next request
             raise refused("messages", f"media input is not available on this server: {error}") from None
 
-    async def _load(self, part: MediaPart) -> Preprocessed:
+    async def _load(self, part: MediaPart, hold: Callable[[int], None]) -> Preprocessed:
         try:
-            media = await self._fetcher.load(part.kind, part.url)
-            return await self._pool.preprocess(part.kind, media.parts, media.mime, part.clip_hz)
+            media = await self._fetch(part)
+            hold(sum(map(len, media.parts)))
+            decoded = await self._pool.preprocess(part.kind, media.parts, media.mime, part.clip_hz)
+            hold(sum(len(array.data) for array in decoded.arrays))
+            return decoded
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=part.where, code=error.code, status=error.status) from None
+
+    async def _fetch(self, part: MediaPart) -> EncodedMedia:
+        outcome = "cancelled"
+        try:
+            media = await self._fetcher.load(part.kind, part.url)
+            outcome = "ok"
+        except InvalidRequest as error:
+            outcome = error.code
+            raise
+        finally:
+            if part.url[:5].lower() != "data:":
+                self._fetches[outcome] += 1
+        return media
 
 
 def check_parts(parts: Sequence[MediaPart], modalities: Sequence[str], limits: Mapping[MediaKind, int]) -> None:

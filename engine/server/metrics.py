@@ -53,6 +53,7 @@ class Metrics:
         self.generation_tokens = Histogram("request_generation_tokens", "Generated tokens of a sequence.", _TOKENS)
         self.finished = Counter(dict.fromkeys(FinishReason, 0))
         self.rejected: Counter[str] = Counter()  # by error code, which no client chooses
+        self.media_fetches: Counter[str] = Counter()  # by outcome: ok, cancelled, or an error code
 
     @property
     def histograms(self) -> tuple[Histogram, ...]:
@@ -77,6 +78,8 @@ class Metrics:
         yield from namer.family("request_success_total", "counter", "Sequences that ended, by reason.", finished)
         rejected = [("", f'reason="{code}"', float(count)) for code, count in sorted(self.rejected.items())]
         yield from namer.family("http_requests_rejected_total", "counter", "Error answers, by code.", rejected)
+        fetched = [("", f'outcome="{outcome}"', float(count)) for outcome, count in sorted(self.media_fetches.items())]
+        yield from namer.family("media_fetch_total", "counter", "Media URLs asked for, by outcome.", fetched)
         for histogram in self.histograms:
             yield from namer.family(histogram.name, "histogram", histogram.help, histogram.samples())
 

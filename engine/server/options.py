@@ -7,6 +7,15 @@ import re
 from pathlib import Path
 
 KEY_VARIABLE = "MING_API_KEY"
+# Arguments of chat template renderers: a client that could set one would change what is rendered, or with what.
+_RENDERER_ARGUMENTS = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs", "bos_token", "eos_token", "pad_token"),
+        *("raise_exception", "strftime_now", "self", "cls", "enable_thinking"),
+    }
+)
 _EXAMPLES = """\
 examples:
   python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
@@ -20,6 +29,7 @@ examples:
                                                         over several hosts, see docs/several-hosts.md
   python -m engine inspect ./checkpoint                 what it holds and needs
   python -m engine verify ./checkpoint                  whether it loads, without reading weights
+  python -m engine openapi                              the endpoint's OpenAPI description
 
 exit codes: 0 stopped by a signal and drained, 1 the engine failed, 2 options or machine do not allow it
 """
@@ -29,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of `serve`, in groups."""
     parser = argparse.ArgumentParser(
         prog="python -m engine",
-        usage="python -m engine [serve] [options] | inspect PATH | verify PATH",
+        usage="python -m engine [serve] [options] | inspect PATH | verify PATH | openapi",
         description="Serve Ming-flash-omni-2.0 with an OpenAI-compatible HTTP endpoint.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,6 +77,15 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         choices=("none", "ming"),
         default="none",
         help="system sentence of chats that bring none: none at all (default), or the released one",
+    )
+    add(
+        "--template-kwarg",
+        type=_template_kwarg,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that clients may send in chat_template_kwargs beside enable_thinking; repeatable. The released "
+        "template has no other switch, so it is accepted and has no effect",
     )
     add(
         "--cache-dir", type=Path, metavar="PATH", help="where the embedded model is written (default: the user's cache)"
@@ -163,6 +182,13 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="seconds that running requests have after SIGTERM (default: 30)",
     )
+    add(
+        "--sse-ping",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="seconds after which a quiet stream gets a comment line, 0 for never (default: 0)",
+    )
     add("--parent-fd", type=_count, metavar="FD", help="end when this inherited pipe is closed at its other end")
     add("--metrics-vllm-names", action="store_true", help="show metrics under vllm: names, too")
 
@@ -193,6 +219,13 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
         metavar="KIND=N",
         help="parts of a kind in one request; repeatable (default: image=16 audio=4 video=2)",
     )
+    add(
+        "--max-request-memory",
+        type=_positive,
+        default=2 << 30,
+        metavar="BYTES",
+        help="bodies and decoded media of all requests that have not reached the engine (default: 2147483648)",
+    )
     add("--max-connections", type=_positive, default=1024, metavar="N", help="most open connections (default: 1024)")
 
 
@@ -211,6 +244,18 @@ def _add_access_options(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="HOST",
         help="exact host from which http(s) media may be fetched; repeatable (default: none)",
+    )
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="exact origin of a page that may call this server, as https://ui.example; repeatable (default: none)",
+    )
+    add(
+        "--log-requests",
+        action="store_true",
+        help="log the beginning of each request body, prompts included, and what came of it",
     )
     add("--metrics-auth", action="store_true", help="ask for a key on /metrics, too")
 
@@ -234,6 +279,12 @@ def _media_limit(text: str) -> tuple[str, int]:
     if kind not in ("image", "audio", "video"):
         raise argparse.ArgumentTypeError(f"must be image=N, audio=N or video=N, got {text!r}")
     return kind, _at_least(count, 0)
+
+
+def _template_kwarg(text: str) -> str:
+    if not text.isidentifier() or text in _RENDERER_ARGUMENTS:
+        raise argparse.ArgumentTypeError(f"must be a name that is no argument of the renderer itself, got {text!r}")
+    return text
 
 
 def _port(text: str) -> int:

@@ -21,7 +21,7 @@ class Serving:
 
     `names` are the served model names, the first one being the default. `tokenizer` is None when the server
     takes and gives token ids only. `media_limits` is how many parts of a kind one request may have. `speech` is None
-    where there is no talker.
+    where there is no talker. `template_kwargs` are names that `chat_template_kwargs` may hold beside `enable_thinking`.
     """
 
     names: tuple[str, ...]
@@ -31,6 +31,7 @@ class Serving:
     media_limits: Mapping[MediaKind, int]
     field_log: FieldLog
     speech: SpeechInfo | None = None
+    template_kwargs: frozenset[str] = frozenset()
 
     def need_thinker(self) -> None:
         """For a request about text.

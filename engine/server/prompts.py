@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from engine.server.jsonbody import quoted, refused
 from engine.server.media import check_parts, media_inputs, media_tokens
 from engine.server.plan import PromptInput, Serving
 
+_MAX_KWARG_CHARS = 256
 _REASONING_EFFORTS = ("none", "low", "medium", "high")
 
 
@@ -44,7 +45,7 @@ class PromptChoices:
     tools: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, fields: PromptFields) -> PromptChoices:
+    def of(cls, fields: PromptFields, serving: Serving) -> PromptChoices:
         """Check the fields.
 
         Raises:
@@ -55,7 +56,8 @@ class PromptChoices:
             accepted = ", ".join(_REASONING_EFFORTS)
             message = f"reasoning_effort must be one of {accepted}, got {quoted(effort)}"
             raise InvalidRequest(message, param="reasoning_effort")
-        thinking = _enable_thinking(fields.chat_template_kwargs or {}) or effort not in (None, "none")
+        kwargs = fields.chat_template_kwargs or {}
+        thinking = _enable_thinking(kwargs, serving.template_kwargs) or effort not in (None, "none")
         return cls(thinking, _tools(fields.tools or [], fields.tool_choice))
 
 
@@ -96,15 +98,17 @@ def draft_prompt(
     return PromptDraft(segments, media, tokenizer, serving.info.audio_batching)
 
 
-def encode_text(text: str, serving: Serving) -> list[int]:
+def encode_text(text: str, serving: Serving, *, add_special_tokens: bool | None = None) -> list[int]:
     """Ids of a raw prompt: control tokens in it are meant, the whole of it is the client's.
+
+    The tokenizer's own control tokens are added unless `add_special_tokens` is false.
 
     Raises:
         InvalidRequest: the server has no tokenizer, or the text is far longer than the context.
     """
     tokenizer = serving.need_tokenizer("a text prompt")
     _check_chars(len(text), tokenizer, serving.info.max_model_len, "prompt")
-    return tokenizer.encode(text, special=True)
+    return tokenizer.encode(text, special=True, add=add_special_tokens is not False)
 
 
 def context_exceeded(context: int, num_output: int, num_prompt: str, param: str) -> InvalidRequest:
@@ -125,15 +129,25 @@ def _check_chars(num_chars: int, tokenizer: Tokenizer, context: int, param: str)
         raise context_exceeded(context, 1, f"at least {at_least}", param)
 
 
-def _enable_thinking(kwargs: Mapping[str, Any]) -> bool:
+def _enable_thinking(kwargs: Mapping[str, Any], others: Collection[str]) -> bool:
+    """Whether the template's one switch is on; what the operator listed besides is checked and has no effect."""
     for name, value in kwargs.items():
         param = f"chat_template_kwargs.{name[:100]}"
-        if name != "enable_thinking":
-            message = f"chat_template_kwargs takes only enable_thinking, got {quoted(name)}"
+        if name == "enable_thinking":
+            if not isinstance(value, bool):
+                raise InvalidRequest(f"{param} must be true or false, got {quoted(value)}", param=param)
+        elif name not in others:
+            accepted = ", ".join(("enable_thinking", *sorted(others)))
+            message = f"chat_template_kwargs takes only {accepted}, got {quoted(name)}"
             raise refused(param, message, code="forbidden_parameter")
-        if not isinstance(value, bool):
-            raise InvalidRequest(f"{param} must be true or false, got {quoted(value)}", param=param)
+        elif not isinstance(value, (bool, int, float)) and not _is_short_text(value):
+            message = f"{param} must be true or false, a number, or a string of at most {_MAX_KWARG_CHARS} characters"
+            raise InvalidRequest(message, param=param)
     return bool(kwargs.get("enable_thinking"))
+
+
+def _is_short_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_KWARG_CHARS
 
 
 def _tools(tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:

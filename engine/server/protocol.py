@@ -71,7 +71,7 @@ def plan_chat(body: bytes, serving: Serving) -> Plan | NeedsMedia[Plan]:
     logprobs = _chat_logprobs(request)
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     messages = conversation(request.messages)
-    draft = draft_prompt(messages, PromptChoices.of(request), serving)
+    draft = draft_prompt(messages, PromptChoices.of(request, serving), serving)
 
     def finish(media: Sequence[Preprocessed]) -> Plan:
         prompt = draft.encode(media)
@@ -95,7 +95,8 @@ def plan_completion(body: bytes, serving: Serving) -> Plan:
     check_range("logprobs", request.logprobs, Range(0, MAX_TOP_LOGPROBS))
     if not request.return_token_ids:
         serving.need_tokenizer("text output (send return_token_ids: true)")
-    prompts = tuple(_encode(prompt, serving) for prompt in _prompts(request.prompt))
+    adds = request.add_special_tokens
+    prompts = tuple(_encode(prompt, serving, adds) for prompt in _prompts(request.prompt))
     longest = max(len(prompt.ids) for prompt in prompts)
     default = min(_DEFAULT_COMPLETION_TOKENS, context - longest)
     max_tokens = _fit(longest, request.max_tokens, default, context, "prompt")
@@ -182,9 +183,9 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> Sequence[str | list[i
     return batch
 
 
-def _encode(prompt: str | list[int], serving: Serving) -> PromptInput:
+def _encode(prompt: str | list[int], serving: Serving, adds: bool | None) -> PromptInput:
     if isinstance(prompt, str):
-        ids = tuple(encode_text(prompt, serving))
+        ids = tuple(encode_text(prompt, serving, add_special_tokens=adds))
     else:
         ids = tuple(prompt)
         for token in (min(ids, default=0), max(ids, default=0)):

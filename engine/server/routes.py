@@ -14,7 +14,7 @@ from aiohttp import web
 
 from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
-from engine.server.answers import EVENT_HEADERS, Format, ResponseStream, answer_stream, answer_whole
+from engine.server.answers import EVENT_HEADERS, Format, answer_stream, answer_whole
 from engine.server.audio_file import RATE_HEADER
 from engine.server.body import BodyLimits, answer_expectation, read_body
 from engine.server.chunks import CompletionChunks, chat_chunks
@@ -22,7 +22,9 @@ from engine.server.errors import RETRY_AFTER_S, request_timeout
 from engine.server.generation import Answering, Caller, Generation
 from engine.server.jsonbody import quoted
 from engine.server.labels import request_label
+from engine.server.logs import log_body
 from engine.server.media import NeedsMedia
+from engine.server.ping import PingedStream
 from engine.server.plan import Plan, Serving
 from engine.server.protocol import plan_chat, plan_completion
 from engine.server.replies import Collected, chat_reply, completion_reply
@@ -31,6 +33,7 @@ from engine.server.speech_body import plan_speech
 from engine.server.speech_route import answer_speech
 from engine.server.spoken import SpokenGeneration
 from engine.server.tokens import detokenize, tokenize, tokenizer_info
+from engine.server.transcription import TranscriptionPlan, plan_transcription
 from engine.server.utterance import Utterance
 
 TENANT_KEY = web.RequestKey("tenant", str)  # set where the API key was checked
@@ -58,6 +61,7 @@ class Routes:
             web.post("/v1/chat/completions", self.chat, expect_handler=answer_expectation),
             web.post("/v1/completions", self.completions, expect_handler=answer_expectation),
             web.post("/v1/audio/speech", self.speech, expect_handler=answer_expectation),
+            web.post("/v1/audio/transcriptions", self.transcriptions, expect_handler=answer_expectation),
             web.post("/tokenize", self.tokenize, expect_handler=answer_expectation),
             web.post("/detokenize", self.detokenize, expect_handler=answer_expectation),
             web.get("/tokenizer_info", self.tokenizer_info),
@@ -98,10 +102,35 @@ class Routes:
 
     async def speech(self, request: web.Request) -> web.StreamResponse:
         arrived_s = asyncio.get_running_loop().time()
-        with self._service.active():
-            spoken = await self._parse(request, plan_speech, self._service.options.speech_body)
-            self._service.serving()  # it may have stopped meanwhile
-            return await answer_speech(self._service, request, spoken, arrived_s)
+        service = self._service
+        service.serving()
+        service.speech.check_room(service.options.max_queue)
+        with service.active():
+            spoken = await self._parse(request, plan_speech, service.options.speech_body)
+            service.check_open()
+            return await answer_speech(service, request, spoken, arrived_s)
+
+    async def transcriptions(self, request: web.Request) -> web.Response:
+        arrived_s = asyncio.get_running_loop().time()
+        service = self._service
+        serving = service.serving()
+        service.check_room()
+        with service.active():
+            content_type = request.headers.get("Content-Type", "")
+
+            def parse(body: bytes, serving: Serving) -> TranscriptionPlan | NeedsMedia[TranscriptionPlan]:
+                return plan_transcription(body, serving, content_type)
+
+            asked = await self._parse(request, parse, service.options.form_body)
+            service.check_open()
+            caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
+
+            async def write(choices: list[Collected]) -> bytes:
+                return asked.answer(choices[0].text)
+
+            response = await answer_whole(self._answering(serving, asked.plan, caller, None), write)
+            response.headers["Content-Type"] = asked.content_type
+            return response
 
     async def tokenize(self, request: web.Request) -> web.Response:
         return _json(await self._parse(request, tokenize, self._service.options.tokenizer_body))
@@ -117,17 +146,20 @@ class Routes:
     ) -> web.StreamResponse:
         arrived_s = asyncio.get_running_loop().time()
         service = self._service
-        service.serving()
+        serving = service.serving()
+        service.check_room()
         with service.active():
             plan = await self._parse(request, plan_of, service.options.generation_body)
-            service.serving()  # it may have stopped meanwhile
+            if plan.sampling.json_schema is not None:
+                await service.grammars.check(plan.sampling.json_schema)
+            service.check_open()
             caller = Caller(request.get(TENANT_KEY, ""), request_label(request), arrived_s)
             reply_id, created = form.prefix + secrets.token_hex(12), int(time.time())
             if plan.stream:
-                stream = ResponseStream(request, _stream_headers(plan))
-                answering = self._answering(plan, caller, stream.break_off)
+                stream = PingedStream(request, _stream_headers(plan), service.options.sse_ping_s)
+                answering = self._answering(serving, plan, caller, stream.break_off)
                 return await answer_stream(answering, form.chunks(plan, reply_id, created), stream)
-            answering = self._answering(plan, caller, None)
+            answering = self._answering(serving, plan, caller, None)
 
             async def write(choices: list[Collected]) -> bytes:
                 arguments = (plan, reply_id, created, choices, answering.usage)
@@ -137,9 +169,11 @@ class Routes:
 
             return await answer_whole(answering, write)
 
-    def _answering(self, plan: Plan, caller: Caller, on_overflow: Callable[[], None] | None) -> Answering:
+    def _answering(
+        self, serving: Serving, plan: Plan, caller: Caller, on_overflow: Callable[[], None] | None
+    ) -> Answering:
         service = self._service
-        generation = Generation(service, service.serving(), plan, caller, on_overflow)
+        generation = Generation(service, serving, plan, caller, on_overflow)
         if plan.speech is None:
             return generation
         request = SpeechRequest(service.speech.next_id(), plan.sampling.seed, plan.speech.voice)
@@ -151,18 +185,21 @@ class Routes:
         """Read the body and have a thread make something of it, with its media decoded in between."""
         service = self._service
         serving = service.serving()
-        body = await read_body(request, limits)
         loop = asyncio.get_running_loop()
-        parsed = await loop.run_in_executor(service.pool, parse, body, serving)
-        if not isinstance(parsed, NeedsMedia):
-            return parsed
-        limit_s = service.options.request_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                media = await service.media.load(parsed.parts)
-        except TimeoutError:
-            raise request_timeout(limit_s) from None
-        return await loop.run_in_executor(service.pool, parsed.finish, media)
+        with service.intake.prepare() as preparation:
+            body = await read_body(request, limits, preparation.hold)
+            if service.options.log_requests:
+                log_body(request, body)
+            parsed = await loop.run_in_executor(service.pool, parse, body, serving)
+            if not isinstance(parsed, NeedsMedia):
+                return parsed
+            limit_s = service.options.request_timeout_s
+            try:
+                async with asyncio.timeout(limit_s):
+                    media = await service.media.load(parsed.parts, preparation.hold)
+            except TimeoutError:
+                raise request_timeout(limit_s) from None
+            return await loop.run_in_executor(service.pool, parsed.finish, media)
 
     def _card(self, name: str, serving: Serving) -> dict[str, object]:
         return {

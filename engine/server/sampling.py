@@ -10,8 +10,9 @@ import msgspec
 
 from engine.core.request import SamplingParams
 from engine.errors import InvalidRequest
-from engine.server.jsonbody import quoted, refused
+from engine.server.jsonbody import quoted
 from engine.server.plan import Serving
+from engine.server.structured import ResponseFormat, schema_of
 from engine.server.text import StopRule
 
 MAX_STOPS = 16
@@ -20,15 +21,12 @@ MAX_BIASES = 1024
 MAX_SAMPLES = 16
 MAX_TOP_LOGPROBS = 20
 _MAX_ID_DIGITS = 10
+_SMALLEST = 1e-5  # what temperature, top_p and a penalty may divide by: much less is 0 or infinite in float32
 
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct):
-    type: str
 
 
 class SamplingBody(msgspec.Struct, kw_only=True):
@@ -114,7 +112,6 @@ def check_sampling(body: SamplingBody, serving: Serving) -> None:
     _check_stream(body)
     _check_stops(body, serving)
     _check_biases(body.logit_bias or {}, serving.info.vocab_size)
-    _check_format(body.response_format)
 
 
 def stop_rule(body: SamplingBody) -> StopRule:
@@ -134,27 +131,32 @@ def sampling_params(
     """What the engine gets; defaults are those of the HTTP contract.
 
     Raises:
-        InvalidRequest: `min_tokens` is above `max_tokens`.
+        InvalidRequest: `min_tokens` is above `max_tokens`, or the response format cannot be enforced.
     """
     min_tokens = body.min_tokens or 0
+    temperature = _given(body.temperature, 1.0)
+    json_schema = schema_of(body.response_format, serving)
+    if json_schema is not None:
+        _check_end_is_free(body)
     if min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens must be at most {max_tokens}, got {min_tokens}", param="min_tokens")
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=_given(body.temperature, 1.0),
-        top_p=_given(body.top_p, 1.0),
+        temperature=0.0 if temperature < _SMALLEST else temperature,
+        top_p=max(_given(body.top_p, 1.0), _SMALLEST),
         top_k=max(0, body.top_k or 0),
         min_p=_given(body.min_p, 0.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
-        repetition_penalty=_given(body.repetition_penalty, 1.0),
+        repetition_penalty=max(_given(body.repetition_penalty, 1.0), _SMALLEST),
         seed=secrets.randbits(63) if body.seed is None else body.seed,
         eos_token_ids=() if body.ignore_eos else serving.info.eos_token_ids,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        json_schema=json_schema,
     )
 
 
@@ -208,10 +210,14 @@ def check_token(name: str, token: int, vocab_size: int) -> None:
         raise InvalidRequest(message, param=name)
 
 
-def _check_format(response_format: ResponseFormat | None) -> None:
-    if response_format is None or response_format.type == "text":
-        return
-    if response_format.type in ("json_object", "json_schema"):
-        raise refused("response_format", f"response_format {response_format.type} is not supported by this server")
-    message = f"response_format.type must be text, json_object or json_schema, got {quoted(response_format.type)}"
-    raise InvalidRequest(message, param="response_format")
+def _check_end_is_free(body: SamplingBody) -> None:
+    """Behind complete JSON nothing but the end can follow.
+
+    Raises:
+        InvalidRequest: the request forbids the end.
+    """
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(body, name):
+            raise InvalidRequest(
+                f"{name} cannot be used with response_format: JSON ends where it is complete", param=name
+            )

@@ -19,6 +19,7 @@ from engine.inputs.processor_config import MediaConfig
 from engine.inputs.tokenizer import Tokenizer
 from engine.ipc import Ready, Start, StartSpeech
 from engine.server.app import make_app
+from engine.server.errors import unavailable
 from engine.server.handle import EngineHandle
 from engine.server.http import HttpServer
 from engine.server.process import ENGINE_COMMAND, SPEECH_COMMAND, WorkerProcess
@@ -118,7 +119,7 @@ class _Server:
         for handle in self._handles:
             if handle.failure is not None:
                 log.error("%s", handle.failure)
-        await self._service.settle()
+        await self._service.end_all(unavailable("engine_failed"))  # one worker is gone, the other one may still run
         return 1
 
     async def _start(self) -> None:

@@ -31,10 +31,16 @@ class SpeechHandle(WorkerHandle):
         """
         if self.state is not WorkerState.READY:
             raise unavailable("engine_failed" if self.state is WorkerState.FAILED else "starting")
-        if len(self._open) >= self.stats.num_slots + max_queue:
-            raise Overloaded("The speech queue is full. Try again later.", retry_after_s=RETRY_AFTER_S)
+        self.check_room(max_queue)
         self._open[request.id] = queue
         self._send(Speak(request))
+
+    def check_room(self, max_queue: int) -> None:
+        """Raises:
+        Overloaded: as many as may wait are waiting.
+        """
+        if len(self._open) >= self.stats.num_slots + max_queue:
+            raise Overloaded("The speech queue is full. Try again later.", retry_after_s=RETRY_AFTER_S)
 
     def say(self, request_id: int, text: str, *, last: bool) -> None:
         """More text of an utterance, if it is still open."""

@@ -49,10 +49,10 @@ def tokenize(body: bytes, serving: Serving) -> dict[str, object] | NeedsMedia[di
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt", code="missing_field")
     if request.prompt is not None:
-        return _counted(encode_text(request.prompt, serving), serving)
+        return _counted(encode_text(request.prompt, serving, add_special_tokens=request.add_special_tokens), serving)
     generation = request.add_generation_prompt is not False
     messages = conversation(request.messages or [])
-    draft = draft_prompt(messages, PromptChoices.of(request), serving, add_generation_prompt=generation)
+    draft = draft_prompt(messages, PromptChoices.of(request, serving), serving, add_generation_prompt=generation)
 
     def finish(media: Sequence[Preprocessed]) -> dict[str, object]:
         return _counted(draft.encode(media).ids, serving)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.child import Inbox, inherited_socket, run_child
+from engine.child import Inbox, Prepared, inherited_socket, run_child
 from engine.config import SpeechInfo, SpeechOptions
 from engine.errors import ConfigError, WeightError
 from engine.ipc import Abort, Channel, Command, Failed, Say, Speak, SpeechReady, SpeechReport, StartSpeech
@@ -46,7 +46,7 @@ class SpeechProcess:
             self._pass_on(command)
             is_idle = False  # report even if nothing is to be said: figures have changed
 
-    def _pass_on(self, command: Command) -> None:
+    def _pass_on(self, command: Command | Prepared) -> None:
         if isinstance(command, Speak):
             self._loop.open(command.request)
         elif isinstance(command, Say):

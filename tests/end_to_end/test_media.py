@@ -10,13 +10,14 @@ from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
 import pytest
 from PIL import Image
 
 from engine.inputs.processor_config import ImageProcessorConfig
 from engine.inputs.video import sample_frames, video_size
-from tests.end_to_end.server import RunningServer, running_server, until
+from tests.end_to_end.server import RunningServer, fetch, running_server, until
 from tests.engine.inputs.media_files import audio_file, image_file, video_file
 
 pytestmark = pytest.mark.slow  # real processes, real files
@@ -45,6 +46,32 @@ def audio_part(data: bytes, fmt: str = "wav") -> dict[str, Any]:
 
 def video_part(data: bytes, mime: str = "video/mp4") -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": data_url(mime, data)}}
+
+
+def transcribe(server: RunningServer, clip: bytes, **fields: str) -> tuple[int, dict[str, Any]]:
+    """Status and answer of a transcription, as a form of two parts and more."""
+    head = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    body = b"".join(head % (name.encode(), value.encode()) for name, value in fields.items())
+    body += head % (b"file", clip) + b"--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, text = fetch(Request(server.url + "/v1/audio/transcriptions", body, headers))
+    return status, json.loads(text)
+
+
+def test_transcription(server: RunningServer) -> None:
+    """The untrained model writes something, the clip's length is the file's, and it is the same each time."""
+    clip = audio_file("mp3", num_samples=40_000)
+    status, answer = transcribe(server, clip, response_format="verbose_json", language="en")
+    assert status == 200, answer
+    assert answer["task"] == "transcribe"
+    assert answer["language"] == "english"
+    assert answer["duration"] == pytest.approx(2.5, abs=0.1)
+    assert answer["usage"] == {"type": "duration", "seconds": math.ceil(answer["duration"])}
+    assert transcribe(server, clip, language="en")[1]["text"] == answer["text"]
+    status, answer = transcribe(server, audio_file("flac", 8_000 * 301, 8_000))
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "audio_too_long", "file")
+    status, answer = transcribe(server, b"no clip")
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_media", "file")
 
 
 def prompt_details(server: RunningServer, *parts: dict[str, Any]) -> dict[str, int]:

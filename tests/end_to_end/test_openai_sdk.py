@@ -11,13 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import uvloop
 
 from engine.server.auth import KeyRing
 from tests.end_to_end.lazy import lazy_import
+from tests.engine.inputs.media_files import audio_file
 from tests.engine.server.endpoint import MODEL, endpoint
 from tests.engine.server.fake_engine import CONTEXT, FakeEngine, says
 
@@ -249,3 +250,43 @@ def test_real_engine_draws_by_seed_and_scores_what_it_drew(tiny_url: str) -> Non
         assert scored.choices[0].logprobs.token_logprobs is not None
         values = scored.choices[0].logprobs.token_logprobs[len(prompt) :]
         assert values == pytest.approx(drawn[0].logprobs.token_logprobs, abs=1e-3)
+
+
+def test_real_engine_keeps_to_the_schema_of_the_sdk(tiny_url: str) -> None:
+    """`parse` sends a strict schema made from a class; whole, streamed, with several samples and at any temperature."""
+    import pydantic  # with the SDK, not with the collection
+
+    Weather = pydantic.create_model("Weather", sunny=(bool, ...), degrees=(Literal[0, 10, 20, 30], ...))  # noqa: N806
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+        model = client.models.list().data[0].id
+        reply = client.chat.completions.parse(
+            model=model, messages=QUESTION, response_format=Weather, n=3, temperature=1.8, seed=1
+        )
+        assert len(reply.choices) == 3
+        for choice in reply.choices:
+            assert choice.finish_reason == "stop"
+            assert isinstance(choice.message.parsed, Weather), choice.message.content
+        with client.chat.completions.stream(
+            model=model, messages=QUESTION, response_format=Weather, temperature=0
+        ) as stream:
+            assert isinstance(stream.get_final_completion().choices[0].message.parsed, Weather)
+        free = client.chat.completions.create(
+            model=model, messages=QUESTION, response_format={"type": "json_object"}, max_tokens=60
+        )
+        assert (free.choices[0].message.content or "").lstrip().startswith("{")
+
+
+def test_real_engine_transcribes_for_the_sdk(tiny_url: str) -> None:
+    clip = ("clip.wav", audio_file("wav", 24_000), "audio/wav")
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+        model = client.models.list().data[0].id
+        plain = client.audio.transcriptions.create(model=model, file=clip, language="en", temperature=0)
+        as_text = client.audio.transcriptions.create(model=model, file=clip, language="en", response_format="text")
+        verbose = client.audio.transcriptions.create(
+            model=model, file=clip, language="en", response_format="verbose_json"
+        )
+        assert plain.text == as_text == verbose.text
+        assert (verbose.language, round(float(verbose.duration), 1)) == ("english", 1.5)
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.audio.transcriptions.create(model=model, file=clip, timestamp_granularities=["word"])
+        assert wrong.value.code == "unsupported_parameter"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from engine.inputs.media_pool import MediaPool
 from engine.inputs.preprocess import preprocess
 from engine.inputs.processor_config import ImageProcessorConfig, MediaConfig
 from tests.engine.inputs.media_files import AUDIO_FILES, VIDEO_FILES, audio_file, image_file, video_file, yamaha_wav
+from tests.pressure.malformed_media import broken_file, media_files
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -142,6 +145,27 @@ def test_a_killed_worker_is_one_refusal_and_is_replaced() -> None:
 
 
 @linux
+@pytest.mark.parametrize("kind", sorted(media_files()))
+def test_broken_files_are_results_or_refusals(kind: str) -> None:
+    """Heads with bytes overwritten, cut off or followed by noise: nothing else comes of them, and the pool goes on."""
+    mime, whole = media_files()[kind]
+    modality: Any = kind.partition("/")[0]
+
+    async def test(workers: MediaPool) -> None:
+        refused = 0
+        for seed in range(40):
+            try:
+                await workers.preprocess(modality, broken_file(Random(f"{kind}/{seed}"), whole), mime)
+            except InvalidRequest as error:
+                refused += 1
+                assert error.code in ("invalid_media", "media_too_large", "audio_too_long")  # noqa: PT017
+                assert error.message.isprintable()  # noqa: PT017
+        assert refused > 5
+        assert (await workers.preprocess(modality, whole, mime)).arrays
+
+    with_pool(test)
+
+
 def test_a_worker_that_died_idle_costs_nobody_a_request() -> None:
     async def test(workers: MediaPool) -> None:
         (pid,) = workers.pids
@@ -223,6 +247,44 @@ def test_a_confined_process_makes_no_connection(attempt: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "PermissionError: socket." in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="no such filter")
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "libc.socket(2, 1, 0)",
+        "libc.socketpair(1, 1, 0, (ctypes.c_int * 2)())",
+        "libc.fork()",
+        "libc.execv(b'/bin/true', (ctypes.c_char_p * 2)(b'true', None))",
+        "libc.open(b'written', os.O_WRONLY | os.O_CREAT, 0o600)",
+        "libc.open(sys.executable.encode(), os.O_RDWR)",
+        "libc.unlink(sys.executable.encode())",
+        "libc.mkdir(b'made', 0o700)",
+        "libc.ptrace(0, 0, 0, 0)",
+    ],
+)
+def test_the_kernel_refuses_what_a_decoder_has_no_use_for(attempt: str, tmp_path: Path) -> None:
+    """Asked of the C library, as the code of an attacker would; a thread, a read and the open socket still work."""
+    code = f"""
+import ctypes, errno, os, socket, sys, threading
+from engine.inputs.seccomp import deny_world
+libc = ctypes.CDLL(None, use_errno=True)
+mine, theirs = socket.socketpair()
+assert deny_world()
+assert {attempt} == -1 and ctypes.get_errno() == errno.EPERM, os.strerror(ctypes.get_errno())
+mine.sendall(b"x")
+assert theirs.recv(1) == b"x"
+assert open("/proc/self/comm").read()
+thread = threading.Thread(target=print, args=("done",))
+thread.start()
+thread.join()
+"""
+    command = [sys.executable, "-c", code]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @linux

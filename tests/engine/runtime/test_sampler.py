@@ -64,6 +64,18 @@ def test_filters_keep_exactly(options: dict[str, Any], kept: set[int]) -> None:
     assert set(draws(600, **options)) == kept
 
 
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-300}, {"top_p": 0.0}, {"repetition_penalty": 1e-300}, {"min_p": 1.0, "top_k": 1}]
+)
+@pytest.mark.parametrize("values", [(0.4, 0.3, 0.2, 0.1), (0.0, 0.0, 0.0, 0.0), (float("nan"),) * 4])
+def test_no_request_can_draw_what_is_no_token(options: dict[str, Any], values: tuple[float, ...]) -> None:
+    """An index outside the vocabulary would end the engine for everybody."""
+    rows = [row(prompt=(0, 1), **options), row()]
+    odd, usual = sample(torch.cat([logits(*values), logits()]), rows).tokens.tolist()
+    assert 0 <= odd < 4
+    assert usual == sample(logits(), [row()]).tokens.item(), "neighbours are not touched"
+
+
 def test_a_draw_depends_on_seed_and_step_alone() -> None:
     alone = [int(sample(logits(), [row(seed=7)]).tokens) for _ in range(3)]
     crowd = [row(seed=s) for s in range(20)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import uvloop
+from aiohttp import web
 
 from engine.inputs.tokenizer import Tokenizer
 from engine.server.app import make_app
@@ -37,15 +38,33 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 class Endpoint:
     """A running server and a client session to it."""
 
-    def __init__(self, service: Service, engine: FakeEngine, session: aiohttp.ClientSession, port: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        engine: FakeEngine,
+        session: aiohttp.ClientSession,
+        http: HttpServer,
+        app: web.Application,
+    ) -> None:
         self.service = service
         self.engine = engine
         self.session = session
-        self.port = port
+        self.port = http.port
+        self._http = http
+        self._app = app
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def num_connections(self) -> int:
+        return self._http.num_connections
+
+    def service_routes(self) -> set[tuple[str, str]]:
+        """(method, path) of everything that is routed."""
+        routes = ((route.method, route.resource) for route in self._app.router.routes())
+        return {(method, resource.canonical) for method, resource in routes if resource and method != "HEAD"}
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON body."""
@@ -117,7 +136,8 @@ async def endpoint(
     engine = engine or FakeEngine()
     speech = None if talker is None else talker.handle
     service = Service(ServerOptions(model_names=names, **options), engine.handle, speech)
-    http = HttpServer(make_app(service), bind("127.0.0.1", 0), max_connections=service.options.max_connections)
+    app = make_app(service)
+    http = HttpServer(app, bind("127.0.0.1", 0), max_connections=service.options.max_connections)
     await http.start()
     if is_ready:
         engine.start()
@@ -126,7 +146,7 @@ async def endpoint(
         service.open(tokenizer)
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            yield Endpoint(service, engine, session, http.port)
+            yield Endpoint(service, engine, session, http, app)
     finally:
         await http.stop()
         await service.close()

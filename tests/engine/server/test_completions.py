@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from engine.core.request import GenerationRequest
+from engine.inputs.tokenizer import Tokenizer
 from engine.tiny.vocabulary import VOCAB_SIZE
 from tests.engine.server.endpoint import endpoint, on_loop
-from tests.engine.server.fake_engine import CONTEXT, EOS, FakeEngine, says
+from tests.engine.server.fake_engine import CONTEXT, EOS, TOKENIZER, FakeEngine, says
 
 COMPLETIONS = "/v1/completions"
 
@@ -107,6 +109,37 @@ async def test_control_tokens_of_a_raw_prompt_are_meant() -> None:
         await server.complete([97, EOS])
         text, ids = server.engine.requests
     assert text.prompt_ids == ids.prompt_ids == (97, EOS)
+
+
+def adding_tokenizer() -> Tokenizer:
+    """One that puts its start token in front of every text, as the released one does not."""
+    tree = json.loads(TOKENIZER.serialized)
+    start = {"SpecialToken": {"id": "<|startoftext|>", "type_id": 0}}
+    tree["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [start, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [start, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|startoftext|>": {
+                "id": "<|startoftext|>",
+                "ids": [TOKENIZER.token_id("<|startoftext|>")],
+                "tokens": ["<|startoftext|>"],
+            }
+        },
+    }
+    return Tokenizer(json.dumps(tree))
+
+
+@on_loop
+async def test_tokens_that_the_tokenizer_adds_can_be_left_out() -> None:
+    start = TOKENIZER.token_id("<|startoftext|>")
+    async with endpoint(tokenizer=adding_tokenizer()) as server:
+        for fields, ids in (({}, (start, 97)), ({"add_special_tokens": False}, (97,)), ({"prompt": [97]}, (97,))):
+            await server.complete(**({"prompt": "a"} | fields))
+            assert server.engine.requests[-1].prompt_ids == ids
+            if "prompt" not in fields:
+                _, reply = await server.post("/tokenize", {"prompt": "a"} | fields)
+                assert tuple(reply["tokens"]) == ids
 
 
 @on_loop

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from engine.errors import ConfigError
+from engine.server import http
 from engine.server.http import bind
 from engine.server.service import Service
 from tests.engine.server.endpoint import Endpoint, chat_body, endpoint, on_loop
@@ -300,6 +301,24 @@ async def test_connection_one_too_many_is_closed() -> None:
         assert await server.raw(b"") == b""
         for _, writer in kept:
             writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+@on_loop
+async def test_connection_that_never_asks_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "KEEPALIVE_S", 0.2)
+    async with endpoint() as server:
+        assert await asyncio.wait_for(server.raw(sent), 5.0) == b""
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health", "/nothing"])
+@on_loop
+async def test_refused_expectation_has_the_envelope(path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: a-miracle\r\n\r\n"
+    async with endpoint() as server:
+        status, headers, body = parse_raw(await server.raw(head.encode()))
+    assert (status, json.loads(body)["error"]["code"]) == (417, "invalid_value")
+    assert "x-request-id" in headers
 
 
 @on_loop

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 import pytest
 
 from engine.core.request import FinishReason, Output
-from engine.ipc import Failed
-from engine.server import answers, outputs
+from engine.inputs.fetch import MediaFetcher
+from engine.inputs.media_pool import MediaPool
+from engine.ipc import Failed, Ready
+from engine.server import http, outputs
+from engine.server.errors import unavailable
+from engine.server.media import MediaLoader
 from tests.engine.server.endpoint import Endpoint, chat_body, decode_events, endpoint, on_loop
-from tests.engine.server.fake_engine import FakeEngine, says
+from tests.engine.server.fake_engine import INFO, TOKENIZER, FakeEngine, says
 
 CHAT = "/v1/chat/completions"
 
@@ -60,6 +66,40 @@ async def test_client_that_leaves_while_it_sends_costs_nothing() -> None:
         assert (await server.chat())["choices"][0]["finish_reason"] == "stop"
         await server.service.drain(1.0)
         assert len(server.engine.requests) == 1
+
+
+@on_loop
+async def test_client_that_leaves_while_its_media_is_fetched() -> None:
+    """The host that takes its time sees the connection close within a second."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def slow_host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with await asyncio.start_server(slow_host, "127.0.0.1", 0) as host, endpoint(is_ready=False) as server:
+        server.engine.handle.receive(Ready(replace(INFO, modalities=("text", "image"))))
+        server.service.open(TOKENIZER)
+        fetcher = MediaFetcher(["slow.example"], resolve=resolve, is_allowed=lambda address: True)
+        fetches = server.service.metrics.media_fetches
+        server.service._media = MediaLoader(fetcher, MediaPool(num_workers=1), fetches)
+        url = f"http://slow.example:{host.sockets[0].getsockname()[1]}/a.png"
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}]}
+        task = asyncio.create_task(server.post(CHAT, body))
+        await asyncio.wait_for(asked.wait(), 10.0)
+        assert server.service.intake.num_requests == 1
+        task.cancel()
+        await asyncio.wait_for(left.wait(), 1.0)
+        assert server.service.intake.num_requests == 0
+        assert fetches == {"cancelled": 1}
+        assert server.engine.requests == []
 
 
 @on_loop
@@ -157,6 +197,62 @@ async def test_drain_ends_what_takes_too_long_with_one_error() -> None:
 
 
 @on_loop
+async def test_request_that_came_before_the_drain_is_served() -> None:
+    """Its body was still on its way when the signal came."""
+    async with endpoint() as server:
+        sending = await half_sent(server)
+        drain = asyncio.create_task(server.service.drain(10.0))
+        await asyncio.sleep(0.02)
+        assert (await server.post(CHAT, chat_body()))[0] == 503
+        status, reply = await sending.finish()
+        assert (status, reply["choices"][0]["finish_reason"]) == (200, "stop")
+        await asyncio.wait_for(drain, 1.0)
+
+
+@on_loop
+async def test_request_that_never_gets_ready_is_told_at_the_end_of_the_drain() -> None:
+    async with endpoint() as server:
+        sending = await half_sent(server)
+        await server.service.drain(0.05)
+        status, reply = await sending.answer()
+    assert (status, reply["error"]["code"]) == (503, "draining")
+
+
+@on_loop
+async def test_dead_engine_ends_what_has_not_reached_it() -> None:
+    async with endpoint() as server:
+        sending = await half_sent(server)
+        server.engine.handle.lose("gone")
+        await server.service.end_all(unavailable("engine_failed"))
+        status, reply = await sending.answer()
+    assert (status, reply["error"]["code"]) == (503, "engine_failed")
+
+
+@on_loop
+async def test_bodies_together_are_limited() -> None:
+    """One alone may have the whole of it; a second one is told to come back, and both are forgotten afterwards."""
+    async with endpoint(max_request_memory_bytes=100_000) as server:
+        large = await half_sent(server, "x" * 150_000)
+        async with server.session.post(server.url + CHAT, json=chat_body("y" * 1000)) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "1")
+        assert (await large.finish())[1]["error"]["code"] == "context_length_exceeded"
+        assert server.service.intake.num_bytes == 0
+        await server.chat()
+
+
+@on_loop
+async def test_full_server_does_not_wait_for_a_body() -> None:
+    engine = held(0)
+    async with endpoint(engine, num_running=1, max_queue=0) as server:
+        first = asyncio.create_task(server.post(CHAT, chat_body()))
+        await engine.until_running()
+        late = await half_sent(server)
+        assert (await late.answer())[1]["error"]["code"] == "queue_full"
+        engine.gate.set()
+        assert (await first)[0] == 200
+
+
+@on_loop
 async def test_drain_of_an_idle_server_is_immediate() -> None:
     async with endpoint() as server:
         await asyncio.wait_for(server.service.drain(10.0), 0.5)
@@ -230,7 +326,7 @@ async def test_outputs_of_a_choice_that_has_ended_are_ignored() -> None:
 
 @on_loop
 async def test_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_UNREAD_S", 0.2)
+    monkeypatch.setattr(http, "UNREAD_S", 0.2)
     monkeypatch.setattr(outputs, "MAX_UNREAD_ENTRIES", 1 << 30)
     engine = FakeEngine(says("x" * 256))
     async with endpoint(engine) as server:
@@ -251,15 +347,70 @@ async def test_outputs_that_pile_up_unread_end_the_request(monkeypatch: pytest.M
             assert server.service.metrics.finished[FinishReason.ABORT] > 0
 
 
+@on_loop
+async def test_whole_answer_that_is_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the server has done its part and closes the connection."""
+    monkeypatch.setattr(http, "UNREAD_S", 0.2)
+    for close in (b"", b"Connection: close\r\n"):
+        async with endpoint(FakeEngine(says("x" * 256))) as server:
+            with await unread(server, head=close, n=16, ignore_eos=True, logprobs=True, top_logprobs=20):
+                while server.service.metrics.finished[FinishReason.LENGTH] < 16:
+                    await asyncio.sleep(0.01)
+                await asyncio.wait_for(until_no_connection(server), 5.0)
+
+
+@dataclass
+class Sending:
+    """A request whose last byte has not been sent."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    rest: bytes
+
+    async def finish(self) -> tuple[int, Any]:
+        self.writer.write(self.rest)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, Any]:
+        status = int((await self.reader.readline()).split()[1])
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        body = json.loads(await self.reader.readexactly(length))
+        self.writer.close()
+        return status, body
+
+
+async def half_sent(server: Endpoint, text: str = "Hi") -> Sending:
+    """All of a request but its last byte, taken in by the server or refused."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    body = json.dumps(chat_body(text)).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1])
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    return Sending(reader, writer, body[-1:])
+
+
+async def until_no_connection(server: Endpoint) -> None:
+    while server.num_connections:
+        await asyncio.sleep(0.01)
+
+
 async def unread_stream(server: Endpoint) -> socket.socket:
     """A stream of about ten megabytes, on a connection that takes little and is never read."""
+    return await unread(server, stream=True, n=16, ignore_eos=True, logprobs=True, top_logprobs=20)
+
+
+async def unread(server: Endpoint, *, head: bytes = b"", **fields: Any) -> socket.socket:
+    """A request on a connection that takes little and is never read."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(sock, ("127.0.0.1", server.port))
-    fields = {"stream": True, "n": 16, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     body = json.dumps(chat_body(**fields)).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    await loop.sock_sendall(sock, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    head += b"Host: localhost\r\nContent-Type: application/json\r\n"
+    await loop.sock_sendall(
+        sock, b"POST /v1/chat/completions HTTP/1.1\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    )
     return sock

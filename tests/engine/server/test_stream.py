@@ -186,3 +186,31 @@ async def test_stream_joined_is_the_whole_answer(fields: dict[str, Any]) -> None
         entries = [entry for choice in mine for entry in (choice["logprobs"] or {"content": []})["content"]]
         assert entries == (expected["logprobs"] or {"content": []})["content"]
     assert usage["usage"] == whole["usage"]
+
+
+@on_loop
+async def test_quiet_stream_gets_comments_after_its_first_event_and_none_after_its_last() -> None:
+    engine = FakeEngine(says("ab"), hold_after=1)
+    async with endpoint(engine, sse_ping_s=0.02) as server:
+        body = chat_body(stream=True)
+        async with server.session.post(server.url + "/v1/chat/completions", json=body) as response:
+            lines = [await response.content.readline() for _ in range(8)]
+            engine.gate.set()
+            rest = await response.read()
+    assert lines[0].startswith(b"data: ")  # role and first token, then silence
+    assert lines[4:] == [b": ping\n", b"\n"] * 2
+    assert rest.endswith(b"data: [DONE]\n\n")
+
+
+@on_loop
+async def test_no_comment_before_the_first_event_nor_unless_asked_for() -> None:
+    for ping_s, hold_after in ((0.01, 0), (0.0, 1)):
+        engine = FakeEngine(says("ab"), hold_after=hold_after)
+        async with endpoint(engine, sse_ping_s=ping_s) as server:
+            asyncio.get_running_loop().call_later(0.1, engine.gate.set)
+            async with server.session.post(
+                server.url + "/v1/chat/completions", json=chat_body(stream=True)
+            ) as response:
+                text = await response.read()
+        assert text.startswith(b"data: ")
+        assert ping_s or b": ping" not in text

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.core.request import SamplingParams
+from engine.server.options import make_parser
 from engine.tiny.vocabulary import VOCAB_SIZE as VOCAB
 from tests.engine.server.endpoint import MODEL, chat_body, endpoint, on_loop
 from tests.engine.server.fake_engine import CONTEXT, EOS, TOKENIZER
@@ -100,8 +101,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [TOOL]}, "tools", "unsupported_parameter"),
     ({"tools": [TOOL], "tool_choice": "auto"}, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "unsupported_parameter"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
     *(
         ({name: value}, name, "unsupported_parameter")
@@ -134,42 +133,31 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-def name_of(case: tuple[Any, ...]) -> str:
-    return str(case[0])[:60]
-
-
-@pytest.mark.parametrize("case", INVALID, ids=name_of)
 @on_loop
-async def test_invalid_value(case: tuple[dict[str, Any], str, str]) -> None:
-    fields, param, message = case
+async def test_invalid_values() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
+        for fields, param, message in INVALID:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["type"]) == (400, "invalid_request_error"), fields
+            assert (error["code"], error["param"]) == ("invalid_value", param), fields
+            assert message in error["message"]
         assert server.engine.requests == []
-    assert (status, error["type"], error["code"], error["param"]) == (
-        400,
-        "invalid_request_error",
-        "invalid_value",
-        param,
-    )
-    assert message in error["message"]
 
 
-@pytest.mark.parametrize("case", MISSING, ids=name_of)
 @on_loop
-async def test_missing_field(case: tuple[dict[str, Any], str]) -> None:
-    fields, param = case
+async def test_missing_fields() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
-    assert (status, error["code"], error["param"]) == (400, "missing_field", param)
+        for fields, param in MISSING:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["code"], error["param"]) == (400, "missing_field", param), fields
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=name_of)
 @on_loop
-async def test_refused_field(case: tuple[dict[str, Any], str, str]) -> None:
-    fields, param, code = case
+async def test_refused_fields() -> None:
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body() | fields)
-    assert (status, error["code"], error["param"]) == (400, code, param)
+        for fields, param, code in REFUSED:
+            status, error = await server.refused(CHAT, chat_body() | fields)
+            assert (status, error["code"], error["param"]) == (400, code, param), fields
 
 
 DEFAULTS = SamplingParams(max_tokens=CONTEXT, eos_token_ids=(EOS,))
@@ -205,17 +193,35 @@ NULLS = (
 )
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=name_of)
 @on_loop
-async def test_accepted_value(case: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    fields, changed = case
+async def test_accepted_values() -> None:
+    async with endpoint() as server:
+        for fields, changed in ACCEPTED:
+            await server.chat(**fields)
+            request = server.engine.requests[-1]
+            rest = {"max_tokens": CONTEXT - len(request.prompt_ids)} | changed
+            assert {name: getattr(request.sampling, name) for name in rest} == rest
+            others = [name for name in SamplingParams.__dataclass_fields__ if name not in {*rest, "seed"}]
+            assert all(getattr(request.sampling, name) == getattr(DEFAULTS, name) for name in others), fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"temperature": 1e-300}, {"temperature": 0.0}),
+        ({"temperature": 5e-324}, {"temperature": 0.0}),
+        ({"top_p": 1e-300}, {"top_p": 1e-5}),
+        ({"repetition_penalty": 1e-274}, {"repetition_penalty": 1e-5}),
+        ({"temperature": 0.01, "top_p": 0.01}, {"temperature": 0.01, "top_p": 0.01}),
+    ],
+)
+@on_loop
+async def test_values_that_float32_does_not_have(fields: dict[str, float], sent: dict[str, float]) -> None:
+    """They are within the range, and none of them may reach the sampler as a zero to divide by."""
     async with endpoint() as server:
         await server.chat(**fields)
-        (request,) = server.engine.requests
-    rest = {"max_tokens": CONTEXT - len(request.prompt_ids)} | changed
-    assert {name: getattr(request.sampling, name) for name in rest} == rest
-    others = [name for name in SamplingParams.__dataclass_fields__ if name not in {*rest, "seed"}]
-    assert all(getattr(request.sampling, name) == getattr(DEFAULTS, name) for name in others)
+        sampling = server.engine.requests[0].sampling
+        assert {name: getattr(sampling, name) for name in sent} == sent
 
 
 @on_loop
@@ -296,6 +302,27 @@ async def test_thinking_word(fields: dict[str, Any], word: str) -> None:
         await server.chat(**fields)
         (request,) = server.engine.requests
     assert f"detailed thinking {word}<|role_end|>" in TOKENIZER.decode(request.prompt_ids, skip_special=False)
+
+
+@on_loop
+async def test_template_switches_of_the_operator_are_accepted_and_checked() -> None:
+    async with endpoint(template_kwargs=("tone",)) as server:
+        for value in ("dry", 3, 0.5, True):
+            await server.chat(chat_template_kwargs={"tone": value, "enable_thinking": True})
+        assert "detailed thinking on" in TOKENIZER.decode(server.engine.requests[-1].prompt_ids, skip_special=False)
+        for value in ("x" * 257, ["dry"], {}, None):
+            _, error = await server.refused(CHAT, chat_body(chat_template_kwargs={"tone": value}))
+            assert (error["param"], error["code"]) == ("chat_template_kwargs.tone", "invalid_value")
+        _, error = await server.refused(CHAT, chat_body(chat_template_kwargs={"mood": "dry"}))
+        assert (error["param"], error["code"]) == ("chat_template_kwargs.mood", "forbidden_parameter")
+        assert "only enable_thinking, tone" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "chat_template", "add_generation_prompt", "not a name"])
+def test_arguments_of_the_renderer_can_never_be_allowed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--template-kwarg", name])
+    assert "no argument of the renderer" in capsys.readouterr().err
 
 
 @on_loop

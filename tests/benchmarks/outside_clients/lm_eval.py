@@ -1,0 +1,52 @@
+"""lm-evaluation-harness on the two tasks of `tasks/`, without its own tokenizer: it asks the server for one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TASKS = Path(__file__).parent / "tasks"
+
+
+@dataclass(frozen=True)
+class Harness:
+    """`command` is `lm_eval` of an environment that has the package with its `api` extra."""
+
+    command: Path
+    url: str
+    folder: Path
+
+    def completions(self) -> str:
+        """Log-likelihoods by scoring (`max_tokens` 1 with echo), and generation from raw prompts."""
+        results = self._run("local-completions", "/v1/completions", "ming_choice,ming_generate")
+        accuracy = results["ming_choice"]["acc,none"]
+        assert 0 <= accuracy <= 1
+        assert results["ming_generate"]["exact_match,none"] >= 0
+        return f"acc {accuracy:.3f} on 8 questions"
+
+    def chat(self) -> str:
+        """Generation from conversations."""
+        results = self._run("local-chat-completions", "/v1/chat/completions", "ming_generate", "--apply_chat_template")
+        return f"exact match {results['ming_generate']['exact_match,none']:.3f} on 8 questions"
+
+    def _run(self, kind: str, path: str, tasks: str, *more: str) -> dict[str, Any]:
+        arguments = f"model=ming-flash-omni-2.0-tiny,base_url={self.url}{path},num_concurrent=4,max_retries=1"
+        if kind == "local-completions":
+            arguments += ",tokenizer_backend=remote"
+        output = self.folder / f"{kind}.json"
+        command = [str(self.command), "--model", kind, "--model_args", arguments, "--tasks", tasks]
+        command += ["--batch_size", "4" if kind == "local-completions" else "1"]
+        command += ["--include_path", str(TASKS), "--output_path", str(output), *more]
+        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none"}
+        environment = {**os.environ, **offline, "HF_HOME": str(self.folder / "hf")}
+        environment.pop("PYTHONPATH", None)
+        done = subprocess.run(command, cwd=TASKS, env=environment, capture_output=True, text=True, timeout=900)
+        if done.returncode != 0:
+            raise RuntimeError(f"lm_eval ended with {done.returncode}: {done.stderr[-1500:]}")
+        (file,) = self.folder.glob(f"**/{kind}*.json")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["results"]
+        return found

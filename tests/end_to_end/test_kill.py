@@ -1,0 +1,308 @@
+"""Clients that leave at every stage, signals under load, and processes that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.server import RunningServer, running_server
+from tests.engine.inputs.media_files import image_file
+from tests.pressure.malformed_media import data_url
+from tests.pressure.watched import footprint, gauges, pids_of, until_idle
+from tests.pressure.wire import Answer, Connection, post_json
+
+pytestmark = pytest.mark.slow  # real processes, real files
+
+ENGINE, SPEECH, RANK, DECODER = (
+    "engine.runtime.process",
+    "engine.stages.process",
+    "engine.runtime.ranks",
+    "engine.inputs.decode_worker",
+)
+LONG = {"prompt": [[7] * 20], "max_tokens": 3000, "ignore_eos": True, "return_token_ids": True}
+_SENTENCE = "The quick brown fox jumps over the lazy dog while seven red boats pass the old stone bridge. "
+SPEECH_BODY = {"input": _SENTENCE * 20, "stream_format": "audio", "response_format": "pcm"}
+IMAGE_BODY = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": data_url("image/png", image_file("PNG", (2000, 2000)))}}
+                for _ in range(8)
+            ],
+        }
+    ],
+    "max_tokens": 1,
+}
+
+
+def port_of(server: RunningServer) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+async def begin(port: int, path: str, body: dict[str, Any]) -> Connection:
+    """A request that was sent."""
+    connection = await Connection.open(port)
+    await connection.send(post_json(path, body))
+    return connection
+
+
+async def until(condition: Callable[[dict[str, float]], bool], port: int, limit_s: float = 30.0) -> None:
+    """Wait until the server's gauges are so."""
+    async with asyncio.timeout(limit_s):
+        while not condition(await gauges(port)):
+            await asyncio.sleep(0.02)
+
+
+# --- clients that leave
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that runs two sequences at once, in small steps."""
+    with running_server(tmp_path_factory.mktemp("small"), "--max-num-seqs", "2", "--step-tokens", "64") as server:
+        yield server
+
+
+async def while_sending(port: int, pid: int) -> None:
+    connection = await Connection.open(port)
+    await connection.send(post_json("/v1/completions", LONG)[:-10])
+    await asyncio.sleep(0.2)
+    connection.abort()
+
+
+async def while_queued(port: int, pid: int) -> None:
+    running = [await begin(port, "/v1/completions", LONG) for _ in range(2)]
+    await until(lambda now: now["num_requests_running"] == 2, port)
+    waiting = await begin(port, "/v1/completions", LONG)
+    await until(lambda now: now["num_requests_waiting"] == 1, port)
+    waiting.abort()
+    await until(lambda now: now["num_requests_waiting"] == 0, port)
+    for connection in running:
+        connection.abort()
+
+
+async def while_prefilling(port: int, pid: int) -> None:
+    connection = await begin(port, "/v1/completions", LONG | {"prompt": [[9] * 20_000]})
+    await until(lambda now: now["num_requests_running"] == 1, port)
+    connection.abort()
+
+
+async def while_decoding(port: int, pid: int) -> None:
+    before = (await gauges(port))["generation_tokens_total"]
+    connection = await begin(port, "/v1/completions", LONG)
+    await until(lambda now: now["generation_tokens_total"] > before, port)
+    connection.abort()
+
+
+async def while_streaming(port: int, pid: int) -> None:
+    connection = await begin(port, "/v1/completions", LONG | {"stream": True})
+    await connection.some()
+    connection.abort()
+
+
+async def while_speaking(port: int, pid: int) -> None:
+    connection = await begin(port, "/v1/audio/speech", SPEECH_BODY)
+    await connection.some()
+    connection.abort()
+
+
+async def while_chat_is_spoken(port: int, pid: int) -> None:
+    messages = [{"role": "user", "content": "Tell me a story."}]
+    body = {
+        "messages": messages,
+        "max_tokens": 200,
+        "ignore_eos": True,
+        "modalities": ["text", "audio"],
+        "stream": True,
+    }
+    connection = await begin(port, "/v1/chat/completions", body | {"audio": {"format": "pcm16"}})
+    await connection.some()
+    connection.abort()
+
+
+async def while_media_is_decoded(port: int, pid: int) -> None:
+    """The decoder that is at it is killed; it could go on for long."""
+    before: set[int] = set()
+    connection = await begin(port, "/v1/chat/completions", IMAGE_BODY)
+    async with asyncio.timeout(30.0):
+        while len(before) < 2:
+            before = set(pids_of(pid, DECODER))
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+    connection.abort()
+
+
+STAGES: tuple[Callable[[int, int], Coroutine[Any, Any, None]], ...] = (
+    while_sending,
+    while_queued,
+    while_prefilling,
+    while_decoding,
+    while_streaming,
+    while_speaking,
+    while_chat_is_spoken,
+    while_media_is_decoded,
+)
+
+
+@pytest.mark.parametrize("leave", STAGES, ids=lambda stage: stage.__name__)
+def test_client_that_leaves_holds_nothing(small: RunningServer, leave: Callable[..., Any]) -> None:
+    port, pid = port_of(small), small.process.pid
+
+    async def run() -> None:
+        await until_idle(port)
+        num_fds = footprint(pid).num_fds
+        await leave(port, pid)
+        await until_idle(port, limit_s=10.0)
+        assert small.chat("Hello", max_tokens=2)[0] == 200
+        async with asyncio.timeout(10.0):
+            while footprint(pid).num_fds > num_fds + 8:  # the decoders stay once they are there
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_killed_decoder_costs_one_request(small: RunningServer) -> None:
+    async def run() -> Answer | None:
+        connection = await begin(port_of(small), "/v1/chat/completions", IMAGE_BODY)
+        async with asyncio.timeout(30.0):
+            while not (decoders := pids_of(small.process.pid, DECODER)):
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        for pid in decoders:
+            os.kill(pid, signal.SIGKILL)
+        return await connection.answer()
+
+    answer = asyncio.run(run())
+    assert answer is not None
+    assert answer.status in (200, 400), answer  # it may have been between two images
+    image = {"type": "image_url", "image_url": {"url": data_url("image/png", image_file())}}
+    status, reply = small.chat([image], max_tokens=1)
+    assert status == 200, (answer, reply)
+
+
+# --- signals and kills under load
+
+
+async def under_load(port: int, body: dict[str, Any]) -> list[Connection]:
+    """Requests of every kind in the middle of their lives."""
+    streams = [await begin(port, "/v1/completions", body | {"stream": True}) for _ in range(12)]
+    wholes = [await begin(port, "/v1/completions", body) for _ in range(8)]
+    for connection in streams:
+        await connection.some()
+    return [*streams, *wholes]
+
+
+def outcome(answer: Answer | None) -> str:
+    """ "complete", or the code of the one error that the client was told."""
+    assert answer is not None, "closed without an answer"
+    if answer.status != 200:
+        return str(answer.json()["error"]["code"])
+    if not answer.body.startswith(b"data: "):
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        return "complete"
+    *_, last = events = answer.events()
+    errors = [event for event in events if "error" in event]
+    assert errors in ([], [last]), "an error is the last event"
+    return str(last["error"]["code"]) if errors else "complete"
+
+
+def test_sigterm_under_load(tmp_path: Path) -> None:
+    """What can finish in time does, the rest is told once; the exit code is that of an orderly end."""
+    with running_server(tmp_path, "--speech", "off", "--drain-timeout", "4") as server:
+
+        async def run() -> list[Answer | None]:
+            short = await under_load(port_of(server), LONG | {"max_tokens": 8})
+            long = await under_load(port_of(server), LONG | {"max_tokens": 30_000})
+            server.process.send_signal(signal.SIGTERM)
+            return await asyncio.gather(*(connection.answer() for connection in (*short, *long)))
+
+        answers = [outcome(answer) for answer in asyncio.run(run())]
+        assert server.process.wait(20) == 0
+    assert answers[:20] == ["complete"] * 20
+    assert answers[20:] == ["draining"] * 20
+
+
+@pytest.mark.parametrize(
+    ("role", "options"),
+    [(ENGINE, ("--speech", "off")), (SPEECH, ()), (RANK, ("--speech", "off", "--tp", "2"))],
+)
+def test_killed_worker_is_one_error_for_each_request(tmp_path: Path, role: str, options: tuple[str, ...]) -> None:
+    with running_server(tmp_path, *options) as server:
+
+        async def run() -> list[Answer | None]:
+            connections = await under_load(port_of(server), LONG | {"max_tokens": 30_000})
+            half = await Connection.open(port_of(server))
+            await half.send(post_json("/v1/completions", LONG)[:-10])
+            await asyncio.sleep(0.2)
+            [pid] = pids_of(server.process.pid, role)
+            os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(5.0):
+                return await asyncio.gather(*(connection.answer() for connection in (*connections, half)))
+
+        answers = [outcome(answer) for answer in asyncio.run(run())]
+        assert answers == ["engine_failed"] * 21
+        assert server.process.wait(10) == 1
+        assert "process ended" in server.log.read_text()
+
+
+# --- disks
+
+
+def engine_with(cache: Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`python -m engine` that has to write its model first, on a disk that holds so much."""
+    limit = None if limit_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes,) * 2)
+    command = (sys.executable, "-m", "engine", "--port", "0", "--cache-dir", str(cache))
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, preexec_fn=limit)
+
+
+def test_full_disk_under_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    done = engine_with(cache, 100_000)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    assert last.startswith(f"error: cannot keep the embedded model in {cache} (File too large)")
+    assert "--cache-dir" in last
+    assert list(cache.iterdir()) == []  # nothing that a later start would take for a model
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file stands where the folder should be; the permissions of a folder would not stop root."""
+    (tmp_path / "file").write_text("")
+    done = engine_with(tmp_path / "file" / "cache")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: cannot keep the embedded model in")
+
+
+def test_full_disk_under_results(tmp_path: Path) -> None:
+    """The harness says so and what it had written stays readable."""
+    with running_server(tmp_path, "--speech", "off") as server:
+        command = (
+            *(str(Path(sys.executable).parent / "ming-eval"), "sweep", "--backend", f"x={server.url}"),
+            *("--concurrency", "2", "--max-tokens", "4", "--out", str(tmp_path / "results")),
+        )
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)),
+        )
+        assert server.chat("Hello", max_tokens=2)[0] == 200
+    [run] = (tmp_path / "results").iterdir()
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"ming-eval: cannot write {run / 'requests.jsonl'}: ")
+    *whole, _cut = (run / "requests.jsonl").read_text().split("\n")
+    assert all(json.loads(line) for line in whole)
+    assert json.loads((run / "manifest.json").read_text())
