@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.types import Phase, Reply, RequestRecord
+from ming_eval.types import Phase, Reply, RequestRecord, Task
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
@@ -108,7 +108,7 @@ class RequestLog:
         self._append(REQUESTS_FILE, record)
         if not record.warmup:
             saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning)
-            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s), saved)
+            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s, record.task), saved)
         return reply
 
     def add_phase(self, phase: Phase) -> None:
@@ -152,10 +152,11 @@ class RequestLog:
         return path.open("ab", buffering=0)  # what is written has left this process
 
 
-def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None) -> str:
+def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T) -> str:
     """Where the texts of one point go, below the run folder."""
     load = f"c{concurrency}" if rate_per_s is None else f"r{rate_per_s:g}"
-    return f"outputs/{_file_name(backend)}-{load}.jsonl"
+    kind = "" if task is Task.T2T else f"{task.value.lower()}-"
+    return f"outputs/{_file_name(backend)}-{kind}{load}.jsonl"
 
 
 def audio_file(record: RequestRecord) -> str:
@@ -179,14 +180,14 @@ def read_records(folder: Path) -> tuple[RequestRecord, ...]:
 
 
 def read_replies(
-    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None
+    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T
 ) -> dict[str, SavedReply]:
     """The stored answers of one point by request; none where none has ended.
 
     Raises:
         DataError: the file cannot be read, or a line inside it is not an answer.
     """
-    path = folder / outputs_file(backend, concurrency, rate_per_s)
+    path = folder / outputs_file(backend, concurrency, rate_per_s, task)
     return {reply.id: reply for reply in _read_lines(path, SavedReply)} if path.exists() else {}
 
 

@@ -15,6 +15,7 @@ from ming_eval.client.exchange import Exchange, Timeouts
 from ming_eval.client.garbage import frozen_garbage
 from ming_eval.load.arrivals import Arrivals, ClosedLoop, OpenLoop, Ramp, Replay, Spacing
 from ming_eval.load.breaker import Breaker
+from ming_eval.load.conversations import unbroken
 from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
 from ming_eval.load.plan import Level, LoadPlan, Shape
@@ -31,6 +32,7 @@ from ming_eval.types import Outage, Phase, RequestRecord
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+_KEPT_SPOKEN = 3  # answers of a point whose speech is kept, to be listened to
 
 
 class Observer(Protocol):
@@ -85,7 +87,7 @@ class Sweep:
         for turn, work in enumerate(plan_points(self._plan, prompts, vocabulary)):
             # Turned round each time: a drift of the host or the network then favours neither system.
             for target in self._targets if turn % 2 == 0 else reversed(self._targets):
-                if (target.name, work.level) in self._done.complete:
+                if (target.name, work.level, work.repeat) in self._done.complete:
                     continue
                 if not is_first:
                     await asyncio.sleep(self._plan.rest_s)
@@ -105,45 +107,51 @@ class Sweep:
 
     async def _run_point(self, target: Target, work: PointWork) -> None:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
+            indices = self._missing(client.target, work)
+            # Before the warm-up, so that the server has no time to cool down while files are read and encoded.
+            warmup, bodies = Bodies(client, work.warmup if indices else ()), self._bodies(client, work, indices)
             with frozen_garbage():
-                if indices := self._missing(client.target, work):
-                    await self._warm_up(client, work)
-                await self._measure(client, work, indices)
+                await self._warm_up(client, work, warmup)
+                await self._measure(client, work, indices, bodies)
+
+    def _bodies(self, client: Client, work: PointWork, indices: Sequence[int]) -> Bodies:
+        ahead = None if self._plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * work.level.concurrency)
+        return Bodies(client, (work.measured[i] for i in indices), ahead, work.conversations)
 
     def _missing(self, target: Target, work: PointWork) -> Sequence[int]:
-        """Which of the measured requests have not ended in an earlier process."""
+        """Which of the measured requests have not ended in an earlier process; of conversations, their first turns."""
         everything = range(len(work.measured))
-        ended = self._done.indices.get((target.name, work.level))
-        return [i for i in everything if i not in ended] if ended else everything
+        ended = self._done.indices.get((target.name, work.level, work.repeat))
+        missing = [i for i in everything if i not in ended] if ended else everything
+        return missing if work.layout is None else unbroken(work.layout, missing)
 
     def _num_slots(self, work: PointWork) -> int:
         return min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
 
-    async def _warm_up(self, client: Client, work: PointWork) -> None:
+    async def _warm_up(self, client: Client, work: PointWork, bodies: Bodies) -> None:
         """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
-        if not work.warmup:
+        if not bodies:
             return
         self._observer.point_started(client.target.name, work.level.title, len(work.warmup), warmup=True)
-        keep = self._keeper(work.level, range(len(work.warmup)), warmup=True)
-        await send_all(client, self._warmup_arrivals(work.level), work.warmup, keep)
+        keep = self._keeper(work, range(len(work.warmup)), warmup=True)
+        await send_all(client, self._warmup_arrivals(work.level), bodies, keep)
         self._observer.point_ended()
 
-    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int]) -> None:
+    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int], bodies: Bodies) -> None:
         """Send what is missing and keep a phase of it, also when it is cut short."""
         plan, target, level = self._plan, client.target, work.level
-        ahead = None if plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * level.concurrency)
-        bodies = Bodies(client, (work.measured[i] for i in indices), ahead)
-        stopper = Stopper(self._stop_rules(target, level))
+        stopper = Stopper(self._stop_rules(target, work))
         breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
-        self._observer.point_started(target.name, level.title, len(indices), warmup=False)
+        self._observer.point_started(target.name, level.title, _num_requests(work, indices), warmup=False)
+        num_units = len(work.measured) if work.layout is None else len(work.layout.starts)
         async with Watcher(target, self._zero_s) as watcher, Monitor(client.receive_stamps) as monitor:
             started_s, complete = time.perf_counter(), False
             try:
                 await send_all(
                     client,
-                    self._arrivals(level, skip=len(work.measured) - len(indices)),
+                    self._arrivals(level, skip=num_units - len(indices)),
                     bodies,
-                    self._keeper(level, indices, warmup=False, stopper=stopper),
+                    self._keeper(work, indices, warmup=False, stopper=stopper),
                     should_stop=stopper.should_stop,
                     breaker=breaker if plan.outage_limit_s else None,
                 )
@@ -165,6 +173,8 @@ class Sweep:
                         length_source=self._length_source,
                         server=watcher.server_samples(),
                         gpus=watcher.gpu_samples(),
+                        task=level.task,
+                        repeat=work.repeat,
                     )
                 )
         self._observer.point_ended()
@@ -172,16 +182,20 @@ class Sweep:
             self._observer.say(f"  {target.name} was away for {outage.end_s - outage.start_s:.2f} s")
 
     def _keeper(
-        self, level: Level, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
+        self, work: PointWork, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
     ) -> OnExchange:
         """What turns an exchange into a record, and hands it to everybody who keeps one."""
+        level = work.level
 
         def keep(position: int, slot: int, exchange: Exchange) -> None:
-            made = make_record(
-                exchange, index=indices[position], concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s
-            )
-            full = replace(made, slot=slot, rate_per_s=level.rate_per_s)
-            record = self._log.add(reply_of(exchange, full)).record  # without secrets that the server echoed
+            turn = exchange.request.turn
+            index = indices[position] if turn is None or warmup else turn.index
+            made = make_record(exchange, index=index, concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s)
+            full = replace(made, slot=slot, rate_per_s=level.rate_per_s, repeat=work.repeat)
+            reply = self._log.add(reply_of(exchange, full))  # without secrets that the server echoed
+            record = reply.record
+            if reply.audio and not warmup and index < _KEPT_SPOKEN and work.repeat == 1:
+                self._log.save_audio(reply)
             self._kept.records.append(record)
             self._observer.request_ended(record)
             if stopper is not None:
@@ -196,12 +210,12 @@ class Sweep:
     def _since_zero(self, outage: Outage) -> Outage:
         return Outage(outage.start_s - self._zero_s, outage.end_s - self._zero_s)
 
-    def _stop_rules(self, target: Target, level: Level) -> StopRules:
+    def _stop_rules(self, target: Target, work: PointWork) -> StopRules:
         """Of the time of a point, this process may use what an earlier one has left."""
         plan = self._plan
         left_s = plan.duration_s
         if left_s is not None:
-            left_s = max(0.0, left_s - self._done.used_s.get((target.name, level), 0.0))
+            left_s = max(0.0, left_s - self._done.used_s.get((target.name, work.level, work.repeat), 0.0))
         return StopRules(left_s, plan.stop_error_rate, plan.until_ci)
 
     def _arrivals(self, level: Level, *, skip: int) -> Arrivals:
@@ -228,3 +242,11 @@ class Sweep:
         if level.rate_per_s is None:
             return ClosedLoop(level.concurrency)
         return OpenLoop(level.rate_per_s, level.concurrency, Spacing.CONSTANT)
+
+
+def _num_requests(work: PointWork, indices: Sequence[int]) -> int:
+    """How many requests start from those at `indices`, which are first turns where there are conversations."""
+    layout = work.layout
+    if layout is None:
+        return len(indices)
+    return sum(len(layout.indices(layout.turn(index).conversation)) for index in indices)
