@@ -126,9 +126,9 @@ class Point:
     An `interrupted` point did not get to its end; it has no rates, since what was in flight was given up, and
     `rate_reason` says so. `failure_examples` has one error text for each class in `failures`.
     `usage_over_events` is how many more tokens the server's usage counts than there were events, as a share.
-    `upload_ms` is sent to the last byte taken by the kernel, `request_bytes` the mean size of a request. Of a point that
-    was visited several times, all figures are over all passes, `passes` has each of them and `pass_intervals` 95 %
-    intervals of Student's t over them. `turns` has the turns of conversations by number.
+    `upload_ms` is sent to the last byte taken by the kernel, `request_bytes` the mean size of a request. Of a point
+    that was visited several times, all figures are over all passes, `passes` has each of them and `pass_intervals`
+    95 % intervals of Student's t over them. `turns` has the turns of conversations by number.
     """
 
     backend: str

@@ -16,10 +16,12 @@ from typing import TypeVar
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.types import Phase, Reply, RequestRecord, Task
+from ming_eval.media import suffix_of
+from ming_eval.types import Media, Phase, Reply, RequestRecord, Task
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
+SAMPLES_FOLDER = "samples"
 _MASK = "***"
 
 T = TypeVar("T")
@@ -128,6 +130,16 @@ class RequestLog:
         name = audio_file(reply.record)
         self._write(name, reply.audio)
         return name
+
+    def save_sample(self, task: Task, media: Media) -> None:
+        """Write what the first request of a task sends, for people who read the report.
+
+        Raises:
+            DataError: the disk is full or the folder is gone.
+        """
+        name = f"{SAMPLES_FOLDER}/{task.value.lower()}{suffix_of(media.mime)}"
+        if not (self.folder / name).exists():
+            self._write(name, media.data)
 
     def _redacted(self, reply: Reply) -> Reply:
         error = reply.record.error

@@ -57,7 +57,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Where in a conversation a request stands: `number` counts from 1 `of` so many, `index` is its place in a point."""
+    """Where in a conversation a request stands: turn `number` `of` so many, from 1; `index` is its place in a point."""
 
     conversation: int
     number: int

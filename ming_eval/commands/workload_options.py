@@ -44,7 +44,7 @@ TurnsOption = Annotated[
     str | None,
     typer.Option(
         metavar="TURNS",
-        help="Conversations of so many turns: 4 or 2..6; each sends the turns before it again. --requests counts turns.",
+        help="Conversations of so many turns: 4 or 2..6; each sends the turns before it again; --requests counts them.",
     ),
 ]
 ThinkTimeOption = Annotated[

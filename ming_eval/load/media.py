@@ -54,7 +54,7 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     if match is None:
         raise UsageError(f"bad {option} {text!r}: write 640x480, or 448 for a square")
     width, height = int(match[1]), int(match[2] or match[1])
-    if not (8 <= width and 8 <= height and width * height <= _MOST_PIXELS):
+    if not (width >= 8 and height >= 8 and width * height <= _MOST_PIXELS):
         raise UsageError(f"bad {option} {text!r}: want at least 8 pixels a side and at most 40 megapixels")
     return width, height
 

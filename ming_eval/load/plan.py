@@ -85,10 +85,10 @@ class LoadPlan:
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
     bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
 
-    Every task of `tasks` has points of its own. `dataset` is a name of `load.datasets` or a folder of media, `dataset_dir`
-    where a named one lies; without it, media of the `media` shape are made. `turns` is how many turns a conversation
-    has, as lengths are typed; None asks single questions. `think_s` is kept between turns. All points are visited
-    `repeats` times. `logprobs` is how many alternatives are asked for at every token, None for none.
+    Every task of `tasks` has points of its own. `dataset` is a name of `load.datasets` or a folder of media,
+    `dataset_dir` where a named one lies; without it, media of the `media` shape are made. `turns` is how many turns a
+    conversation has, as lengths are typed; None asks single questions. `think_s` is kept between turns. All points are
+    visited `repeats` times. `logprobs` is how many alternatives are asked for at every token, None for none.
     """
 
     profile: str
@@ -120,7 +120,7 @@ class LoadPlan:
     tasks: tuple[Task, ...] = (Task.T2T,)
     dataset: str | None = None
     dataset_dir: str | None = None
-    media: MediaShape = MediaShape()
+    media: MediaShape = field(default_factory=MediaShape)
     turns: str | None = None
     think_s: float = 0.0
     history: History = History.REPLIES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -47,7 +47,7 @@ class ShapeOptions:
     tasks: str | None = None
     dataset: str | None = None
     dataset_dir: Path | None = None
-    media: MediaShape = MediaShape()
+    media: MediaShape = field(default_factory=MediaShape)
     turns: str | None = None
     think_s: float = 0.0
     history: History | None = None

@@ -16,9 +16,9 @@ from ming_eval.manifest import Manifest
 from ming_eval.metrics import audio, latency, stats
 from ming_eval.metrics.cutting import cut_out
 from ming_eval.metrics.prometheus import energy, server_view
+from ming_eval.metrics.stats import Interval
 from ming_eval.metrics.uncertainty import intervals, over_passes
 from ming_eval.metrics.validity import assess, worst_of
-from ming_eval.metrics.stats import Interval
 from ming_eval.results import (
     Achieved,
     Distribution,

@@ -28,10 +28,11 @@ from ming_eval.load.workload import PointWork, Prompt, load_prompts, plan_points
 from ming_eval.metrics.latency import make_record, reply_of
 from ming_eval.run_folder import RequestLog
 from ming_eval.targets import Target
-from ming_eval.types import Outage, Phase, RequestRecord
+from ming_eval.types import Media, Outage, Phase, RequestRecord, Task
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+_LARGEST_SAMPLE_BYTES = 4_000_000
 _KEPT_SPOKEN = 3  # answers of a point whose speech is kept, to be listened to
 
 
@@ -73,6 +74,7 @@ class Sweep:
         self._timeouts = Timeouts() if limit_s is None else Timeouts(first_s=limit_s, idle_s=limit_s)
         self._zero_s = zero_s
         self._length_source: str | None = None
+        self._sampled: set[Task] = set()
 
     async def run(self) -> None:
         """All points. Every backend gets the same requests, one after the other, a-b, b-a, a-b, ...
@@ -110,9 +112,20 @@ class Sweep:
             indices = self._missing(client.target, work)
             # Before the warm-up, so that the server has no time to cool down while files are read and encoded.
             warmup, bodies = Bodies(client, work.warmup if indices else ()), self._bodies(client, work, indices)
+            self._keep_sample(work)
             with frozen_garbage():
                 await self._warm_up(client, work, warmup)
                 await self._measure(client, work, indices, bodies)
+
+    def _keep_sample(self, work: PointWork) -> None:
+        task = work.level.task
+        if task in self._sampled or task.value[0] == "T" or not work.measured:
+            return
+        self._sampled.add(task)
+        for part in work.measured[0].messages[0].parts:
+            if isinstance(part, Media) and len(part.data) <= _LARGEST_SAMPLE_BYTES:
+                self._log.save_sample(task, part)
+                return
 
     def _bodies(self, client: Client, work: PointWork, indices: Sequence[int]) -> Bodies:
         ahead = None if self._plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * work.level.concurrency)
