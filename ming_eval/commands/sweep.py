@@ -30,7 +30,7 @@ from ming_eval.commands.common import (
     show,
     words,
 )
-from ming_eval.commands.config_option import ConfigOption
+from ming_eval.commands.config_option import ConfigOption, engine_args
 from ming_eval.commands.resume import resumed_job
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def sweep(
             dialect=dialect,
             headers=header or [],
             key_variable=api_key_env,
-            engine_args=ctx.args,
+            engine_args=engine_args(ctx, ctx.args),
         )
         if dry_run:
             from ming_eval.commands.dry_run import dry_run_text
