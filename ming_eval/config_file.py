@@ -15,8 +15,8 @@ Value = str | int | float | bool | list[str]
 def read_config(path: Path, options: Mapping[str, str], repeatable: Collection[str]) -> dict[str, Value]:
     """The values in `path` by parameter; `options` maps what a user writes (`max-tokens`) to the parameter.
 
-    Options in `repeatable` take a list, or one value alone. A name that ends in .yaml or .yml is read as YAML, any other
-    as TOML.
+    Options in `repeatable` take a list, or one value alone. A name that ends in .yaml or .yml is read as YAML, any
+    other as TOML.
 
     Raises:
         UsageError: the file cannot be read, is neither, or holds something that is no option.

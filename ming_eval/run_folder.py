@@ -17,7 +17,7 @@ import msgspec
 
 from ming_eval.errors import DataError
 from ming_eval.media import suffix_of
-from ming_eval.types import Media, Phase, Reply, RequestRecord, Task
+from ming_eval.types import Media, Phase, Reply, RequestRecord, Task, TokenLogprob
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
@@ -41,12 +41,13 @@ class Redactor:
 
 @dataclass(frozen=True, slots=True)
 class SavedReply:
-    """One line of a file in `outputs/`."""
+    """One line of a file in `outputs/`; `logprobs` where they were asked for and came."""
 
     id: str
     finish_reason: str | None
     text: str
     reasoning: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def create(out: Path, command: str, names: Iterable[str], now: datetime | None = None) -> Path:
@@ -109,7 +110,7 @@ class RequestLog:
         record = reply.record
         self._append(REQUESTS_FILE, record)
         if not record.warmup:
-            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning)
+            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning, reply.logprobs)
             self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s, record.task), saved)
         return reply
 

@@ -101,6 +101,7 @@ class EventKind(StrEnum):
     ROLE = "role"
     FINISH = "finish"
     USAGE = "usage"
+    LOGPROBS = "logprobs"
     ERROR = "error"
     DONE = "done"
 
@@ -121,6 +122,18 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     audio_tokens: int | None = None
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A generated token and the natural logarithm of its probability; `top` has those of the likeliest tokens."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    def of(self, token: str) -> float | None:
+        """The logarithm for any token; None for one that was not reported."""
+        return self.logprob if token == self.token else dict(self.top).get(token)
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One piece of a reply, stamped when its bytes arrived.
 
@@ -134,6 +147,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
     audio: bytes = b""
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Failure(StrEnum):
@@ -311,3 +325,4 @@ class Reply:
     reasoning: str = ""
     audio: bytes = b""
     request_body: bytes = b""
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -85,6 +85,7 @@ def reply_of(exchange: Exchange, record: RequestRecord) -> Reply:
         reasoning=_joined(exchange.events, EventKind.REASONING),
         audio=join_audio(audio_pieces(exchange.events, exchange.sample_rate_hz)),
         request_body=exchange.request_body,
+        logprobs=tuple(each for event in exchange.events for each in event.logprobs),
     )
 
 
