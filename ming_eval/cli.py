@@ -5,6 +5,8 @@ Nothing that is slow to import is imported here: `ming-eval --help` answers at o
 
 from __future__ import annotations
 
+import sys
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -95,4 +97,14 @@ app.add_typer(model_app, name="model", help="Look into a checkpoint.", epilog=en
 
 def main() -> None:
     """Entry point of the `ming-eval` script."""
-    app()
+    _with_only(sys.argv[1] if len(sys.argv) > 1 else "")()
+
+
+def _with_only(name: str) -> typer.Typer:
+    """The application with the command of this name alone, so that the options of the others cost no time."""
+    found = [command for command in app.registered_commands if command.name == name]
+    if not found:
+        return app
+    one = copy(app)
+    one.registered_commands, one.registered_groups = found, []
+    return one

@@ -114,7 +114,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     One server-sent event can give several (a last delta with text and finish reason gives TEXT and FINISH).
     `text` is the text piece, or for ERROR the message, or for FINISH the finish reason. `audio` is raw file or
-    sample bytes.
+    sample bytes, `sample_rate_hz` the rate of bare samples where the piece itself states it.
     """
 
     kind: EventKind
@@ -122,6 +122,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
     audio: bytes = b""
     usage: Usage | None = None
+    sample_rate_hz: int | None = None
 
 
 class Failure(StrEnum):
