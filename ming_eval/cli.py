@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from ming_eval.commands import accuracy as scoring
 from ming_eval.commands import compare as comparing
 from ming_eval.commands import coverage as covering
+from ming_eval.commands import doctor as examining
 from ming_eval.commands import engine, listing, stored
 from ming_eval.commands import report as reporting
 from ming_eval.commands import rerun as rerunning
@@ -28,6 +29,8 @@ Examples:
       measure the bundled engine with its embedded tiny model
   ming-eval sweep --backend mine=http://localhost:8000
       measure a server that is running
+  ming-eval doctor http://localhost:8000
+      what a server can do, and what will not be measurable
   ming-eval coverage
       which of text, images, audio and video work, and how fast
   ming-eval accuracy mmlu gsm8k
@@ -88,6 +91,7 @@ app.command("accuracy", epilog=scoring.EXAMPLES)(scoring.accuracy)
 app.command("rescore", epilog=rescoring.EXAMPLES)(rescoring.rescore)
 app.command("runs", epilog=stored.RUNS_EXAMPLES)(stored.runs)
 app.command("report", epilog=reporting.EXAMPLES)(reporting.report)
+app.command("doctor", epilog=examining.EXAMPLES)(examining.doctor)
 app.command("list", epilog=listing.EXAMPLES)(listing.list_names)
 
 model_app.command("inspect", epilog=engine.INSPECT_EXAMPLES, context_settings=engine.PASS_ON)(engine.inspect)

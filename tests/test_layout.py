@@ -38,6 +38,7 @@ HARNESS_ROWS = (
     {"run_folder", "manifest"},
     {"evals", "report", "launch"},
     {"load", "compare", "coverage"},
+    {"doctor"},
     {"commands"},
     {"cli"},
 )

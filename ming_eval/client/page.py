@@ -15,7 +15,7 @@ from ming_eval.client.client import Client, request_head
 from ming_eval.client.exchange import Exchange, Timeouts
 from ming_eval.client.reply import ReplyError, ReplyReader
 from ming_eval.errors import TargetError
-from ming_eval.targets import Target
+from ming_eval.targets import Dialect, Target
 from ming_eval.types import Failure, Request
 
 _LIMIT_S = 9.0
@@ -25,11 +25,16 @@ _PAGE = Request(id="page", messages=(), stream=False)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What came back; header names are lower case."""
+    """What came back; header names are lower case. `arrivals`: seconds after sending, and the bytes that came then."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    arrivals: tuple[tuple[float, bytes], ...]
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(piece for _, piece in self.arrivals)
 
 
 async def fetch(
@@ -70,7 +75,7 @@ async def _ask(client: Client, method: str, url: str, body: bytes, content_type:
     if exchange.failure is not None:
         raise TargetError(f"cannot read {url}: {exchange.error}")
     assert exchange.http_status is not None
-    return Page(exchange.http_status, reader.headers, reader.body)
+    return Page(exchange.http_status, reader.headers, tuple(reader.arrivals))
 
 
 class _PageReader(ReplyReader):
@@ -78,16 +83,16 @@ class _PageReader(ReplyReader):
 
     headers: Mapping[str, str] = {}
 
-    @property
-    def body(self) -> bytes:
-        return b"".join(self._parts)
+    def __init__(self, exchange: Exchange, dialect: Dialect) -> None:
+        super().__init__(exchange, dialect)
+        self.arrivals: list[tuple[float, bytes]] = []
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.exchange.http_status = status
         self.headers = headers
 
-    def feed(self, body: bytes, now_s: float) -> None:  # noqa: ARG002
-        self._parts.append(body)
+    def feed(self, body: bytes, now_s: float) -> None:
+        self.arrivals.append((now_s - self.exchange.sent_s, body))
 
     def _judge(self, now_s: float, broken: ReplyError | None) -> None:  # noqa: ARG002
         if broken is not None:

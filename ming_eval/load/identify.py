@@ -11,7 +11,7 @@ from ming_eval.errors import TargetError
 from ming_eval.results import Backend
 from ming_eval.targets import DIALECTS, Target
 
-_DIALECT_OF_OWNER = {
+DIALECT_OF_OWNER = {
     "ming-eval": "ming",
     "vllm": "vllm",
     "sglang": "sglang",
@@ -32,7 +32,7 @@ async def identify(
     card = _pick(target, cards, warn)
     version = await probe.fetch_version(target)
     owner = card.get("owned_by") if card else None
-    dialect = DIALECTS[_DIALECT_OF_OWNER.get(str(owner), target.dialect.name)] if guess_dialect else target.dialect
+    dialect = DIALECTS[DIALECT_OF_OWNER.get(str(owner), target.dialect.name)] if guess_dialect else target.dialect
     settled = replace(target, model=target.model or (str(card["id"]) if card else None), dialect=dialect)
     return settled, Backend(
         name=target.name,
