@@ -265,7 +265,7 @@ class GpuSample:
 class Phase:
     """The measured part of a point, or as much of it as one process did: one line of `phases.jsonl`.
 
-    `length_source` is what the lengths of synthetic prompts rest on, None for others.
+    `length_source` is what the lengths of synthetic prompts rest on, None for others. `processes` shared the point.
     `complete` when the point came to its end, by whatever rule; `stopped` is the rule, None when all requests went out.
     """
 
@@ -281,6 +281,7 @@ class Phase:
     server: tuple[ServerSample, ...] = ()
     gpus: tuple[GpuSample, ...] = ()
     length_source: str | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

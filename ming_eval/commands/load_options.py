@@ -96,6 +96,14 @@ OutputTokensOption = Annotated[
 TokenizerOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A tokenizer.json that counts where the server has no /tokenize.")
 ]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|ray",
+        help="Processes that share the load, where one core is too little: 4; on the hosts of a Ray cluster: "
+        "ray://HOST:10001, 8@ray://HOST:10001, or ray for the one that this host is in.",
+    ),
+]
 SearchOption = Annotated[
     str | None,
     typer.Option(

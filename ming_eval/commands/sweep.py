@@ -107,6 +107,7 @@ def sweep(
     rest: load_options.RestOption = 0.0,
     outage_limit: load_options.OutageLimitOption = 30.0,
     nonce: load_options.NonceOption = True,
+    workers: load_options.WorkersOption = "1",
     slo: load_options.SloOption = None,
     max_error_rate: MaxErrorRateOption = 0.05,
     timeout: TimeoutOption = None,
@@ -159,6 +160,7 @@ def sweep(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             tokenizer=tokenizer,
+            workers=workers,
         )
         base = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
         plan = shape_load(base, options)

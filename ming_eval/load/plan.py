@@ -78,6 +78,8 @@ class LoadPlan:
     that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
     bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
+    `workers` processes share each point, on the hosts of the Ray cluster `cluster` where one is named; None is one for
+    each of its hosts.
     """
 
     profile: str
@@ -106,6 +108,13 @@ class LoadPlan:
     input_tokens: str | None = None
     output_tokens: str | None = None
     tokenizer: str | None = None
+    workers: int | None = 1
+    cluster: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """True when other processes than this one make the load."""
+        return self.workers != 1 or self.cluster is not None
 
     def levels(self) -> tuple[Level, ...]:
         """The points, rising."""

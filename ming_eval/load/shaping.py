@@ -18,6 +18,7 @@ from ming_eval.metrics.slo import parse_slos
 E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_MAX_IN_FLIGHT = 256
+MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class ShapeOptions:
     input_tokens: str | None = None
     output_tokens: str | None = None
     tokenizer: Path | None = None
+    workers: str = "1"
 
 
 def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
@@ -51,6 +53,9 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         DataError: the trace cannot be read.
     """
     shape = _shape(options)
+    workers, cluster = parse_workers(options.workers)
+    if shape is Shape.WAVES and (workers != 1 or cluster is not None):
+        raise UsageError("--arrivals waves is made by one process: a wave begins when all of the one before has ended")
     _check_lengths(options)
     plan = replace(
         plan,
@@ -67,6 +72,8 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+        workers=workers,
+        cluster=cluster,
     )
     if shape in (Shape.CLOSED, Shape.WAVES):
         return plan
@@ -103,6 +110,20 @@ def parse_until(text: str) -> float:
     if match is None or not 0 < float(match[1]) < 100:
         raise UsageError(f"bad --until {text!r}: write ci=2% to stop when mean E2E is known to 2 %")
     return float(match[1]) / 100
+
+
+def parse_workers(text: str) -> tuple[int | None, str | None]:
+    """Number of processes and Ray cluster in `4`, `ray`, `ray://head:10001` or `8@ray://head:10001`.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    match = re.fullmatch(r"(?:(\d+)(?:@(?=.)|$))?(ray(?:://\S+)?)?", text.strip())
+    if match is None or not any(match.groups()) or (match[1] and not 1 <= int(match[1]) <= MAX_WORKERS):
+        raise UsageError(
+            f"bad --workers {text!r}: write a number of processes (4), ray, ray://HOST:PORT, or 8@ray://HOST:PORT"
+        )
+    return int(match[1]) if match[1] else None, match[2]
 
 
 def _shape(options: ShapeOptions) -> Shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
 from ming_eval.load.plan import Level, LoadPlan, Shape
 from ming_eval.load.runner import Bodies, OnExchange, send_all
+from ming_eval.load.share import Gate, OpenGate, Share, Sliced
 from ming_eval.load.stopping import Stopper, StopRules
 from ming_eval.load.synthetic import Vocabulary, find_vocabulary
 from ming_eval.load.trace import read_trace
@@ -31,6 +33,8 @@ from ming_eval.types import Outage, Phase, RequestRecord
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+WHOLE = Share()
+ALONE = OpenGate()
 
 
 class Observer(Protocol):
@@ -49,7 +53,7 @@ class Sweep:
     """Runs a plan; what has ended goes into `kept`, also when the run is cut short.
 
     What is in `kept` already was done by an earlier process and is not done again; `zero_s` is the run's clock zero on
-    this process's clock.
+    this process's clock. `share` is this process's part of each point, `gate` where it waits for the other processes.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Sweep:
         observer: Observer,
         kept: Kept,
         zero_s: float,
+        share: Share = WHOLE,
+        gate: Gate = ALONE,
     ) -> None:
         self._plan = plan
         self._targets = tuple(targets)
@@ -70,6 +76,8 @@ class Sweep:
         limit_s = plan.timeout_s
         self._timeouts = Timeouts() if limit_s is None else Timeouts(first_s=limit_s, idle_s=limit_s)
         self._zero_s = zero_s
+        self._share = share
+        self._gate = gate
         self._length_source: str | None = None
 
     async def run(self) -> None:
@@ -106,6 +114,7 @@ class Sweep:
     async def _run_point(self, target: Target, work: PointWork) -> None:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
             with frozen_garbage():
+                await self._gate.wait()
                 if indices := self._missing(client.target, work):
                     await self._warm_up(client, work)
                 await self._measure(client, work, indices)
@@ -117,31 +126,41 @@ class Sweep:
         return [i for i in everything if i not in ended] if ended else everything
 
     def _num_slots(self, work: PointWork) -> int:
-        return min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        """Of the point, those that have something to do; the share of this process is taken of all of its slots."""
+        whole = min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        return self._share.num_slots(whole)
 
     async def _warm_up(self, client: Client, work: PointWork) -> None:
         """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
-        if not work.warmup:
+        indices = self._own(range(len(work.warmup)), work.level)
+        if not indices:
             return
-        self._observer.point_started(client.target.name, work.level.title, len(work.warmup), warmup=True)
-        keep = self._keeper(work.level, range(len(work.warmup)), warmup=True)
-        await send_all(client, self._warmup_arrivals(work.level), work.warmup, keep)
+        self._observer.point_started(client.target.name, work.level.title, len(indices), warmup=True)
+        keep = self._keeper(work.level, indices, warmup=True)
+        arrivals = self._sliced(self._warmup_arrivals(work.level))
+        await send_all(client, arrivals, [work.warmup[i] for i in indices], keep)
         self._observer.point_ended()
 
-    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int]) -> None:
+    async def _measure(self, client: Client, work: PointWork, missing: Sequence[int]) -> None:
         """Send what is missing and keep a phase of it, also when it is cut short."""
         plan, target, level = self._plan, client.target, work.level
+        indices = self._own(missing, level)
         ahead = None if plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * level.concurrency)
         bodies = Bodies(client, (work.measured[i] for i in indices), ahead)
         stopper = Stopper(self._stop_rules(target, level))
         breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
+        arrivals = self._sliced(self._arrivals(level, skip=len(work.measured) - len(missing)))
         self._observer.point_started(target.name, level.title, len(indices), warmup=False)
-        async with Watcher(target, self._zero_s) as watcher, Monitor(client.receive_stamps) as monitor:
+        await self._gate.wait()
+        if not arrivals.slots:
+            return
+        watcher = Watcher(target, self._zero_s, is_needed=self._share.index == 0)
+        async with watcher, Monitor(client.receive_stamps) as monitor:
             started_s, complete = time.perf_counter(), False
             try:
                 await send_all(
                     client,
-                    self._arrivals(level, skip=len(work.measured) - len(indices)),
+                    arrivals,
                     bodies,
                     self._keeper(level, indices, warmup=False, stopper=stopper),
                     should_stop=stopper.should_stop,
@@ -165,6 +184,7 @@ class Sweep:
                         length_source=self._length_source,
                         server=watcher.server_samples(),
                         gpus=watcher.gpu_samples(),
+                        processes=min(self._share.count, level.concurrency),
                     )
                 )
         self._observer.point_ended()
@@ -180,7 +200,7 @@ class Sweep:
             made = make_record(
                 exchange, index=indices[position], concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s
             )
-            full = replace(made, slot=slot, rate_per_s=level.rate_per_s)
+            full = replace(made, slot=self._share.slot(slot), rate_per_s=level.rate_per_s)
             record = self._log.add(reply_of(exchange, full)).record  # without secrets that the server echoed
             self._kept.records.append(record)
             self._observer.request_ended(record)
@@ -188,6 +208,12 @@ class Sweep:
                 stopper.see(record)
 
         return keep
+
+    def _own(self, values: Sequence[int], level: Level) -> Sequence[int]:
+        return self._share.take(values, level.concurrency)
+
+    def _sliced(self, arrivals: Arrivals) -> Arrivals:
+        return arrivals if self._share.is_whole else Sliced(arrivals, self._share)
 
     def _end_phase(self, phase: Phase) -> None:
         self._log.add_phase(phase)
@@ -202,7 +228,9 @@ class Sweep:
         left_s = plan.duration_s
         if left_s is not None:
             left_s = max(0.0, left_s - self._done.used_s.get((target.name, level), 0.0))
-        return StopRules(left_s, plan.stop_error_rate, plan.until_ci)
+        # Of n processes each sees an nth: the mean of all is known better by the root of n.
+        until_ci = None if plan.until_ci is None else plan.until_ci * math.sqrt(self._share.count)
+        return StopRules(left_s, plan.stop_error_rate, until_ci)
 
     def _arrivals(self, level: Level, *, skip: int) -> Arrivals:
         """The shape of the load; of an open loop, after the first `skip` requests."""
