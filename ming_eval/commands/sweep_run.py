@@ -13,7 +13,7 @@ from ming_eval.commands.side_by_side import SideBySide, side_by_side
 from ming_eval.load.crew import Crew
 from ming_eval.load.host import make_room, warn_if_busy
 from ming_eval.load.kept import Kept
-from ming_eval.load.links import find_links
+from ming_eval.load.links import check_links, find_links
 from ming_eval.load.plan import LoadPlan
 from ming_eval.load.summary import INTERRUPTED, summarise_run
 from ming_eval.load.sweep import Sweep
@@ -45,6 +45,7 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
         DataError: results cannot be written.
     """
     make_room(plan)
+    check_links(plan)
     kept = Kept() if job.resume is None else _left_by_another(job.resume)
     limit: Verdict | None = None
 

@@ -117,6 +117,18 @@ class LocalLink:
         return self._process
 
 
+def check_links(plan: LoadPlan) -> None:
+    """See that there can be workers of the kind that the plan asks for.
+
+    Raises:
+        UsageError: it asks for a cluster, and Ray is not installed.
+    """
+    if plan.cluster is not None:
+        from ming_eval.load.ray_links import load_ray
+
+        load_ray()
+
+
 def find_links(plan: LoadPlan) -> list[Link]:
     """One link for each worker that the plan asks for, none of them started.
 

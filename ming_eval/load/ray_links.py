@@ -24,7 +24,7 @@ def cluster_links(cluster: str, count: int | None) -> Iterator[RayLink]:
         UsageError: Ray is not installed.
         TargetError: the cluster cannot be reached.
     """
-    ray = _ray()
+    ray = load_ray()
     try:
         ray.init(address=None if cluster == _HERE else cluster, ignore_reinit_error=True, log_to_driver=False)
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
@@ -34,7 +34,12 @@ def cluster_links(cluster: str, count: int | None) -> Iterator[RayLink]:
         yield RayLink(ray, nodes[index % len(nodes)])
 
 
-def _ray() -> Any:
+def load_ray() -> Any:
+    """The package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         return import_module("ray")
     except ImportError as exc:
