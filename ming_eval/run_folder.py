@@ -16,11 +16,13 @@ from typing import TypeVar
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.types import Phase, Reply, RequestRecord
+from ming_eval.media import suffix_of
+from ming_eval.types import Media, Phase, Reply, RequestRecord, Task, TokenLogprob
 from ming_eval.worker_files import combine, join_parts, part_files, read_lines, split_files, worker_file
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
+SAMPLES_FOLDER = "samples"
 _MASK = "***"
 
 T = TypeVar("T")
@@ -40,12 +42,13 @@ class Redactor:
 
 @dataclass(frozen=True, slots=True)
 class SavedReply:
-    """One line of a file in `outputs/`."""
+    """One line of a file in `outputs/`; `logprobs` where they were asked for and came."""
 
     id: str
     finish_reason: str | None
     text: str
     reasoning: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def create(out: Path, command: str, names: Iterable[str], now: datetime | None = None) -> Path:
@@ -110,8 +113,8 @@ class RequestLog:
         record = reply.record
         self._append(REQUESTS_FILE, record)
         if not record.warmup:
-            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning)
-            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s), saved)
+            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning, reply.logprobs)
+            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s, record.task), saved)
         return reply
 
     def add_phase(self, phase: Phase) -> None:
@@ -131,6 +134,16 @@ class RequestLog:
         name = audio_file(reply.record)
         self._write(name, reply.audio)
         return name
+
+    def save_sample(self, task: Task, media: Media) -> None:
+        """Write what the first request of a task sends, for people who read the report.
+
+        Raises:
+            DataError: the disk is full or the folder is gone.
+        """
+        name = f"{SAMPLES_FOLDER}/{task.value.lower()}{suffix_of(media.mime)}"
+        if not (self.folder / name).exists():
+            self._write(name, media.data)
 
     def _redacted(self, reply: Reply) -> Reply:
         error = reply.record.error
@@ -155,10 +168,11 @@ class RequestLog:
         return path.open("ab", buffering=0)  # what is written has left this process
 
 
-def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None) -> str:
+def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T) -> str:
     """Where the texts of one point go, below the run folder."""
     load = f"c{concurrency}" if rate_per_s is None else f"r{rate_per_s:g}"
-    return f"outputs/{_file_name(backend)}-{load}.jsonl"
+    kind = "" if task is Task.T2T else f"{task.value.lower()}-"
+    return f"outputs/{_file_name(backend)}-{kind}{load}.jsonl"
 
 
 def audio_file(record: RequestRecord) -> str:
@@ -188,14 +202,14 @@ def has_records(folder: Path) -> bool:
 
 
 def read_replies(
-    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None
+    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T
 ) -> dict[str, SavedReply]:
     """The stored answers of one point by request; none where none has ended.
 
     Raises:
         DataError: the file cannot be read, or a line inside it is not an answer.
     """
-    path = folder / outputs_file(backend, concurrency, rate_per_s)
+    path = folder / outputs_file(backend, concurrency, rate_per_s, task)
     is_there = path.exists() or part_files(path)
     return {reply.id: reply for reply in _read_lines(path, SavedReply)} if is_there else {}
 

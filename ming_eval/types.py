@@ -56,10 +56,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Where in a conversation a request stands: turn `number` `of` so many, from 1; `index` is its place in a point."""
+
+    conversation: int
+    number: int
+    of: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One thing to ask a server, independent of its dialect.
 
     `id` is stable over repeats of a run (it pairs records of two systems). `extra` is merged into the JSON body last.
+    `turn` is None outside a conversation.
     """
 
     id: str
@@ -72,6 +83,7 @@ class Request:
     stream: bool = True
     voice: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    turn: Turn | None = None
 
     @property
     def wants_audio(self) -> bool:
@@ -89,6 +101,7 @@ class EventKind(StrEnum):
     ROLE = "role"
     FINISH = "finish"
     USAGE = "usage"
+    LOGPROBS = "logprobs"
     ERROR = "error"
     DONE = "done"
 
@@ -109,6 +122,18 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     audio_tokens: int | None = None
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A generated token and the natural logarithm of its probability; `top` has those of the likeliest tokens."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    def of(self, token: str) -> float | None:
+        """The logarithm for any token; None for one that was not reported."""
+        return self.logprob if token == self.token else dict(self.top).get(token)
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One piece of a reply, stamped when its bytes arrived.
 
@@ -123,6 +148,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     audio: bytes = b""
     usage: Usage | None = None
     sample_rate_hz: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Failure(StrEnum):
@@ -162,7 +188,9 @@ class RequestRecord:
     count when the server does not say). `slot` is which of a closed loop's users sent it. `audio_times_s` and
     `audio_durations_s` have one entry per piece of speech: when it came and how long it plays (None: rate unknown).
     `rate_per_s` is the rate of the open loop that the request belongs to, None in any other load.
-    `request_sha256` is the digest of the JSON that was sent. A value that does not exist is None, never 0.
+    `request_sha256` is the digest of the JSON that was sent. `upload_s` is how long it took until the kernel had taken
+    the last byte of the request. `repeat` counts the passes over the points from 1; `conversation` and `turn` are there
+    in conversations only. A value that does not exist is None, never 0.
     """
 
     id: str
@@ -202,6 +230,10 @@ class RequestRecord:
     audio_durations_s: tuple[float | None, ...] = ()
     rate_per_s: float | None = None
     request_sha256: str | None = None
+    upload_s: float | None = None
+    repeat: int = 1
+    conversation: int | None = None
+    turn: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -282,6 +314,8 @@ class Phase:
     gpus: tuple[GpuSample, ...] = ()
     length_source: str | None = None
     processes: int = 1
+    task: Task = Task.T2T
+    repeat: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,3 +327,4 @@ class Reply:
     reasoning: str = ""
     audio: bytes = b""
     request_body: bytes = b""
+    logprobs: tuple[TokenLogprob, ...] = ()

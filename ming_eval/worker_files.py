@@ -17,11 +17,6 @@ def worker_file(name: str, worker: int | None) -> str:
     return name if worker is None else f"{name.removesuffix('.jsonl')}{_mark(name)}{worker}.jsonl"
 
 
-def is_part(name: str) -> bool:
-    """True for a file of one process."""
-    return re.fullmatch(r"(?:requests|phases)\.\d+\.jsonl|.+@\d+\.jsonl", name) is not None
-
-
 def part_files(path: Path) -> list[Path]:
     """The files of processes that belong to `path`, in the order of the processes."""
     pattern = re.compile(rf"{re.escape(path.stem)}{re.escape(_mark(path.as_posix()))}(\d+)\.jsonl")
@@ -85,7 +80,7 @@ def combine(files: Sequence[Sequence[Phase]]) -> Iterator[Phase]:
 
 
 def _key(phase: Phase) -> tuple[object, ...]:
-    return phase.backend, phase.concurrency, phase.rate_per_s
+    return phase.backend, phase.concurrency, phase.rate_per_s, phase.task, phase.repeat
 
 
 def _one(phases: Sequence[Phase]) -> Phase:

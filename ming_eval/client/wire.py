@@ -16,7 +16,7 @@ import msgspec
 from ming_eval.client import generate
 from ming_eval.errors import DataError
 from ming_eval.targets import Dialect
-from ming_eval.types import Event, EventKind, Media, Message, Part, Request, Text, Usage
+from ming_eval.types import Event, EventKind, Media, Message, Part, Request, Text, TokenLogprob, Usage
 
 MAX_ERROR_CHARS = 500
 
@@ -156,10 +156,26 @@ class _Delta(msgspec.Struct, gc=False):
     audio: _Audio | None = None
 
 
+class _Alternative(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+
+
+class _Scored(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+    top_logprobs: list[_Alternative] | None = None
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    content: list[_Scored] | None = None
+
+
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -191,6 +207,8 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
             if chunk.modality == "audio":  # vLLM-omni: the content is a WAV file in base64
                 choice.delta = _Delta(audio=_Audio(data=choice.delta.content))
             events += _delta_events(choice.delta, time_s, dialect.transcript_is_text)
+        if choice.logprobs is not None:
+            events += _logprob_events(choice.logprobs, time_s)
         if choice.finish_reason is not None:
             events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
     return _closed(chunk, events, time_s)
@@ -209,6 +227,8 @@ def decode_reply(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     for choice in chunk.choices or ():
         if choice.message is not None:
             events += _delta_events(choice.message, time_s, not choice.message.content)
+        if choice.logprobs is not None:
+            events += _logprob_events(choice.logprobs, time_s)
         if choice.finish_reason is not None:
             events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
     return _closed(chunk, events, time_s)
@@ -249,6 +269,16 @@ def _delta_events(delta: _Delta, time_s: float, transcript_is_text: bool) -> lis
     if not events and delta.role:
         events.append(Event(EventKind.ROLE, time_s, delta.role))
     return events
+
+
+def _logprob_events(logprobs: _Logprobs, time_s: float) -> list[Event]:
+    if not logprobs.content:
+        return []
+    scored = tuple(
+        TokenLogprob(each.token, each.logprob, tuple((other.token, other.logprob) for other in each.top_logprobs or ()))
+        for each in logprobs.content
+    )
+    return [Event(EventKind.LOGPROBS, time_s, logprobs=scored)]
 
 
 def _tool_texts(calls: list[_ToolCall]) -> Iterator[str]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from ming_eval.client import wire
 from ming_eval.errors import UsageError
 from ming_eval.load.lengths import Lengths, parse_lengths
 from ming_eval.load.plan import Level, LoadPlan, Shape
-from ming_eval.load.synthetic import LengthSource, Vocabulary
+from ming_eval.load.synthetic import guessed_vocabulary
 from ming_eval.load.workload import load_prompts, plan_points
 from ming_eval.report.grid import MISSING, Grid, number
 from ming_eval.targets import Target, find_dialect
-
-_GUESSED_TOKENS_PER_WORD = 1.3
 
 
 def dry_run_text(plan: LoadPlan, targets: Sequence[Target]) -> str:
@@ -60,8 +59,7 @@ def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
     vocabulary = None
     prompts = load_prompts(plan.prompts)
     if plan.input_tokens is not None:  # the real one is measured at the server
-        words = sorted({word for prompt in prompts for word in prompt.text.lower().split() if word.isalpha()})
-        vocabulary = Vocabulary(words, _GUESSED_TOKENS_PER_WORD, LengthSource.ESTIMATE)
+        vocabulary = guessed_vocabulary(prompt.text for prompt in prompts)
     point = next(plan_points(plan, prompts, vocabulary), None)
     if point is None:
         raise UsageError("the plan has no point")
@@ -70,4 +68,9 @@ def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
     body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
     where = target.request_url if target else "the bundled engine"
     model = "" if target and target.model else " (the model is asked of the server)"
-    return f"{request.id}, to {where}{model}:\n{body.decode(errors='replace')}"
+    return f"{request.id}, to {where}{model}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
+
+
+def _without_files(body: str) -> str:
+    """`body` with the middle of encoded files left out."""
+    return re.sub(r"([A-Za-z0-9+/]{24})[A-Za-z0-9+/]{200,}={0,2}", r"\1...", body)

@@ -162,7 +162,7 @@ def _with_records(run: StoredRun, summary: Summary) -> SweepRun:
     from ming_eval.report.overlay import SweepRun
     from ming_eval.run_folder import read_records
 
-    return SweepRun(run.manifest, summary, read_records(run.folder))
+    return SweepRun(run.manifest, summary, read_records(run.folder), run.folder)
 
 
 def _comparison(sweeps: Sequence[SweepRun]) -> list[Section]:

@@ -10,7 +10,7 @@ from ming_eval.load.plan import Level, level_of
 from ming_eval.run_folder import has_records, read_phases, read_records
 from ming_eval.types import Phase, RequestRecord
 
-PointKey = tuple[str, Level]  # backend, load
+PointKey = tuple[str, Level, int]  # backend, load, which pass over the points
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Kept:
         by_point: dict[PointKey, list[RequestRecord]] = {}
         for record in self.records:
             if not record.warmup:
-                by_point.setdefault((record.backend, level_of(record)), []).append(record)
+                by_point.setdefault((record.backend, level_of(record), record.repeat), []).append(record)
         return Done(
             {key: frozenset(record.index for record in mine) for key, mine in by_point.items()},
-            frozenset((p.backend, Level(p.concurrency, p.rate_per_s)) for p in self.phases if p.complete),
+            frozenset((p.backend, level_of(p), p.repeat) for p in self.phases if p.complete),
             {key: max(r.done_s for r in mine) - min(r.sent_s for r in mine) for key, mine in by_point.items()},
         )

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from ming_eval.load.links import LocalLink
-from ming_eval.worker_files import is_part
 
 
 class Remote:
@@ -19,6 +18,7 @@ class Remote:
         self._link = LocalLink()
         self._folder = tempfile.TemporaryDirectory(prefix="ming-eval-worker-")
         self._receiving = asyncio.Lock()
+        self._prepared: frozenset[str] = frozenset()
 
     async def start(self) -> tuple[str, str]:
         """Start the process; the name of this host, and the folder that the worker writes to."""
@@ -31,6 +31,7 @@ class Remote:
 
     async def prepare(self, files: dict[str, bytes]) -> None:
         """Put files into the worker's folder."""
+        self._prepared = frozenset(files)
         for name, content in files.items():
             (Path(self._folder.name) / name).write_bytes(content)
 
@@ -48,6 +49,7 @@ class Remote:
         return await self._link.stop()
 
     async def files(self) -> dict[str, bytes]:
-        """All that it has written, by name below its folder."""
+        """All that the worker has written, by name below its folder."""
         root = Path(self._folder.name)
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.jsonl") if is_part(path.name)}
+        written = [path for path in root.rglob("*") if path.is_file() and path.name not in self._prepared]
+        return {str(path.relative_to(root)): path.read_bytes() for path in written}

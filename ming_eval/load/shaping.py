@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from ming_eval.errors import UsageError
+from ming_eval.load.conversations import History
 from ming_eval.load.lengths import parse_lengths
+from ming_eval.load.media import MediaShape
 from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
 from ming_eval.load.trace import read_trace
 from ming_eval.metrics.slo import parse_slos
+from ming_eval.types import Task
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -43,6 +46,15 @@ class ShapeOptions:
     output_tokens: str | None = None
     tokenizer: Path | None = None
     workers: str = "1"
+    tasks: str | None = None
+    dataset: str | None = None
+    dataset_dir: Path | None = None
+    media: MediaShape = field(default_factory=MediaShape)
+    turns: str | None = None
+    think_s: float = 0.0
+    history: History | None = None
+    repeats: int = 1
+    logprobs: int | None = None
 
 
 def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
@@ -57,6 +69,8 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
     if shape is Shape.WAVES and (workers != 1 or cluster is not None):
         raise UsageError("--arrivals waves is made by one process: a wave begins when all of the one before has ended")
     _check_lengths(options)
+    tasks = _tasks(options)
+    _check_workload(options, shape, tasks)
     plan = replace(
         plan,
         shape=shape,
@@ -74,6 +88,15 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
         workers=workers,
         cluster=cluster,
+        tasks=tasks,
+        dataset=options.dataset,
+        dataset_dir=None if options.dataset_dir is None else str(options.dataset_dir),
+        media=options.media,
+        turns=options.turns,
+        think_s=options.think_s,
+        history=options.history or History.REPLIES,
+        repeats=options.repeats,
+        logprobs=options.logprobs,
     )
     if shape in (Shape.CLOSED, Shape.WAVES):
         return plan
@@ -151,6 +174,38 @@ def _check_lengths(options: ShapeOptions) -> None:
             parse_lengths(text, option)
     if options.tokenizer is not None and options.input_tokens is None:
         raise UsageError("--tokenizer counts the words of --input-tokens, which is not given")
+
+
+def _tasks(options: ShapeOptions) -> tuple[Task, ...]:
+    """The tasks in `I2T,T2S`, each once, in the order of `Task`; without one, what the data set is for."""
+    if options.tasks is None:
+        if options.dataset is None:
+            return (Task.T2T,)
+        from ming_eval.load.datasets import default_task
+
+        return (default_task(options.dataset),)
+    names = [name.strip().upper() for name in options.tasks.split(",")]
+    for name in names:
+        if name not in Task.__members__:
+            raise UsageError(f"unknown task {name!r} in {options.tasks!r}: choose from {','.join(Task)}")
+    return tuple(task for task in Task if task in names)
+
+
+def _check_workload(options: ShapeOptions, shape: Shape, tasks: Sequence[Task]) -> None:
+    has_media = any(task.value[0] != "T" for task in tasks)
+    if options.dataset is not None or options.dataset_dir is not None or has_media:
+        from ming_eval.load.datasets import check_source
+
+        check_source(tasks, options.dataset, None if options.dataset_dir is None else str(options.dataset_dir))
+    if shape is Shape.TRACE and (has_media or options.turns is not None or options.repeats > 1):
+        raise UsageError("--trace replays single text requests, once: leave out --task, --turns and --repeats")
+    if options.turns is None:
+        if options.think_s or options.history is not None:
+            raise UsageError("--think-time and --history belong to conversations: give --turns")
+        return
+    parse_lengths(options.turns, "--turns")
+    if shape is Shape.WAVES:
+        raise UsageError("--arrivals waves and --turns do not go together: a wave ends with its slowest request")
 
 
 def _implied(options: ShapeOptions) -> Shape:

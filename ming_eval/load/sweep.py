@@ -16,6 +16,7 @@ from ming_eval.client.exchange import Exchange, Timeouts
 from ming_eval.client.garbage import frozen_garbage
 from ming_eval.load.arrivals import Arrivals, ClosedLoop, OpenLoop, Ramp, Replay, Spacing
 from ming_eval.load.breaker import Breaker
+from ming_eval.load.conversations import unbroken
 from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
 from ming_eval.load.plan import Level, LoadPlan, Shape
@@ -29,12 +30,14 @@ from ming_eval.load.workload import PointWork, Prompt, load_prompts, plan_points
 from ming_eval.metrics.latency import make_record, reply_of
 from ming_eval.run_folder import RequestLog
 from ming_eval.targets import Target
-from ming_eval.types import Outage, Phase, RequestRecord
+from ming_eval.types import Media, Outage, Phase, RequestRecord, Task
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
 WHOLE = Share()
 ALONE = OpenGate()
+_LARGEST_SAMPLE_BYTES = 4_000_000
+_KEPT_SPOKEN = 3  # answers of a point whose speech is kept, to be listened to
 
 
 class Observer(Protocol):
@@ -79,6 +82,7 @@ class Sweep:
         self._share = share
         self._gate = gate
         self._length_source: str | None = None
+        self._sampled: set[Task] = set()
 
     async def run(self) -> None:
         """All points. Every backend gets the same requests, one after the other, a-b, b-a, a-b, ...
@@ -93,7 +97,7 @@ class Sweep:
         for turn, work in enumerate(plan_points(self._plan, prompts, vocabulary)):
             # Turned round each time: a drift of the host or the network then favours neither system.
             for target in self._targets if turn % 2 == 0 else reversed(self._targets):
-                if (target.name, work.level) in self._done.complete:
+                if (target.name, work.level, work.repeat) in self._done.complete:
                     continue
                 if not is_first:
                     await asyncio.sleep(self._plan.rest_s)
@@ -113,44 +117,62 @@ class Sweep:
 
     async def _run_point(self, target: Target, work: PointWork) -> None:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
+            missing = self._missing(client.target, work)
+            own = self._own(range(len(work.warmup) if missing else 0), work.level)
+            # Before the warm-up, so that the server has no time to cool down while files are read and encoded.
+            warmup = Bodies(client, (work.warmup[i] for i in own))
+            bodies = self._bodies(client, work, self._own(missing, work.level))
+            self._keep_sample(work)
             with frozen_garbage():
                 await self._gate.wait()
-                if indices := self._missing(client.target, work):
-                    await self._warm_up(client, work)
-                await self._measure(client, work, indices)
+                await self._warm_up(client, work, warmup)
+                await self._measure(client, work, missing, bodies)
+
+    def _keep_sample(self, work: PointWork) -> None:
+        task = work.level.task
+        if task in self._sampled or task.value[0] == "T" or not work.measured or self._share.index > 0:
+            return
+        self._sampled.add(task)
+        for part in work.measured[0].messages[0].parts:
+            if isinstance(part, Media) and len(part.data) <= _LARGEST_SAMPLE_BYTES:
+                self._log.save_sample(task, part)
+                return
+
+    def _bodies(self, client: Client, work: PointWork, indices: Sequence[int]) -> Bodies:
+        ahead = None if self._plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * work.level.concurrency)
+        return Bodies(client, (work.measured[i] for i in indices), ahead, work.conversations)
 
     def _missing(self, target: Target, work: PointWork) -> Sequence[int]:
-        """Which of the measured requests have not ended in an earlier process."""
+        """Which of the measured requests have not ended in an earlier process; of conversations, their first turns."""
         everything = range(len(work.measured))
-        ended = self._done.indices.get((target.name, work.level))
-        return [i for i in everything if i not in ended] if ended else everything
+        ended = self._done.indices.get((target.name, work.level, work.repeat))
+        missing = [i for i in everything if i not in ended] if ended else everything
+        return missing if work.layout is None else unbroken(work.layout, missing)
 
     def _num_slots(self, work: PointWork) -> int:
         """Of the point, those that have something to do; the share of this process is taken of all of its slots."""
         whole = min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
         return self._share.num_slots(whole)
 
-    async def _warm_up(self, client: Client, work: PointWork) -> None:
+    async def _warm_up(self, client: Client, work: PointWork, bodies: Bodies) -> None:
         """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
-        indices = self._own(range(len(work.warmup)), work.level)
-        if not indices:
+        if not bodies:
             return
+        indices = self._own(range(len(work.warmup)), work.level)
         self._observer.point_started(client.target.name, work.level.title, len(indices), warmup=True)
-        keep = self._keeper(work.level, indices, warmup=True)
-        arrivals = self._sliced(self._warmup_arrivals(work.level))
-        await send_all(client, arrivals, [work.warmup[i] for i in indices], keep)
+        keep = self._keeper(work, indices, warmup=True)
+        await send_all(client, self._sliced(self._warmup_arrivals(work.level)), bodies, keep)
         self._observer.point_ended()
 
-    async def _measure(self, client: Client, work: PointWork, missing: Sequence[int]) -> None:
-        """Send what is missing and keep a phase of it, also when it is cut short."""
+    async def _measure(self, client: Client, work: PointWork, missing: Sequence[int], bodies: Bodies) -> None:
+        """Send this process's part of what is missing and keep a phase of it, also when it is cut short."""
         plan, target, level = self._plan, client.target, work.level
         indices = self._own(missing, level)
-        ahead = None if plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * level.concurrency)
-        bodies = Bodies(client, (work.measured[i] for i in indices), ahead)
-        stopper = Stopper(self._stop_rules(target, level))
+        stopper = Stopper(self._stop_rules(target, work))
         breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
-        arrivals = self._sliced(self._arrivals(level, skip=len(work.measured) - len(missing)))
-        self._observer.point_started(target.name, level.title, len(indices), warmup=False)
+        num_units = len(work.measured) if work.layout is None else len(work.layout.starts)
+        arrivals = self._sliced(self._arrivals(level, skip=num_units - len(missing)))
+        self._observer.point_started(target.name, level.title, _num_requests(work, indices), warmup=False)
         await self._gate.wait()
         if not arrivals.slots:
             return
@@ -162,7 +184,7 @@ class Sweep:
                     client,
                     arrivals,
                     bodies,
-                    self._keeper(level, indices, warmup=False, stopper=stopper),
+                    self._keeper(work, indices, warmup=False, stopper=stopper),
                     should_stop=stopper.should_stop,
                     breaker=breaker if plan.outage_limit_s else None,
                 )
@@ -184,6 +206,8 @@ class Sweep:
                         length_source=self._length_source,
                         server=watcher.server_samples(),
                         gpus=watcher.gpu_samples(),
+                        task=level.task,
+                        repeat=work.repeat,
                         processes=min(self._share.count, level.concurrency),
                     )
                 )
@@ -192,16 +216,20 @@ class Sweep:
             self._observer.say(f"  {target.name} was away for {outage.end_s - outage.start_s:.2f} s")
 
     def _keeper(
-        self, level: Level, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
+        self, work: PointWork, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
     ) -> OnExchange:
         """What turns an exchange into a record, and hands it to everybody who keeps one."""
+        level = work.level
 
         def keep(position: int, slot: int, exchange: Exchange) -> None:
-            made = make_record(
-                exchange, index=indices[position], concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s
-            )
-            full = replace(made, slot=self._share.slot(slot), rate_per_s=level.rate_per_s)
-            record = self._log.add(reply_of(exchange, full)).record  # without secrets that the server echoed
+            turn = exchange.request.turn
+            index = indices[position] if turn is None or warmup else turn.index
+            made = make_record(exchange, index=index, concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s)
+            full = replace(made, slot=self._share.slot(slot), rate_per_s=level.rate_per_s, repeat=work.repeat)
+            reply = self._log.add(reply_of(exchange, full))  # without secrets that the server echoed
+            record = reply.record
+            if reply.audio and not warmup and index < _KEPT_SPOKEN and work.repeat == 1:
+                self._log.save_audio(reply)
             self._kept.records.append(record)
             self._observer.request_ended(record)
             if stopper is not None:
@@ -222,12 +250,12 @@ class Sweep:
     def _since_zero(self, outage: Outage) -> Outage:
         return Outage(outage.start_s - self._zero_s, outage.end_s - self._zero_s)
 
-    def _stop_rules(self, target: Target, level: Level) -> StopRules:
+    def _stop_rules(self, target: Target, work: PointWork) -> StopRules:
         """Of the time of a point, this process may use what an earlier one has left."""
         plan = self._plan
         left_s = plan.duration_s
         if left_s is not None:
-            left_s = max(0.0, left_s - self._done.used_s.get((target.name, level), 0.0))
+            left_s = max(0.0, left_s - self._done.used_s.get((target.name, work.level, work.repeat), 0.0))
         # Of n processes each sees an nth: the mean of all is known better by the root of n.
         until_ci = None if plan.until_ci is None else plan.until_ci * math.sqrt(self._share.count)
         return StopRules(left_s, plan.stop_error_rate, until_ci)
@@ -256,3 +284,11 @@ class Sweep:
         if level.rate_per_s is None:
             return ClosedLoop(level.concurrency)
         return OpenLoop(level.rate_per_s, level.concurrency, Spacing.CONSTANT)
+
+
+def _num_requests(work: PointWork, indices: Sequence[int]) -> int:
+    """How many requests start from those at `indices`, which are first turns where there are conversations."""
+    layout = work.layout
+    if layout is None:
+        return len(indices)
+    return sum(len(layout.indices(layout.turn(index).conversation)) for index in indices)

@@ -21,6 +21,7 @@ Count = Callable[[str], Awaitable[int]]
 _LEAD = "the"  # words are counted behind another one: at the beginning of a text some tokenizers cut them otherwise
 _GROUP = 32
 _FEWEST_WORDS = 50
+_GUESSED_TOKENS_PER_WORD = 1.3
 _PROBE_WORDS = (20, 220)  # lengths at which an estimate is calibrated
 
 
@@ -45,6 +46,15 @@ class Vocabulary:
         return " ".join(rng.choices(self.words, k=max(1, round(num_tokens / self.tokens_per_word))))
 
 
+def guessed_vocabulary(texts: Iterable[str]) -> Vocabulary:
+    """Words of `texts` where no server is asked: for what must look like text and need not have an exact length."""
+    return Vocabulary(_words(texts), _GUESSED_TOKENS_PER_WORD, LengthSource.ESTIMATE)
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    return sorted({word for text in texts for word in re.findall(r"\b[a-z]{3,9}\b", text)})
+
+
 async def find_vocabulary(target: Target, texts: Iterable[str], tokenizer: Path | None) -> Vocabulary:
     """Words of `texts`, measured by the server's /tokenize, else by `tokenizer`, else by the usage of two requests.
 
@@ -53,7 +63,7 @@ async def find_vocabulary(target: Target, texts: Iterable[str], tokenizer: Path 
         DataError: `tokenizer` cannot be read.
         TargetError: nothing of the three can be had.
     """
-    words = sorted({word for text in texts for word in re.findall(r"\b[a-z]{3,9}\b", text)})
+    words = _words(texts)
     if await probe.count_tokens(target, _LEAD) is not None:
         return await _exact(words, _by_server(target), LengthSource.SERVER)
     if tokenizer is not None:

@@ -134,7 +134,7 @@ def timelines(run: SweepRun) -> list[Timeline]:
     found = []
     for system, (name, points) in enumerate(curves(run.summary).items()):
         top = max(points, key=_load)
-        records = [record for record in run.records if _is_of(record, name, load_name(top))]
+        records = [record for record in run.records if _is_of(record, top, load_name(top)) and record.repeat == 1]
         if records:
             found.append(_timeline(system, f"{name}, {load_name(top)}", records))
     return found
@@ -198,10 +198,10 @@ def _spread(loads: Sequence[str]) -> list[str]:
 
 
 def _distributions(run: SweepRun, load: str, samples: Callable[[RequestRecord], Iterable[float]]) -> Iterable[Line]:
-    for system, backend in enumerate(curves(run.summary)):
-        values = [v for record in run.records if _is_of(record, backend, load) for v in samples(record) if v > 0]
+    for system, (name, points) in enumerate(curves(run.summary).items()):
+        values = [v for record in run.records if _is_of(record, points[0], load) for v in samples(record) if v > 0]
         if len(values) > 1:
-            yield _cumulative(system, backend, np.sort(np.array(values)))
+            yield _cumulative(system, name, np.sort(np.array(values)))
 
 
 def _cumulative(system: int, name: str, ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Line:
@@ -223,8 +223,10 @@ def _gaps_ms(record: RequestRecord) -> Iterable[float]:
     return (1000 * gap for gap in latency.itl_samples_s(record))
 
 
-def _is_of(record: RequestRecord, backend: str, load: str) -> bool:
-    return record.backend == backend and not record.warmup and load_name(record) == load
+def _is_of(record: RequestRecord, point: Point, load: str) -> bool:
+    """True for a measured request of the point's backend and task, at `load`."""
+    is_alike = (record.backend, record.task) == (point.backend, point.task)
+    return is_alike and not record.warmup and load_name(record) == load
 
 
 # --- Timeline ----------------------------------------------------------------------------------------------------
