@@ -196,11 +196,8 @@ def summarise_point(
 
 
 def _requested(plan: LoadPlan, level: Level) -> int | None:
-    """Requests that should be in flight; None where users think between turns, and how many do is left to chance."""
-    if plan.think_s:
-        return None
-    layout = plan.layout(level, 1)
-    return min(level.concurrency, plan.num_requests(level) if layout is None else len(layout.starts))
+    """Requests that should be in flight; None in conversations, which end one by one and may have pauses."""
+    return min(level.concurrency, plan.num_requests(level)) if plan.turns is None else None
 
 
 def _by_pass(records: Sequence[RequestRecord]) -> list[list[RequestRecord]]:

@@ -37,7 +37,7 @@ def workload_tables(summary: Summary) -> list[tuple[str, str, Grid]]:
 
 def modality_grid(summary: Summary) -> Grid:
     """One row per point that sends media or speaks."""
-    header = ["backend", "task", "load", "KB / request", "upload p50 / p99", "TTFT p50 / p99", "TTFA p50 / p99"]
+    header = ["backend", "task", "load", "KB / request", "upload p50 / p99", "TTFA p50 / p99"]
     header += ["RTF p50 / p99", "RTF_gen p50", "speech s", "stalls", "stalled s", "pre-buffer p50 / p99"]
     points = [point for each in curves(summary).values() for point in each if point.task != Task.T2T]
     return Grid(header, [_modality_row(point) for point in points], num_labels=3)
@@ -46,7 +46,6 @@ def modality_grid(summary: Summary) -> Grid:
 def _modality_row(point: Point) -> list[str]:
     size = None if point.request_bytes is None else point.request_bytes / 1000
     row = [point.backend, point.task, _load(point), number(size), pair(point.upload_ms.p50, point.upload_ms.p99)]
-    row.append(pair(point.ttft_ms.p50, point.ttft_ms.p99))
     speech = point.speech
     if speech is None:
         return [*row, *[MISSING] * 7]
