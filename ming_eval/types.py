@@ -298,6 +298,7 @@ class Phase:
     """The measured part of a point, or as much of it as one process did: one line of `phases.jsonl`.
 
     `length_source` is what the lengths of synthetic prompts rest on, None for others. `processes` shared the point.
+    `connects_s` is how long connections took to open, of the first thousand.
     `complete` when the point came to its end, by whatever rule; `stopped` is the rule, None when all requests went out.
     """
 
@@ -314,6 +315,7 @@ class Phase:
     gpus: tuple[GpuSample, ...] = ()
     length_source: str | None = None
     processes: int = 1
+    connects_s: tuple[float, ...] = ()
     task: Task = Task.T2T
     repeat: int = 1
 

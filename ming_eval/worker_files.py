@@ -93,6 +93,7 @@ def _one(phases: Sequence[Phase]) -> Phase:
         complete=len(phases) == first.processes and all(phase.complete for phase in phases),
         stopped=next((phase.stopped for phase in phases if phase.stopped is not None), None),
         outages=_union(outage for phase in phases for outage in phase.outages),
+        connects_s=tuple(time_s for phase in phases for time_s in phase.connects_s),
         health=_worst([phase.health for phase in phases if phase.health is not None]),
     )
 

@@ -96,6 +96,12 @@ OutputTokensOption = Annotated[
 TokenizerOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A tokenizer.json that counts where the server has no /tokenize.")
 ]
+ExtraBodyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON", help="""Fields for the body of every request: '{"top_k": 1}'; they win over the usual ones."""
+    ),
+]
 WorkersOption = Annotated[
     str,
     typer.Option(

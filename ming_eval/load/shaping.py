@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from ming_eval.errors import UsageError
 from ming_eval.load.conversations import History
@@ -46,6 +48,7 @@ class ShapeOptions:
     output_tokens: str | None = None
     tokenizer: Path | None = None
     workers: str = "1"
+    extra_body: str | None = None
     tasks: str | None = None
     dataset: str | None = None
     dataset_dir: Path | None = None
@@ -86,6 +89,7 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+        extra=parse_body(options.extra_body),
         workers=workers,
         cluster=cluster,
         tasks=tasks,
@@ -133,6 +137,18 @@ def parse_until(text: str) -> float:
     if match is None or not 0 < float(match[1]) < 100:
         raise UsageError(f"bad --until {text!r}: write ci=2% to stop when mean E2E is known to 2 %")
     return float(match[1]) / 100
+
+
+def parse_body(text: str | None) -> dict[str, Any]:
+    """The fields in `{"top_k": 1}`; none for None.
+
+    Raises:
+        UsageError: the text is no JSON object.
+    """
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except msgspec.DecodeError as exc:
+        raise UsageError(f"bad --extra-body {text!r}: write a JSON object such as '{{\"top_k\": 1}}' ({exc})") from exc
 
 
 def parse_workers(text: str) -> tuple[int | None, str | None]:

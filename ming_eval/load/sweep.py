@@ -34,6 +34,7 @@ from ming_eval.types import Media, Outage, Phase, RequestRecord, Task
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+_MOST_CONNECTS = 1000
 WHOLE = Share()
 ALONE = OpenGate()
 _LARGEST_SAMPLE_BYTES = 4_000_000
@@ -208,6 +209,7 @@ class Sweep:
                         gpus=watcher.gpu_samples(),
                         task=level.task,
                         repeat=work.repeat,
+                        connects_s=tuple(round(time_s, 6) for time_s in client.connect_times_s[:_MOST_CONNECTS]),
                         processes=min(self._share.count, level.concurrency),
                     )
                 )
