@@ -126,6 +126,7 @@ class Point:
     An `interrupted` point did not get to its end; it has no rates, since what was in flight was given up, and
     `rate_reason` says so. `failure_examples` has one error text for each class in `failures`.
     `usage_over_events` is how many more tokens the server's usage counts than there were events, as a share.
+    `connect_ms` is how long it took to open the connections, before the point and in it; it is in no other figure.
     `upload_ms` is sent to the last byte taken by the kernel, `request_bytes` the mean size of a request. Of a point
     that was visited several times, all figures are over all passes, `passes` has each of them and `pass_intervals`
     95 % intervals of Student's t over them. `turns` has the turns of conversations by number.
@@ -178,6 +179,7 @@ class Point:
     rate_reason: str | None = None
     failure_examples: Mapping[str, str] = field(default_factory=dict)
     upload_ms: Distribution = Distribution()
+    connect_ms: Distribution = Distribution()
     request_bytes: float | None = None
     passes: tuple[Pass, ...] = ()
     pass_intervals: Mapping[str, Interval] = field(default_factory=dict)

@@ -18,6 +18,7 @@ import msgspec
 from ming_eval.errors import DataError
 from ming_eval.media import suffix_of
 from ming_eval.types import Media, Phase, Reply, RequestRecord, Task, TokenLogprob
+from ming_eval.worker_files import combine, join_parts, part_files, read_lines, split_files, worker_file
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
@@ -84,11 +85,13 @@ def _make(path: Path) -> bool:
 class RequestLog:
     """Appends to `requests.jsonl` and `outputs/`, one line per finished request.
 
-    A kill therefore loses only what was still in flight.
+    A kill therefore loses only what was still in flight. A `worker` that shares a load has files of its own
+    (`requests.<worker>.jsonl`), which `merge_workers` joins.
     """
 
-    def __init__(self, folder: Path, redact: Redactor) -> None:
+    def __init__(self, folder: Path, redact: Redactor, worker: int | None = None) -> None:
         self.folder = folder
+        self._worker = worker
         self.redact = redact
         self._encode = msgspec.json.Encoder().encode
         self._files: dict[str, FileIO] = {}
@@ -148,7 +151,7 @@ class RequestLog:
         return replace(reply, record=record, text=self.redact(reply.text), reasoning=self.redact(reply.reasoning))
 
     def _append(self, name: str, value: object) -> None:
-        self._write(name, self._encode(value) + b"\n")
+        self._write(worker_file(name, self._worker), self._encode(value) + b"\n")
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -161,7 +164,7 @@ class RequestLog:
 
     def _open(self, name: str) -> FileIO:
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         return path.open("ab", buffering=0)  # what is written has left this process
 
 
@@ -184,12 +187,18 @@ def _file_name(name: str) -> str:
 
 
 def read_records(folder: Path) -> tuple[RequestRecord, ...]:
-    """Every record of `requests.jsonl`; a last line that a kill cut short is left out.
+    """Every record of `requests.jsonl`, and of processes that share the load, but for lines that a kill cut short.
 
     Raises:
         DataError: the file cannot be read, or a line inside it is not a record.
     """
     return tuple(_read_lines(folder / REQUESTS_FILE, RequestRecord))
+
+
+def has_records(folder: Path) -> bool:
+    """True when there is something for `read_records`."""
+    path = folder / REQUESTS_FILE
+    return path.exists() or bool(part_files(path))
 
 
 def read_replies(
@@ -201,7 +210,8 @@ def read_replies(
         DataError: the file cannot be read, or a line inside it is not an answer.
     """
     path = folder / outputs_file(backend, concurrency, rate_per_s, task)
-    return {reply.id: reply for reply in _read_lines(path, SavedReply)} if path.exists() else {}
+    is_there = path.exists() or part_files(path)
+    return {reply.id: reply for reply in _read_lines(path, SavedReply)} if is_there else {}
 
 
 def read_phases(folder: Path) -> tuple[Phase, ...]:
@@ -211,7 +221,8 @@ def read_phases(folder: Path) -> tuple[Phase, ...]:
         DataError: the file cannot be read, or a line inside it is not a phase.
     """
     path = folder / PHASES_FILE
-    return tuple(_read_lines(path, Phase)) if path.exists() else ()
+    parts = [tuple(_read_lines(part, Phase)) for part in part_files(path)]
+    return (*(_read_lines(path, Phase, with_parts=False) if path.exists() else ()), *combine(parts))
 
 
 def drop_cut_lines(folder: Path) -> None:
@@ -220,7 +231,7 @@ def drop_cut_lines(folder: Path) -> None:
     Raises:
         DataError: a file cannot be changed.
     """
-    for path in (folder / REQUESTS_FILE, folder / PHASES_FILE, *(folder / "outputs").glob("*.jsonl")):
+    for path in (*folder.glob("requests*.jsonl"), *folder.glob("phases*.jsonl"), *folder.glob("outputs/*.jsonl")):
         try:
             if path.exists():
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
@@ -228,17 +239,33 @@ def drop_cut_lines(folder: Path) -> None:
             raise DataError(f"cannot write {path}: {exc.strerror}") from exc
 
 
-def _read_lines(path: Path, kind: type[T]) -> Iterator[T]:
+def merge_workers(folder: Path) -> None:
+    """Join the files of processes that shared a load, in order of time; nothing where there are none.
+
+    Raises:
+        DataError: a file cannot be read or written.
+    """
+    encode = msgspec.json.encode
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        records = sorted(read_records(folder), key=lambda record: record.sent_s)
+        join_parts(folder / REQUESTS_FILE, map(encode, records))
+        for path in split_files(folder / "outputs"):
+            join_parts(path, [line for _, _, line in read_lines(path)])
+        join_parts(folder / PHASES_FILE, map(encode, read_phases(folder)))  # last: until then the parts can be joined
+    except OSError as exc:
+        raise DataError(f"cannot join the files of {folder}: {exc.strerror}") from exc
+
+
+def _read_lines(path: Path, kind: type[T], *, with_parts: bool = True) -> Iterator[T]:
+    try:
+        lines = list(read_lines(path, with_parts=with_parts))
     except OSError as exc:
         raise DataError(f"cannot read {path}: {exc.strerror}") from exc
-    del rest  # empty after a whole line
-    for number, line in enumerate(lines, start=1):
+    for file, number, line in lines:
         try:
             yield msgspec.json.decode(line, type=kind)
         except msgspec.DecodeError as exc:
-            raise DataError(f"{path}, line {number}: {exc}") from exc
+            raise DataError(f"{file}, line {number}: {exc}") from exc
 
 
 def stored_runs(out: Path) -> Sequence[Path]:

@@ -139,7 +139,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     One server-sent event can give several (a last delta with text and finish reason gives TEXT and FINISH).
     `text` is the text piece, or for ERROR the message, or for FINISH the finish reason. `audio` is raw file or
-    sample bytes.
+    sample bytes, `sample_rate_hz` the rate of bare samples where the piece itself states it.
     """
 
     kind: EventKind
@@ -147,6 +147,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
     audio: bytes = b""
     usage: Usage | None = None
+    sample_rate_hz: int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
@@ -300,7 +301,8 @@ class GpuSample:
 class Phase:
     """The measured part of a point, or as much of it as one process did: one line of `phases.jsonl`.
 
-    `length_source` is what the lengths of synthetic prompts rest on, None for others.
+    `length_source` is what the lengths of synthetic prompts rest on, None for others. `processes` shared the point.
+    `connects_s` is how long connections took to open, of the first thousand.
     `complete` when the point came to its end, by whatever rule; `stopped` is the rule, None when all requests went out.
     """
 
@@ -316,6 +318,8 @@ class Phase:
     server: tuple[ServerSample, ...] = ()
     gpus: tuple[GpuSample, ...] = ()
     length_source: str | None = None
+    processes: int = 1
+    connects_s: tuple[float, ...] = ()
     task: Task = Task.T2T
     repeat: int = 1
 

@@ -66,9 +66,9 @@ def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
     target = targets[0] if targets else None
     request = point.measured[0]
     body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
-    where = f"{target.base_url}/chat/completions" if target else "the bundled engine"
+    where = target.request_url if target else "the bundled engine"
     model = "" if target and target.model else " (the model is asked of the server)"
-    return f"{request.id}, to {where}{model}, {len(body)} bytes:\n{_without_files(body.decode())}"
+    return f"{request.id}, to {where}{model}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
 
 
 def _without_files(body: str) -> str:

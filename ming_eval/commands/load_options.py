@@ -96,6 +96,20 @@ OutputTokensOption = Annotated[
 TokenizerOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A tokenizer.json that counts where the server has no /tokenize.")
 ]
+ExtraBodyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON", help="""Fields for the body of every request: '{"top_k": 1}'; they win over the usual ones."""
+    ),
+]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|ray",
+        help="Processes that share the load, where one core is too little: 4; on the hosts of a Ray cluster: "
+        "ray://HOST:10001, 8@ray://HOST:10001, or ray for the one that this host is in.",
+    ),
+]
 SearchOption = Annotated[
     str | None,
     typer.Option(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ming_eval.load.plan import Level, level_of
+from ming_eval.run_folder import has_records, read_phases, read_records
 from ming_eval.types import Phase, RequestRecord
 
 PointKey = tuple[str, Level, int]  # backend, load, which pass over the points
@@ -30,6 +32,17 @@ class Kept:
 
     records: list[RequestRecord] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+
+    @classmethod
+    def stored(cls, folder: Path) -> Kept:
+        """What a folder holds; nothing where no request has ended yet.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        if not has_records(folder):
+            return cls()
+        return cls(list(read_records(folder)), list(read_phases(folder)))
 
     def done(self) -> Done:
         """The present state by point."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ming_eval.errors import UsageError
 from ming_eval.load.conversations import History, Layout, lay_out
@@ -84,6 +85,9 @@ class LoadPlan:
     that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
     bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
+    `extra` goes into the JSON body of every request, over what is there.
+    `workers` processes share each point, on the hosts of the Ray cluster `cluster` where one is named; None is one for
+    each of its hosts.
 
     Every task of `tasks` has points of its own. `dataset` is a name of `load.datasets` or a folder of media,
     `dataset_dir` where a named one lies; without it, media of the `media` shape are made. `turns` is how many turns a
@@ -126,6 +130,14 @@ class LoadPlan:
     history: History = History.REPLIES
     repeats: int = 1
     logprobs: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = 1
+    cluster: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """True when other processes than this one make the load."""
+        return self.workers != 1 or self.cluster is not None
 
     def levels(self) -> tuple[Level, ...]:
         """The points, rising, task by task."""

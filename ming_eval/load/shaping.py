@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from ming_eval.errors import UsageError
 from ming_eval.load.conversations import History
@@ -21,6 +23,7 @@ from ming_eval.types import Task
 E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_MAX_IN_FLIGHT = 256
+MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class ShapeOptions:
     input_tokens: str | None = None
     output_tokens: str | None = None
     tokenizer: Path | None = None
+    workers: str = "1"
+    extra_body: str | None = None
     tasks: str | None = None
     dataset: str | None = None
     dataset_dir: Path | None = None
@@ -63,6 +68,9 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         DataError: the trace cannot be read.
     """
     shape = _shape(options)
+    workers, cluster = parse_workers(options.workers)
+    if shape is Shape.WAVES and (workers != 1 or cluster is not None):
+        raise UsageError("--arrivals waves is made by one process: a wave begins when all of the one before has ended")
     _check_lengths(options)
     tasks = _tasks(options)
     _check_workload(options, shape, tasks)
@@ -81,6 +89,9 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+        extra=parse_body(options.extra_body),
+        workers=workers,
+        cluster=cluster,
         tasks=tasks,
         dataset=options.dataset,
         dataset_dir=None if options.dataset_dir is None else str(options.dataset_dir),
@@ -126,6 +137,32 @@ def parse_until(text: str) -> float:
     if match is None or not 0 < float(match[1]) < 100:
         raise UsageError(f"bad --until {text!r}: write ci=2% to stop when mean E2E is known to 2 %")
     return float(match[1]) / 100
+
+
+def parse_body(text: str | None) -> dict[str, Any]:
+    """The fields in `{"top_k": 1}`; none for None.
+
+    Raises:
+        UsageError: the text is no JSON object.
+    """
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except msgspec.DecodeError as exc:
+        raise UsageError(f"bad --extra-body {text!r}: write a JSON object such as '{{\"top_k\": 1}}' ({exc})") from exc
+
+
+def parse_workers(text: str) -> tuple[int | None, str | None]:
+    """Number of processes and Ray cluster in `4`, `ray`, `ray://head:10001` or `8@ray://head:10001`.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    match = re.fullmatch(r"(?:(\d+)(?:@(?=.)|$))?(ray(?:://\S+)?)?", text.strip())
+    if match is None or not any(match.groups()) or (match[1] and not 1 <= int(match[1]) <= MAX_WORKERS):
+        raise UsageError(
+            f"bad --workers {text!r}: write a number of processes (4), ray, ray://HOST:PORT, or 8@ray://HOST:PORT"
+        )
+    return int(match[1]) if match[1] else None, match[2]
 
 
 def _shape(options: ShapeOptions) -> Shape:

@@ -172,6 +172,7 @@ def summarise_point(
         e2e_ms=distribution_ms(latency.e2e_s(record) for record in good),
         send_lag_ms=distribution_ms(latency.send_lag_s(record) for record in measured),
         stream_end_lag_ms=distribution_ms(latency.stream_end_lag_s(record) for record in good),
+        connect_ms=distribution_ms(time_s for phase in phases for time_s in phase.connects_s),
         upload_ms=distribution_ms(record.upload_s for record in good),
         request_bytes=sum(record.num_request_bytes for record in measured) / len(measured) if measured else None,
         passes=passes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
 from ming_eval.load.plan import Level, LoadPlan, Shape
 from ming_eval.load.runner import Bodies, OnExchange, send_all
+from ming_eval.load.share import Gate, OpenGate, Share, Sliced
 from ming_eval.load.stopping import Stopper, StopRules
 from ming_eval.load.synthetic import Vocabulary, find_vocabulary
 from ming_eval.load.trace import read_trace
@@ -32,6 +34,9 @@ from ming_eval.types import Media, Outage, Phase, RequestRecord, Task
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+_MOST_CONNECTS = 1000
+WHOLE = Share()
+ALONE = OpenGate()
 _LARGEST_SAMPLE_BYTES = 4_000_000
 _KEPT_SPOKEN = 3  # answers of a point whose speech is kept, to be listened to
 
@@ -52,7 +57,7 @@ class Sweep:
     """Runs a plan; what has ended goes into `kept`, also when the run is cut short.
 
     What is in `kept` already was done by an earlier process and is not done again; `zero_s` is the run's clock zero on
-    this process's clock.
+    this process's clock. `share` is this process's part of each point, `gate` where it waits for the other processes.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class Sweep:
         observer: Observer,
         kept: Kept,
         zero_s: float,
+        share: Share = WHOLE,
+        gate: Gate = ALONE,
     ) -> None:
         self._plan = plan
         self._targets = tuple(targets)
@@ -73,6 +80,8 @@ class Sweep:
         limit_s = plan.timeout_s
         self._timeouts = Timeouts() if limit_s is None else Timeouts(first_s=limit_s, idle_s=limit_s)
         self._zero_s = zero_s
+        self._share = share
+        self._gate = gate
         self._length_source: str | None = None
         self._sampled: set[Task] = set()
 
@@ -109,17 +118,20 @@ class Sweep:
 
     async def _run_point(self, target: Target, work: PointWork) -> None:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
-            indices = self._missing(client.target, work)
+            missing = self._missing(client.target, work)
+            own = self._own(range(len(work.warmup) if missing else 0), work.level)
             # Before the warm-up, so that the server has no time to cool down while files are read and encoded.
-            warmup, bodies = Bodies(client, work.warmup if indices else ()), self._bodies(client, work, indices)
+            warmup = Bodies(client, (work.warmup[i] for i in own))
+            bodies = self._bodies(client, work, self._own(missing, work.level))
             self._keep_sample(work)
             with frozen_garbage():
+                await self._gate.wait()
                 await self._warm_up(client, work, warmup)
-                await self._measure(client, work, indices, bodies)
+                await self._measure(client, work, missing, bodies)
 
     def _keep_sample(self, work: PointWork) -> None:
         task = work.level.task
-        if task in self._sampled or task.value[0] == "T" or not work.measured:
+        if task in self._sampled or task.value[0] == "T" or not work.measured or self._share.index > 0:
             return
         self._sampled.add(task)
         for part in work.measured[0].messages[0].parts:
@@ -139,30 +151,39 @@ class Sweep:
         return missing if work.layout is None else unbroken(work.layout, missing)
 
     def _num_slots(self, work: PointWork) -> int:
-        return min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        """Of the point, those that have something to do; the share of this process is taken of all of its slots."""
+        whole = min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        return self._share.num_slots(whole)
 
     async def _warm_up(self, client: Client, work: PointWork, bodies: Bodies) -> None:
         """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
         if not bodies:
             return
-        self._observer.point_started(client.target.name, work.level.title, len(work.warmup), warmup=True)
-        keep = self._keeper(work, range(len(work.warmup)), warmup=True)
-        await send_all(client, self._warmup_arrivals(work.level), bodies, keep)
+        indices = self._own(range(len(work.warmup)), work.level)
+        self._observer.point_started(client.target.name, work.level.title, len(indices), warmup=True)
+        keep = self._keeper(work, indices, warmup=True)
+        await send_all(client, self._sliced(self._warmup_arrivals(work.level)), bodies, keep)
         self._observer.point_ended()
 
-    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int], bodies: Bodies) -> None:
-        """Send what is missing and keep a phase of it, also when it is cut short."""
+    async def _measure(self, client: Client, work: PointWork, missing: Sequence[int], bodies: Bodies) -> None:
+        """Send this process's part of what is missing and keep a phase of it, also when it is cut short."""
         plan, target, level = self._plan, client.target, work.level
+        indices = self._own(missing, level)
         stopper = Stopper(self._stop_rules(target, work))
         breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
-        self._observer.point_started(target.name, level.title, _num_requests(work, indices), warmup=False)
         num_units = len(work.measured) if work.layout is None else len(work.layout.starts)
-        async with Watcher(target, self._zero_s) as watcher, Monitor(client.receive_stamps) as monitor:
+        arrivals = self._sliced(self._arrivals(level, skip=num_units - len(missing)))
+        self._observer.point_started(target.name, level.title, _num_requests(work, indices), warmup=False)
+        await self._gate.wait()
+        if not arrivals.slots:
+            return
+        watcher = Watcher(target, self._zero_s, is_needed=self._share.index == 0)
+        async with watcher, Monitor(client.receive_stamps) as monitor:
             started_s, complete = time.perf_counter(), False
             try:
                 await send_all(
                     client,
-                    self._arrivals(level, skip=num_units - len(indices)),
+                    arrivals,
                     bodies,
                     self._keeper(work, indices, warmup=False, stopper=stopper),
                     should_stop=stopper.should_stop,
@@ -188,6 +209,8 @@ class Sweep:
                         gpus=watcher.gpu_samples(),
                         task=level.task,
                         repeat=work.repeat,
+                        connects_s=tuple(round(time_s, 6) for time_s in client.connect_times_s[:_MOST_CONNECTS]),
+                        processes=min(self._share.count, level.concurrency),
                     )
                 )
         self._observer.point_ended()
@@ -204,7 +227,7 @@ class Sweep:
             turn = exchange.request.turn
             index = indices[position] if turn is None or warmup else turn.index
             made = make_record(exchange, index=index, concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s)
-            full = replace(made, slot=slot, rate_per_s=level.rate_per_s, repeat=work.repeat)
+            full = replace(made, slot=self._share.slot(slot), rate_per_s=level.rate_per_s, repeat=work.repeat)
             reply = self._log.add(reply_of(exchange, full))  # without secrets that the server echoed
             record = reply.record
             if reply.audio and not warmup and index < _KEPT_SPOKEN and work.repeat == 1:
@@ -215,6 +238,12 @@ class Sweep:
                 stopper.see(record)
 
         return keep
+
+    def _own(self, values: Sequence[int], level: Level) -> Sequence[int]:
+        return self._share.take(values, level.concurrency)
+
+    def _sliced(self, arrivals: Arrivals) -> Arrivals:
+        return arrivals if self._share.is_whole else Sliced(arrivals, self._share)
 
     def _end_phase(self, phase: Phase) -> None:
         self._log.add_phase(phase)
@@ -229,7 +258,9 @@ class Sweep:
         left_s = plan.duration_s
         if left_s is not None:
             left_s = max(0.0, left_s - self._done.used_s.get((target.name, work.level, work.repeat), 0.0))
-        return StopRules(left_s, plan.stop_error_rate, plan.until_ci)
+        # Of n processes each sees an nth: the mean of all is known better by the root of n.
+        until_ci = None if plan.until_ci is None else plan.until_ci * math.sqrt(self._share.count)
+        return StopRules(left_s, plan.stop_error_rate, until_ci)
 
     def _arrivals(self, level: Level, *, skip: int) -> Arrivals:
         """The shape of the load; of an open loop, after the first `skip` requests."""

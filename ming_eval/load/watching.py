@@ -23,21 +23,24 @@ class Watcher:
     """An async context manager around what is measured. Pages are only kept meanwhile, and read afterwards.
 
     A server without known metrics is asked once and then left alone. GPUs are watched where NVML is installed and the
-    server runs on this host.
+    server runs on this host. One that is not needed, since another process looks, does nothing.
     """
 
-    def __init__(self, target: Target, zero_s: float) -> None:
+    def __init__(self, target: Target, zero_s: float, *, is_needed: bool = True) -> None:
         self._target = target
         self._zero_s = zero_s
         self._pages: list[tuple[float, str]] = []
         self._gpu_samples: list[GpuSample] = []
-        self._gpus = _Gpus.of_host() if urlsplit(target.base_url).hostname in _LOCAL_HOSTS else None
+        is_here = urlsplit(target.base_url).hostname in _LOCAL_HOSTS
+        self._gpus = _Gpus.of_host() if is_needed and is_here else None
+        self._is_needed = is_needed
         self._is_useful = False
         self._ticker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._look_at_gpus()
-        await self._look()
+        if self._is_needed:
+            await self._look()
         self._is_useful = bool(self.server_samples())
         if self._is_useful or self._gpus is not None:
             self._ticker = asyncio.create_task(self._keep_looking())
@@ -115,7 +118,8 @@ class _Gpus:
     def _energy_j(self) -> float | None:
         """By the GPUs' own counters, which see what happens between two looks."""
         try:
-            return sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000 for handle in self._handles)
+            counted = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles]
+            return float(sum(counted)) / 1000
         except self._nvml.NVMLError:  # older than Volta, or a driver that hides it
             return None
 

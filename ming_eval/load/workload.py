@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ming_eval.errors import UsageError
 from ming_eval.load.conversations import Conversations, History, Layout
@@ -270,12 +270,16 @@ def _maker(
             temperature=0.0,
             seed=plan.seed,
             ignore_eos=plan.ignore_eos,
-            extra={} if plan.logprobs is None else {"logprobs": True, "top_logprobs": plan.logprobs},
+            extra=_logprobs(plan) | dict(plan.extra),
             turn=turn,
         )
         return _as_recorded(request, rows[index]) if rows else request
 
     return make
+
+
+def _logprobs(plan: LoadPlan) -> dict[str, Any]:
+    return {} if plan.logprobs is None else {"logprobs": True, "top_logprobs": plan.logprobs}
 
 
 def _conversations(

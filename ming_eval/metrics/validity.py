@@ -73,6 +73,7 @@ class _Limit:
     invalid: float
     unit: str
     falling: bool = False
+    hint: str = ""
 
     def judge(self, validity: Validity) -> tuple[Trust, str] | None:
         value = self.read(validity)
@@ -81,7 +82,7 @@ class _Limit:
         trust = Trust.INVALID if self._passes(value, self.invalid) else Trust.SUSPECT
         limit = self.invalid if trust is Trust.INVALID else self.suspect
         side = "below" if self.falling else "above"
-        return trust, f"{self.what} {value:.3g}{self.unit}, {side} {limit:g}{self.unit}"
+        return trust, f"{self.what} {value:.3g}{self.unit}, {side} {limit:g}{self.unit}{self.hint}"
 
     def _passes(self, value: float, limit: float) -> bool:
         return value < limit if self.falling else value > limit
@@ -93,7 +94,7 @@ def _shortfall(validity: Validity) -> float | None:
 
 
 _LIMITS_OF_THE_CLIENT = (
-    _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core"),
+    _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core", hint=": share the load with --workers"),
     _Limit("event-loop lag p99", lambda v: v.loop_lag_p99_ms, 5.0, 20.0, " ms"),
     _Limit("receive lag p99", lambda v: v.receive_lag_p99_ms, 3.0, 10.0, " ms"),
     _Limit("send lag p99", lambda v: v.send_lag_p99_ms, 5.0, 20.0, " ms"),

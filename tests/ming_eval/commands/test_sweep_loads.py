@@ -298,3 +298,24 @@ def test_lengths_are_drawn_for_each_request_and_equal_on_every_system(tmp_path: 
 def tokens_of(body: dict[str, Any]) -> int:
     length: int = body.get("max_completion_tokens") or body["max_tokens"]
     return length
+
+
+# --- the request -------------------------------------------------------------------------------------------------
+
+
+def test_extra_fields_of_the_body_are_sent_and_repeated(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        options = ("--concurrency", "1", "--requests", "2", *SMALL, "--extra-body", '{"top_k": 1, "temperature": 0.5}')
+        assert sweep(tmp_path, "--backend", f"s={server.url}", *options).exit_code == 0
+        assert [(chat.body["top_k"], chat.body["temperature"]) for chat in server.chats] == [(1, 0.5)] * 2
+    assert summary_of(tmp_path)["settings"]["extra"] == {"top_k": 1, "temperature": 0.5}
+    bad = sweep(tmp_path, "--backend", "s=http://127.0.0.1:9", "--extra-body", "top_k=1")
+    assert (bad.exit_code, "JSON object" in bad.stderr) == (2, True)
+
+
+def test_opening_connections_is_a_figure_of_its_own(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "3", "--requests", "6", *SMALL)
+    point = point_of(tmp_path)
+    assert (point["connect_ms"]["count"], point["reconnections"]) == (3, 0)
+    assert 0 < point["connect_ms"]["mean"] <= point["connect_ms"]["max"]

@@ -113,5 +113,5 @@ def test_a_run_is_as_good_as_its_worst_point() -> None:
     run = worst_of([("a c=1", good), ("a c=2", bad)])
     assert run is not None
     assert run.verdict is Trust.INVALID
-    assert run.reasons == ("a c=2: client CPU 0.99 of a core, above 0.95 of a core",)
+    assert run.reasons == ("a c=2: client CPU 0.99 of a core, above 0.95 of a core: share the load with --workers",)
     assert worst_of([]) is None
