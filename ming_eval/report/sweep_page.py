@@ -84,7 +84,7 @@ def _doubts(run: SweepRun) -> Iterable[str]:
     for point in run.summary.points:
         if point.validity is not None and point.validity.verdict != "valid":
             reasons = "; ".join(point.validity.reasons)
-            yield f"{point.backend} {load_name(point)} is {point.validity.verdict}: {reasons}"
+            yield f"{point.backend} {point.load_name} is {point.validity.verdict}: {reasons}"
 
 
 def _cards(run: SweepRun) -> str:
