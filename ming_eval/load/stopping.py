@@ -28,27 +28,40 @@ class StopRules:
 
 
 class Stopper:
-    """Follows a point and says when to send nothing more; `reason` is then the rule that was met."""
+    """Follows a point and says when to send nothing more."""
 
     def __init__(self, rules: StopRules) -> None:
-        self.reason: str | None = None
+        self._met: str | None = None  # a rule that stops everything
+        self._has_refused = False  # a request that would have come too late
         self._rules = rules
         self._deadline_s: float | None = None
         self._num_ended = 0
         self._num_failed = 0
         self._e2e = _Running()
 
-    def should_stop(self, due_s: float | None = None) -> bool:
-        """True when nothing more shall be sent; `due_s` is when the next request is due on the client's clock.
+    @property
+    def reason(self) -> str | None:
+        """The rule that was met; None when all requests may be sent."""
+        return self._met or (self._time_is_up if self._has_refused else None)
 
-        The first call starts the time.
+    def should_stop(self, due_s: float | None = None) -> bool:
+        """True when nothing more shall be sent; with `due_s`, when a request is not to be sent that is due then.
+
+        `due_s` is on the client's clock. A request due after the end is refused at once, and those due before it are
+        still sent: they may be waiting for their time. The first call starts the time.
         """
         now_s = time.perf_counter()
         if self._deadline_s is None:
             self._deadline_s = math.inf if self._rules.duration_s is None else now_s + self._rules.duration_s
-        if self.reason is None and max(now_s, due_s or 0.0) >= self._deadline_s:
-            self.reason = f"after {self._rules.duration_s:g} s"
-        return self.reason is not None
+        if now_s >= self._deadline_s:
+            self._met = self._met or self._time_is_up
+        is_late = due_s is not None and due_s >= self._deadline_s
+        self._has_refused |= is_late
+        return self._met is not None or is_late
+
+    @property
+    def _time_is_up(self) -> str:
+        return f"after {self._rules.duration_s or 0.0:g} s"
 
     def see(self, record: RequestRecord) -> None:
         """Take in a request that has ended."""
@@ -56,8 +69,8 @@ class Stopper:
         self._num_failed += not record.ok
         if (e2e_s := latency.e2e_s(record)) is not None:
             self._e2e.add(e2e_s)
-        if self.reason is None:
-            self.reason = self._check_errors() or self._check_interval()
+        if self._met is None:
+            self._met = self._check_errors() or self._check_interval()
 
     def _check_errors(self) -> str | None:
         limit = self._rules.error_rate
