@@ -286,11 +286,15 @@ class ServerSample:
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """All GPUs of the client's host at one moment: watts in all, and the mean share of time they were busy."""
+    """All GPUs of the client's host at one moment: watts in all, and the mean share of time they were busy.
+
+    `energy_j` is what they have used in all since some moment in the past, None where one of them does not count it.
+    """
 
     time_s: float
     power_w: float
     busy: float
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

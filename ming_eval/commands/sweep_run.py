@@ -17,6 +17,7 @@ from ming_eval.load.links import check_links, find_links
 from ming_eval.load.plan import LoadPlan
 from ming_eval.load.summary import INTERRUPTED, summarise_run
 from ming_eval.load.sweep import Sweep
+from ming_eval.load.workload import prepare_sources
 from ming_eval.report.markdown import sweep_markdown
 from ming_eval.report.progress import Progress
 from ming_eval.results import Summary, Verdict
@@ -46,6 +47,8 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
     """
     make_room(plan)
     check_links(plan)
+    for line in prepare_sources(plan):
+        progress.say(line)
     kept = Kept() if job.resume is None else _left_by_another(job.resume)
     limit: Verdict | None = None
 

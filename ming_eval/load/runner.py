@@ -162,8 +162,11 @@ class _Run:
                 self._give_up()
                 break
             exchange = await self._send(index, slot, request, body, intended_s)
-            while (turn := self._bodies.following(exchange)) is not None and not self._should_stop(None):
-                due_s = exchange.done_s + self._bodies.think_s if exchange.done_s is not None else 0.0
+            while (turn := self._bodies.following(exchange)) is not None:
+                assert exchange.done_s is not None
+                due_s = exchange.done_s + self._bodies.think_s
+                if self._should_stop(due_s):
+                    break
                 await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
                 exchange = await self._send(index, slot, *turn, None if intended_s is None else due_s)
             if self._waves is not None:

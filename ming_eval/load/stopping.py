@@ -28,40 +28,30 @@ class StopRules:
 
 
 class Stopper:
-    """Follows a point and says when to send nothing more."""
+    """Follows a point and says when to send nothing more; `reason` is then the rule that was met."""
 
     def __init__(self, rules: StopRules) -> None:
-        self._met: str | None = None  # a rule that stops everything
-        self._has_refused = False  # a request that would have come too late
+        self.reason: str | None = None
+        self._met: str | None = None  # a rule other than the time
         self._rules = rules
         self._deadline_s: float | None = None
         self._num_ended = 0
         self._num_failed = 0
         self._e2e = _Running()
 
-    @property
-    def reason(self) -> str | None:
-        """The rule that was met; None when all requests may be sent."""
-        return self._met or (self._time_is_up if self._has_refused else None)
-
     def should_stop(self, due_s: float | None = None) -> bool:
-        """True when nothing more shall be sent; with `due_s`, when a request is not to be sent that is due then.
+        """True when this request shall not be sent; `due_s` is when it is due on the client's clock.
 
-        `due_s` is on the client's clock. A request due after the end is refused at once, and those due before it are
-        still sent: they may be waiting for their time. The first call starts the time.
+        The first call starts the time. A request that is due too late says nothing about those that are due before it
+        and wait beside it: only the other rules end a point for all.
         """
         now_s = time.perf_counter()
         if self._deadline_s is None:
             self._deadline_s = math.inf if self._rules.duration_s is None else now_s + self._rules.duration_s
-        if now_s >= self._deadline_s:
-            self._met = self._met or self._time_is_up
-        is_late = due_s is not None and due_s >= self._deadline_s
-        self._has_refused |= is_late
-        return self._met is not None or is_late
-
-    @property
-    def _time_is_up(self) -> str:
-        return f"after {self._rules.duration_s or 0.0:g} s"
+        if self._met is None and max(now_s, due_s or 0.0) >= self._deadline_s:
+            self.reason = f"after {self._rules.duration_s:g} s"
+            return True
+        return self._met is not None
 
     def see(self, record: RequestRecord) -> None:
         """Take in a request that has ended."""
@@ -71,6 +61,7 @@ class Stopper:
             self._e2e.add(e2e_s)
         if self._met is None:
             self._met = self._check_errors() or self._check_interval()
+            self.reason = self._met or self.reason
 
     def _check_errors(self) -> str | None:
         limit = self._rules.error_rate

@@ -35,14 +35,21 @@ class LengthSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words to write prompts with, and how many tokens one of them takes."""
+    """Words to write prompts with, and how many tokens one of them takes.
+
+    `lead_tokens` is what the first word of every text takes, 0 where texts have no word in common. A tokenizer may cut
+    a word otherwise where a text begins, or join it to what a chat template puts in front: one known word settles that.
+    """
 
     words: Sequence[str]
     tokens_per_word: float
     source: LengthSource
+    lead_tokens: int = 0
 
     def text(self, num_tokens: int, rng: random.Random) -> str:
-        """As many words as make `num_tokens`; drawn, so that no two texts begin alike."""
+        """As many words as make `num_tokens`; drawn, so that no two texts go on alike."""
+        if self.lead_tokens:
+            return " ".join([_LEAD, *rng.choices(self.words, k=max(0, num_tokens - self.lead_tokens))])
         return " ".join(rng.choices(self.words, k=max(1, round(num_tokens / self.tokens_per_word))))
 
 
@@ -118,7 +125,7 @@ async def _exact(words: Sequence[str], count: Count, source: LengthSource) -> Vo
         raise TargetError(
             f"only {len(single)} common words are one token each by the {source}: leave --input-tokens out"
         )
-    return Vocabulary(single, 1.0, source)
+    return Vocabulary(single, 1.0, source, lead)
 
 
 async def _single_tokens(words: Sequence[str], count: Count, lead: int) -> list[str]:

@@ -38,6 +38,7 @@ class Watcher:
         self._ticker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._look_at_gpus()
         if self._is_needed:
             await self._look()
         self._is_useful = bool(self.server_samples())
@@ -55,6 +56,7 @@ class Watcher:
 
     async def look_again(self, *, may_ask: bool) -> None:
         """The look after the point; the server is left alone unless `may_ask`."""
+        self._look_at_gpus()
         if self._is_useful and may_ask:
             await self._look()
 
@@ -70,10 +72,13 @@ class Watcher:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD_S)
-            if self._gpus is not None:
-                self._gpu_samples.append(self._gpus.sample(time.perf_counter() - self._zero_s))
+            self._look_at_gpus()
             if self._is_useful:
                 await self._look()
+
+    def _look_at_gpus(self) -> None:
+        if self._gpus is not None:
+            self._gpu_samples.append(self._gpus.sample(time.perf_counter() - self._zero_s))
 
     async def _look(self) -> None:
         try:
@@ -108,7 +113,15 @@ class _Gpus:
     def sample(self, time_s: float) -> GpuSample:
         watts = sum(self._nvml.nvmlDeviceGetPowerUsage(handle) / 1000 for handle in self._handles)
         busy = sum(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100 for handle in self._handles)
-        return GpuSample(time_s, watts, busy / len(self._handles))
+        return GpuSample(time_s, watts, busy / len(self._handles), self._energy_j())
+
+    def _energy_j(self) -> float | None:
+        """By the GPUs' own counters, which see what happens between two looks."""
+        try:
+            counted = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles]
+            return float(sum(counted)) / 1000
+        except self._nvml.NVMLError:  # older than Volta, or a driver that hides it
+            return None
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()

@@ -220,6 +220,27 @@ class _Writer:
         return find_source(self.task, plan.dataset, plan.dataset_dir, plan.media, plan.seed, _num_texts(plan))
 
 
+def prepare_sources(plan: LoadPlan) -> list[str]:
+    """Open the data sets of a plan before anything is measured; what there is to say of them.
+
+    Raises:
+        UsageError: a package is missing.
+        DataError: the data is not there or not what it should be.
+    """
+    if plan.dataset is None:
+        return []
+    from ming_eval.load.datasets import find_source
+
+    needed, lines = _num_texts(plan), []
+    for task in plan.tasks:
+        source = find_source(task, plan.dataset, plan.dataset_dir, plan.media, plan.seed, needed)
+        source.ask(0)
+        lines.append(f"{task}: {source.about}")
+        if source.count is not None and plan.is_counted and source.count < needed:
+            lines.append(f"  {needed} requests use them more than once: what the server keeps of media may help it")
+    return lines
+
+
 def _num_texts(plan: LoadPlan) -> int:
     return sum(plan.repeats * (plan.num_warmup(level) + plan.num_requests(level)) for level in plan.levels())
 

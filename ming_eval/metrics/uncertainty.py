@@ -53,7 +53,7 @@ def over_passes(values: Sequence[float | None]) -> Interval | None:
     centre = fsum(known) / len(known)
     error = sqrt(fsum((value - centre) ** 2 for value in known) / (len(known) - 1) / len(known))
     half = student_t_quantile(0.975, len(known) - 1) * error
-    return Interval(round(centre - half, 4), round(centre + half, 4))
+    return Interval(round(max(0.0, centre - half), 4), round(centre + half, 4))  # rates and times are never negative
 
 
 def _of_latency(values: Sequence[float], seed: int) -> dict[str, Interval]:

@@ -29,6 +29,12 @@ def workload_tables(summary: Summary) -> list[tuple[str, str, Grid]]:
             "the shortest wait before playing with which a listener hears no stall; stalls are those without a wait.",
             modality_grid(summary),
         ),
+        (
+            "Both sides",
+            "What the client saw of each point beside what the server said of itself (GET /metrics before, during and "
+            "after) and the GPUs of this host (NVML). Requests in flight; prefix hits: prompt tokens in its cache.",
+            both_sides_grid(summary),
+        ),
         ("Turns", "The requests of all conversations by their place in them.", turns_grid(summary)),
         ("Passes", "Each figure with its 95 % interval (Student's t) over the passes.", passes_grid(summary)),
     )
@@ -59,6 +65,39 @@ def _modality_row(point: Point) -> list[str]:
         number(speech.stalled_s),
         pair(speech.prebuffer_ms.p50, speech.prebuffer_ms.p99),
     ]
+
+
+def both_sides_grid(summary: Summary) -> Grid:
+    """One row per point of which the server or a GPU said something."""
+    points = [point for each in curves(summary).values() for point in each if point.server or point.energy]
+    header = [
+        "backend",
+        "load",
+        "client mean / max",
+        "running mean / max",
+        "waiting mean / max",
+        "KV used",
+        "prefix hits",
+    ]
+    header += ["cached by usage", "preemptions", "GPU W", "GPU busy", "J / token"]
+    return Grid(header, [_both_sides(point) for point in points], num_labels=2)
+
+
+def _both_sides(point: Point) -> list[str]:
+    achieved, server, energy = point.achieved_concurrency, point.server, point.energy
+    cached = (
+        point.cached_tokens / point.prompt_tokens if point.cached_tokens is not None and point.prompt_tokens else None
+    )
+    row = [point.backend, point.load_name, pair(achieved.mean, achieved.max)]
+    if server is None:
+        row += [MISSING] * 4
+    else:
+        row += [pair(server.running_mean, server.running_max), pair(server.waiting_mean, server.waiting_max)]
+        row += [percent(server.kv_used_max), percent(server.prefix_hit_share)]
+    row += [percent(cached), number(None if server is None else server.preemptions)]
+    if energy is None:
+        return [*row, *[MISSING] * 3]
+    return [*row, number(energy.power_w), percent(energy.busy), number(energy.joules_per_token)]
 
 
 def turns_grid(summary: Summary) -> Grid:

@@ -147,6 +147,17 @@ def test_duration_ends_a_point(tmp_path: Path) -> None:
     assert summary_of(tmp_path)["partial"] is False
 
 
+def test_an_open_loop_sends_all_that_is_due_before_its_end(tmp_path: Path) -> None:
+    """50 a second at even distances for half a second: that of 0.00 s to that of 0.48 s, however many are late."""
+    with FakeServer.in_thread(Script()) as server:
+        options = ("--rate", "50", "--arrivals", "constant", "--duration", "0.5", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert 20 <= point["requests"] <= 27  # the time starts with the first question for a request, a moment later
+    assert point["stopped"] == "after 0.5 s"
+
+
 def test_a_narrow_interval_ends_a_point(tmp_path: Path) -> None:
     with FakeServer.in_thread(Script(first_s=0.01, gap_s=0.005)) as server:
         options = ("--concurrency", "2", "--until", "ci=20%", "--requests", "400", *SMALL)
