@@ -184,7 +184,15 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
     if talker is None or (options.skip_tokenizer and options.speech == "auto"):
         return None
     device = options.talker_device or options.device
-    return SpeechOptions(str(talker), device, options.talker_slots, options.threads)
+    return SpeechOptions(
+        str(talker),
+        device,
+        options.talker_slots,
+        options.threads,
+        options.voices,
+        options.speaker_encoder,
+        options.vae_encoder_layers,
+    )
 
 
 def _has_processor(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 AudioBatching = Literal["alone", "padded"]
+VAEEncoderDepth = Literal["released", "all"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["checkpoint", "generated"]
 Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
@@ -68,12 +69,19 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """The operator's choices for the talker: its directory, where it runs, and how many speak at once."""
+    """The operator's choices for the talker: its directory, where it runs, and how many speak at once.
+
+    `voices` is a folder of presets beside the checkpoint's, `speaker_encoder` an ONNX file in place of the talker's.
+    `vae_encoder_layers` says how many layers of the VAE's encoder run: 4 as released, or all that are stored.
+    """
 
     talker: str
     device: Device = "auto"
     num_slots: int = 8
     num_threads: int | None = None
+    voices: str | None = None
+    speaker_encoder: str | None = None
+    vae_encoder_layers: VAEEncoderDepth = "released"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from torch import nn
 
 from engine.config import DType, Quant
 from engine.errors import EngineError
+from engine.inspect_speech import SpeechInspection, inspect_speech, is_talker_alone
 from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
@@ -28,6 +29,7 @@ from engine.parallel import TensorParallel
 from engine.quantised import QuantisedWeight
 from engine.runtime.build import TORCH_DTYPES
 from engine.runtime.kv_cache import CacheShape, available_memory_bytes
+from engine.talker_config import find_talker
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.load import Plan, make_plan, present_components
 from engine.weights.rules import AUDIO, VISION
@@ -54,6 +56,7 @@ class Inspection:
     cache_bytes_per_token: int
     memory_bytes: int
     memory_of: str
+    speech: SpeechInspection | None
 
     @property
     def weight_bytes(self) -> int:
@@ -99,6 +102,7 @@ class Inspection:
             "memory_of": self.memory_of,
             "cache_tokens": self.cache_tokens,
             "fits": self.fits,
+            "speech": None if self.speech is None else self.speech.as_json(),
         }
 
 
@@ -134,6 +138,7 @@ def inspect(path: Path, tp: int, dtype: DType, memory_gib: float | None, quant: 
         cache_bytes_per_token=shape.block_bytes,
         memory_bytes=memory,
         memory_of=owner,
+        speech=inspect_speech(path),
     )
 
 
@@ -226,10 +231,30 @@ def _report(found: Inspection) -> str:
         f"  {'fits' if found.fits else 'does not fit'}: {found.cache_tokens:,} tokens of cache beside weights and "
         f"{WORKSPACE_BYTES / GIB:.0f} GiB of workspace; one full context needs {llm.max_position_embeddings:,}",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines if found.speech is None else [*lines, "", found.speech.report()])
 
 
 def _verify(path: Path) -> int:
+    """Thinker and talker, as far as they are there; exit code."""
+    if is_talker_alone(path):
+        return _verify_speech(path)
+    codes = [_verify_thinker(path)]
+    if find_talker(path) is not None:
+        codes.append(_verify_speech(path))
+    return max(codes)
+
+
+def _verify_speech(path: Path) -> int:
+    found = inspect_speech(path)
+    assert found is not None
+    for problem in found.problems:
+        print(f"{found.folder}: {problem}")
+    if not found.problems:
+        print(f"{found.folder}: ok, {found.num_tensors} tensors fill talker and audio VAE ({found.checked})")
+    return 1 if found.problems else 0
+
+
+def _verify_thinker(path: Path) -> int:
     """Strict dry run of the rule table against the index, and against the files' headers where the files are here."""
     config, checkpoint = load_model_config(path), Checkpoint(path)
     model = _empty(config, checkpoint, 1)
@@ -290,6 +315,8 @@ def main(argv: list[str]) -> int:
     try:
         if args.command == "verify":
             return _verify(args.path)
+        if is_talker_alone(args.path):
+            return _show_speech(args.path, args.json)
         found = inspect(args.path, args.tp, args.dtype, args.memory, args.quant)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -297,12 +324,22 @@ def main(argv: list[str]) -> int:
     return _show(found, args.json)
 
 
+def _show_speech(path: Path, json_path: str | None) -> int:
+    found = inspect_speech(path)
+    assert found is not None
+    return _print({"path": str(path), "speech": found.as_json()}, found.report(), json_path)
+
+
 def _show(found: Inspection, json_path: str | None) -> int:
-    text = json.dumps(found.as_json(), indent=1)
+    return _print(found.as_json(), _report(found), json_path)
+
+
+def _print(tree: Mapping[str, Any], report: str, json_path: str | None) -> int:
+    text = json.dumps(tree, indent=1)
     if json_path and json_path != "-":
         Path(json_path).write_text(text + "\n", encoding="utf-8")
     try:
-        print(text if json_path == "-" else _report(found), flush=True)
+        print(text if json_path == "-" else report, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; what is still buffered must not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

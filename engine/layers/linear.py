@@ -11,7 +11,7 @@ from engine.kernels.linear import linear
 from engine.layers.quantised import Stored, quantise_parameter
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
-from engine.quantised import MOST_RANKS, block_of, weight_of
+from engine.quantised import MOST_RANKS, Weight, block_of, weight_of
 
 
 class RowParallelLinear(nn.Module):

@@ -123,6 +123,14 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "cpu", "cuda"),
         help="where the talker runs (default: as --device)",
     )
+    add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
+    add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")
+    add(
+        "--vae-encoder-layers",
+        choices=("released", "all"),
+        default="released",
+        help="layers of the audio VAE's encoder that run on reference clips: 4 as released (default), or all stored",
+    )
     add("--talker-slots", type=_positive, default=8, metavar="N", help="most utterances spoken at once (default: 8)")
 
 

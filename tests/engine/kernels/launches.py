@@ -13,8 +13,9 @@ from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate import gate_parts
 from engine.kernels.gumbel import gumbel_draw
 from engine.kernels.kv_store import kv_store
-from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.linear import linear
+from engine.kernels.pair_rope import rotate_pairs
+from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
@@ -55,6 +56,12 @@ def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
     qk_norm_rope(q, k, v, weights, tables, cache(dtype), ints(num_tokens))
     kv_store(k, v, *cache(dtype), ints(num_tokens))
     apply_rotary(q, *tables)
+
+
+def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
+    """The talker's flow model: 37 tokens, q and k of 16 heads side by side in front of v."""
+    packed = empty(num_rows, 37, 3, 16, 64, dtype=dtype)[:, :, :2].flatten(2, 3)
+    rotate_pairs(packed, empty(37, 32), empty(37, 32))
 
 
 def decode(num_tokens: int, dtype: torch.dtype) -> None:
@@ -121,6 +128,7 @@ def peers(num_tokens: int, dtype: torch.dtype) -> None:
 def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     """Name -> a call that launches kernels at one size."""
     found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
+    found["rotate_flow 2"] = partial(rotate_flow, 2, dtype)
     found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
     for format in ("fp8", "int4"):
         found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (1, 32, 64, 8192)}
