@@ -95,7 +95,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
     loopback_only = is_loopback(options.host)
     if not loopback_only and not keys:
         _require_consent(options)
-    default_name = _MODEL_NAME if options.model else f"{_MODEL_NAME}-tiny"
+    default_name = _default_name(options)
     return ServerOptions(
         model_names=tuple(options.served_model_name or (default_name,)),
         num_running=min(options.max_num_seqs, options.step_tokens),
@@ -113,6 +113,13 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
         media_hosts=tuple(options.media_domain),
         media_limits={**DEFAULT_LIMITS, **dict(options.limit_mm)},
     )
+
+
+def _default_name(options: argparse.Namespace) -> str:
+    """A name that tells stand-ins from the model."""
+    if options.load_format == "generated":
+        return f"{_MODEL_NAME}-generated"
+    return _MODEL_NAME if options.model else f"{_MODEL_NAME}-tiny"
 
 
 def read_key_ring(options: argparse.Namespace, environ: Mapping[str, str]) -> KeyRing:
@@ -150,6 +157,8 @@ def prepare(options: argparse.Namespace) -> Prepared:
         processor=str(processor),
         device=options.device,
         dtype=options.dtype,
+        load_format=options.load_format,
+        quant=options.quant,
         tp=options.tp,
         max_model_len=options.max_model_len,
         block_size=options.block_size,
@@ -159,6 +168,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         step_requests=options.max_num_seqs,
         num_threads=options.threads,
         audio_batching=options.audio_batching,
+        eager=options.eager,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
     media = MediaConfig.load(processor, load_model_config(path))
@@ -168,13 +178,21 @@ def prepare(options: argparse.Namespace) -> Prepared:
 def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | None:
     from engine.talker_config import find_talker
 
-    talker = None if options.speech == "off" else find_talker(path)
+    talker = None if options.speech == "off" or options.load_format == "generated" else find_talker(path)
     if talker is None and options.speech == "only":
         raise ConfigError(f"--speech only: {path} has no talker/ folder and is none; name a checkpoint with a talker")
     if talker is None or (options.skip_tokenizer and options.speech == "auto"):
         return None
     device = options.talker_device or options.device
-    return SpeechOptions(str(talker), device, options.talker_slots, options.threads)
+    return SpeechOptions(
+        str(talker),
+        device,
+        options.talker_slots,
+        options.threads,
+        options.voices,
+        options.speaker_encoder,
+        options.vae_encoder_layers,
+    )
 
 
 def _has_processor(path: Path) -> bool:
@@ -182,6 +200,10 @@ def _has_processor(path: Path) -> bool:
 
 
 def _find_model(options: argparse.Namespace) -> Path:
+    if options.model is None and options.load_format == "generated":
+        from engine.released import ensure_geometry
+
+        return ensure_geometry(options.cache_dir)
     if options.model is None:
         from engine.tiny import ensure_snapshot
 

@@ -7,7 +7,10 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 AudioBatching = Literal["alone", "padded"]
+VAEEncoderDepth = Literal["released", "all"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["checkpoint", "generated"]
+Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +19,20 @@ class EngineConfig:
 
     `model` is a local directory (a hub id is resolved before this is built), `processor` the one that may hold
     `preprocessor_config.json`, where that is another. `dtype` "auto" keeps what the
-    checkpoint stores. `kv_tokens` fixes the cache size; None takes it from the memory that is free.
+    checkpoint stores. `load_format` "generated" draws the weights of the directory's geometry instead of reading any.
+    `quant` packs the thinker's large weights while they are loaded.
+    `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
+    `eager` launches every kernel of a decode step anew instead of replaying captured ones.
     """
 
     model: str
     processor: str | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    load_format: LoadFormat = "checkpoint"
+    quant: Quant = "none"
     tp: int = 1
     max_model_len: int | None = None
     block_size: int = 16
@@ -34,6 +42,7 @@ class EngineConfig:
     step_requests: int = 256
     num_threads: int | None = None
     audio_batching: AudioBatching = "alone"
+    eager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,19 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """The operator's choices for the talker: its directory, where it runs, and how many speak at once."""
+    """The operator's choices for the talker: its directory, where it runs, and how many speak at once.
+
+    `voices` is a folder of presets beside the checkpoint's, `speaker_encoder` an ONNX file in place of the talker's.
+    `vae_encoder_layers` says how many layers of the VAE's encoder run: 4 as released, or all that are stored.
+    """
 
     talker: str
     device: Device = "auto"
     num_slots: int = 8
     num_threads: int | None = None
+    voices: str | None = None
+    speaker_encoder: str | None = None
+    vae_encoder_layers: VAEEncoderDepth = "released"
 
 
 @dataclass(frozen=True, slots=True)

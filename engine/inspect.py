@@ -12,18 +12,24 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from engine.config import DType
+from engine.config import DType, Quant
 from engine.errors import EngineError
+from engine.inspect_speech import SpeechInspection, inspect_speech, is_talker_alone
+from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
+from engine.quantised import QuantisedWeight
 from engine.runtime.build import TORCH_DTYPES
 from engine.runtime.kv_cache import CacheShape, available_memory_bytes
+from engine.talker_config import find_talker
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.load import Plan, make_plan, present_components
 from engine.weights.rules import AUDIO, VISION
@@ -43,16 +49,19 @@ class Inspection:
     num_files: int
     families: dict[str, tuple[int, int]]  # name pattern -> tensors, elements
     parameters: dict[str, int]  # component -> parameters on one rank
+    bytes: dict[str, int]  # component -> bytes of them, packed as `quant` says
     dtype: torch.dtype
+    quant: Quant
     tp: int
     cache_bytes_per_token: int
     memory_bytes: int
     memory_of: str
+    speech: SpeechInspection | None
 
     @property
     def weight_bytes(self) -> int:
         """Weights of one rank."""
-        return sum(self.parameters.values()) * self.dtype.itemsize
+        return sum(self.bytes.values())
 
     @property
     def cache_tokens(self) -> int:
@@ -85,6 +94,7 @@ class Inspection:
             "problems": self.plan.problems,
             "tp": self.tp,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "quant": self.quant,
             "parameters_per_rank": self.parameters,
             "weight_bytes_per_rank": self.weight_bytes,
             "cache_bytes_per_token_per_rank": self.cache_bytes_per_token,
@@ -92,10 +102,11 @@ class Inspection:
             "memory_of": self.memory_of,
             "cache_tokens": self.cache_tokens,
             "fits": self.fits,
+            "speech": None if self.speech is None else self.speech.as_json(),
         }
 
 
-def inspect(path: Path, tp: int, dtype: DType, memory_gib: float | None) -> Inspection:
+def inspect(path: Path, tp: int, dtype: DType, memory_gib: float | None, quant: Quant = "none") -> Inspection:
     """Look at the checkpoint in `path` as rank 0 of `tp` would load it.
 
     Raises:
@@ -108,6 +119,8 @@ def inspect(path: Path, tp: int, dtype: DType, memory_gib: float | None) -> Insp
     stored = TORCH_DTYPES.get(dtype) or torch.bfloat16  # without weights at hand: what the release stores
     if dtype == "auto" and not checkpoint.missing_files():
         stored = checkpoint.stored_dtype("model.model.word_embeddings.weight")
+    parameters = _parameters(rank)
+    quantise_layers(rank.model, quant)
     shape = CacheShape.of(config.llm, TensorParallel(0, tp), 1, stored)
     memory, owner = _memory(memory_gib)
     return Inspection(
@@ -117,12 +130,15 @@ def inspect(path: Path, tp: int, dtype: DType, memory_gib: float | None) -> Insp
         missing_files=checkpoint.missing_files(),
         num_files=len(set(checkpoint.files.values())),
         families=_families(plan, whole),
-        parameters=_parameters(rank),
+        parameters=parameters,
+        bytes=_bytes(rank, stored),
         dtype=stored,
+        quant=quant,
         tp=tp,
         cache_bytes_per_token=shape.block_bytes,
         memory_bytes=memory,
         memory_of=owner,
+        speech=inspect_speech(path),
     )
 
 
@@ -149,17 +165,26 @@ def _families(plan: Plan, model: Ming) -> dict[str, tuple[int, int]]:
     for name, (_, place) in plan.assigned.items():
         family = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         count, elements = found.get(family, (0, 0))
-        found[family] = (count + 1, elements + place.view(tensors[place.parameter]).numel())
+        found[family] = (count + 1, elements + prod(place.view(tensors[place.parameter]).shape))
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
 
 def _parameters(model: Ming) -> dict[str, int]:
-    parts: Mapping[str, Any] = {
-        "thinker": model.model,
-        "vision tower": model.vision_encoder,
-        "audio tower": model.audio_encoder,
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in _components(model)}
+
+
+def _bytes(model: Ming, dtype: torch.dtype) -> dict[str, int]:
+    """Plain parameters in `dtype`, packed ones with their scales."""
+    plain = {name: n * dtype.itemsize for name, n in _parameters(model).items()}
+    return {
+        name: plain[name] + sum(m.value.num_bytes for m in part.modules() if isinstance(m, QuantisedWeight))
+        for name, part in _components(model)
     }
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+
+
+def _components(model: Ming) -> list[tuple[str, nn.Module]]:
+    parts = [("thinker", model.model), ("vision tower", model.vision_encoder), ("audio tower", model.audio_encoder)]
+    return [(name, part) for name, part in parts if part is not None]
 
 
 def _memory(memory_gib: float | None) -> tuple[int, str]:
@@ -197,18 +222,39 @@ def _report(found: Inspection) -> str:
     lines += [f"  problem     {problem}" for problem in found.plan.problems]
     lines += [f"  skipped     {name}: {why}" for name, why in found.plan.skipped.items()]
     dtype = str(found.dtype).removeprefix("torch.")
-    lines += [f"  per rank at tp {found.tp} in {dtype}:"]
-    lines += [f"    {name:<14}{n * found.dtype.itemsize / GIB:>9.2f} GiB" for name, n in found.parameters.items()]
+    packed = "" if found.quant == "none" else f", packed as {found.quant}"
+    lines += [f"  per rank at tp {found.tp} in {dtype}{packed}:"]
+    lines += [f"    {name:<14}{n / GIB:>9.2f} GiB" for name, n in found.bytes.items()]
     lines += [
         f"    {'cache':<14}{found.cache_bytes_per_token / 1024:>9.1f} KiB a token",
         f"    {'memory':<14}{found.memory_bytes / GIB:>9.2f} GiB ({found.memory_of})",
         f"  {'fits' if found.fits else 'does not fit'}: {found.cache_tokens:,} tokens of cache beside weights and "
         f"{WORKSPACE_BYTES / GIB:.0f} GiB of workspace; one full context needs {llm.max_position_embeddings:,}",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines if found.speech is None else [*lines, "", found.speech.report()])
 
 
 def _verify(path: Path) -> int:
+    """Thinker and talker, as far as they are there; exit code."""
+    if is_talker_alone(path):
+        return _verify_speech(path)
+    codes = [_verify_thinker(path)]
+    if find_talker(path) is not None:
+        codes.append(_verify_speech(path))
+    return max(codes)
+
+
+def _verify_speech(path: Path) -> int:
+    found = inspect_speech(path)
+    assert found is not None
+    for problem in found.problems:
+        print(f"{found.folder}: {problem}")
+    if not found.problems:
+        print(f"{found.folder}: ok, {found.num_tensors} tensors fill talker and audio VAE ({found.checked})")
+    return 1 if found.problems else 0
+
+
+def _verify_thinker(path: Path) -> int:
     """Strict dry run of the rule table against the index, and against the files' headers where the files are here."""
     config, checkpoint = load_model_config(path), Checkpoint(path)
     model = _empty(config, checkpoint, 1)
@@ -257,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "inspect":
             command.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks, e.g. 4")
             command.add_argument("--dtype", choices=["auto", *TORCH_DTYPES], default="auto", help="weights and cache")
+            command.add_argument("--quant", choices=["none", "fp8", "int4"], default="none", help="as serve packs them")
             command.add_argument("--memory", type=float, metavar="GIB", help="memory of one device, e.g. 141")
             command.add_argument("--json", metavar="PATH", help="write everything here; - is standard output")
     return parser
@@ -268,19 +315,31 @@ def main(argv: list[str]) -> int:
     try:
         if args.command == "verify":
             return _verify(args.path)
-        found = inspect(args.path, args.tp, args.dtype, args.memory)
+        if is_talker_alone(args.path):
+            return _show_speech(args.path, args.json)
+        found = inspect(args.path, args.tp, args.dtype, args.memory, args.quant)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _show(found, args.json)
 
 
+def _show_speech(path: Path, json_path: str | None) -> int:
+    found = inspect_speech(path)
+    assert found is not None
+    return _print({"path": str(path), "speech": found.as_json()}, found.report(), json_path)
+
+
 def _show(found: Inspection, json_path: str | None) -> int:
-    text = json.dumps(found.as_json(), indent=1)
+    return _print(found.as_json(), _report(found), json_path)
+
+
+def _print(tree: Mapping[str, Any], report: str, json_path: str | None) -> int:
+    text = json.dumps(tree, indent=1)
     if json_path and json_path != "-":
         Path(json_path).write_text(text + "\n", encoding="utf-8")
     try:
-        print(text if json_path == "-" else _report(found), flush=True)
+        print(text if json_path == "-" else report, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; what is still buffered must not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -6,13 +6,17 @@ the weight rules, the layers and the memory estimate agree without talking to ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.peers import PeerMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,12 @@ class TensorParallel:
 
     rank: int = 0
     size: int = 1
+    peers: PeerMemory | None = field(default=None, compare=False, repr=False)  # GPUs of one host that see each other
+
+    def peers_for(self, num_tokens: int) -> PeerMemory | None:
+        """The memory through which a step of so many tokens sums over ranks; None: through the library."""
+        peers = self.peers
+        return peers if peers is not None and num_tokens <= peers.max_tokens else None
 
     def split(self, total: int, what: str) -> range:
         """The contiguous share of `total` items that this rank keeps.

@@ -109,6 +109,11 @@ class SpeechConfig:
         return self.talker.patch_size * self.vae.latent_samples
 
     @property
+    def patch_columns(self) -> int:
+        """Frames of the VAE's backbones in one step of the language model."""
+        return self.talker.patch_size * self.vae.patch_size
+
+    @property
     def patch_s(self) -> float:
         """Seconds of audio of one step."""
         return self.patch_samples / self.vae.sample_rate

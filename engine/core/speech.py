@@ -15,12 +15,25 @@ class SpeechFinish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceClip:
+    """Someone speaking: float32 little-endian mono samples at the talker's rate and at 16 kHz, and what is said.
+
+    `digest` identifies the clip. Without a transcript (None) its latents still come before the speech.
+    """
+
+    samples: bytes
+    samples_16k: bytes
+    digest: bytes
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One utterance; its text follows in pieces.
 
     `voice` is a preset's name, None for the default. `instructions` say how to speak, in words or as a JSON object of
-    caption fields. `speaker` is a speaker vector in place of the voice's own. `max_steps` bounds the talker's steps
-    over all segments.
+    caption fields. `speaker` is a speaker vector in place of the voice's own, `clip` stands in place of a voice.
+    `max_steps` bounds the talker's steps over all segments.
     """
 
     id: int
@@ -28,6 +41,7 @@ class SpeechRequest:
     voice: str | None = None
     instructions: str | None = None
     speaker: tuple[float, ...] = ()
+    clip: ReferenceClip | None = None
     max_steps: int | None = None
 
 

@@ -42,7 +42,7 @@ def observed(model: Ming) -> Iterator[Observations]:
     handles = [
         *(handle for i, layer in enumerate(model.model.layers) for handle in _watch_layer(layer, f"layer.{i}.", seen)),
         model.model.layers[0].register_forward_pre_hook(lambda _m, args: seen.add("inputs_embeds", args[0])),
-        _watch(model.model.norm, "final_norm", seen),
+        model.model.norm.register_forward_hook(lambda _m, _args, out: seen.add("final_norm", out[1])),
         *(_watch(tower, name, seen) for name, tower in _towers(model)),
     ]
     try:
@@ -62,7 +62,8 @@ def _watch(module: nn.Module, name: str, seen: Observations) -> Any:
 
 
 def _watch_layer(layer: Any, prefix: str, seen: Observations) -> Iterator[Any]:
-    yield _watch(layer, prefix + "output", seen)
+    # A layer leaves the last sum of the residual stream to the norm behind it.
+    yield layer.register_forward_hook(lambda _m, _args, out: seen.add(prefix + "output", out[0] + out[1]))
     yield _watch(layer.attention, prefix + "attention", seen)
     yield _watch(layer.mlp, prefix + "mlp", seen)
     yield layer.attention.norm_rotate_store.register_forward_hook(_rotated(layer.attention, prefix, seen))

@@ -24,10 +24,11 @@ class Setup(msgspec.Struct):
 
 
 class Job(msgspec.Struct):
-    """A file to preprocess."""
+    """A file to preprocess; with `clip_hz` a reference clip for the talker, to be had as samples at that rate."""
 
     kind: MediaKind
     media: EncodedMedia
+    clip_hz: int | None = None
 
 
 class Reply(msgspec.Struct):

@@ -18,13 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine.core.request import MediaKind
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.decode_wire import Job, Reply, Setup, receive_frame, send_frame
-from engine.inputs.media import EncodedMedia, Preprocessed
-from engine.inputs.processor_config import MediaConfig
-
-Preprocess = Callable[[MediaKind, EncodedMedia, MediaConfig], Preprocessed]
+from engine.inputs.media import Preprocessed
 
 _GRACE_S = 5  # the pool's clock is the one that counts; this one is for a worker that lost its pool
 
@@ -38,22 +34,28 @@ def main() -> None:
         return
     setup = msgspec.msgpack.decode(frame, type=Setup)
     try:
-        from engine.inputs.preprocess import preprocess
+        from engine.inputs.preprocess import preprocess, reference_clip
     except ConfigError as error:  # a decoder is not installed
         send_frame(sock, Reply(message=str(error)))
         return
     _silence_libraries()
     confine(setup.memory_bytes)
     send_frame(sock, Reply())
-    _serve(sock, setup, preprocess)
+
+    def run(job: Job) -> Preprocessed:
+        if job.clip_hz is not None:
+            return reference_clip(job.media, job.clip_hz)
+        return preprocess(job.kind, job.media, setup.config)
+
+    _serve(sock, setup, run)
 
 
-def _serve(sock: socket.socket, setup: Setup, preprocess: Preprocess) -> None:
+def _serve(sock: socket.socket, setup: Setup, run: Callable[[Job], Preprocessed]) -> None:
     while (frame := receive_frame(sock)) is not None:
         signal.alarm(math.ceil(setup.time_limit_s) + _GRACE_S)
         job = msgspec.msgpack.decode(frame, type=Job)
         try:
-            reply = Reply(preprocess(job.kind, job.media, setup.config))
+            reply = Reply(run(job))
         except InvalidRequest as error:
             reply = Reply(message=error.message, code=error.code)
         send_frame(sock, reply)

@@ -63,15 +63,21 @@ class MediaPool:
             self._idle.put_nowait(slot)
 
     async def preprocess(
-        self, kind: MediaKind, data: bytes | tuple[bytes, ...], declared_mime: str | None
+        self,
+        kind: MediaKind,
+        data: bytes | tuple[bytes, ...],
+        declared_mime: str | None,
+        clip_hz: int | None = None,
     ) -> Preprocessed:
         """Decode one medium; `data` is a tuple for a list of JPEG frames (declared video/jpeg).
+
+        With `clip_hz` it is a reference clip, and comes back as `preprocess.reference_clip` makes it.
 
         Raises:
             InvalidRequest: the medium is refused, or was the end of its worker.
         """
         parts = data if isinstance(data, tuple) else (data,)
-        job = Job(kind, EncodedMedia(parts, declared_mime))
+        job = Job(kind, EncodedMedia(parts, declared_mime), clip_hz)
         slot = await self._idle.get()
         try:
             reply = await self._run(slot, job)

@@ -19,11 +19,15 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class MediaPart:
-    """An image, audio clip or video, named by a `data:` or http(s) URL; `where` is its place in the request."""
+    """An image, audio clip or video, named by a `data:` or http(s) URL; `where` is its place in the request.
+
+    With `clip_hz` it is a reference clip for the talker, wanted as samples at that rate.
+    """
 
     kind: MediaKind
     url: str
     where: str = field(default="messages", compare=False)
+    clip_hz: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from engine.core.request import MediaKind
+from engine.errors import InvalidRequest
 from engine.inputs.audio import preprocess_audio
 from engine.inputs.audio_file import read_audio
 from engine.inputs.image import U8, image_patches
 from engine.inputs.image_file import load_rgb, open_image
 from engine.inputs.media import FRAME_LIST, EncodedMedia, MediaArray, Preprocessed, invalid_media, media_too_large
+from engine.inputs.mel import SAMPLE_RATE_HZ
 from engine.inputs.processor_config import Grid, ImageProcessorConfig, MediaConfig
+from engine.inputs.resample import resample
 from engine.inputs.sniff import Format, check_type
 from engine.inputs.video import (
     LIST_FPS,
@@ -30,6 +34,8 @@ from engine.inputs.video import (
     video_size,
 )
 from engine.inputs.video_file import MAX_SIDE, VideoFile
+
+MAX_CLIP_S = 30  # of a reference clip: its patches stand in the prompt of every segment
 
 _JPEG: frozenset[Format] = frozenset({"jpeg"})
 
@@ -53,6 +59,26 @@ def preprocess(kind: MediaKind, media: EncodedMedia, config: MediaConfig) -> Pre
     source = _digest(kind.encode(), *map(_digest, media.parts))
     chunks = _frame_list(media, config.image) if _is_frame_list(kind, media) else _file(kind, media, config)
     return Preprocessed(kind, tuple(_array(chunk, source, index) for index, chunk in enumerate(chunks)))
+
+
+def reference_clip(media: EncodedMedia, rate_hz: int) -> Preprocessed:
+    """A clip whose voice is to be copied, as float32 samples [n] at `rate_hz`, then at 16 kHz for a speaker encoder.
+
+    Raises:
+        InvalidRequest: of code invalid_media or audio_too_long.
+    """
+    if len(media.parts) != 1:
+        raise invalid_media("the reference clip is a list of files")
+    data = media.parts[0]
+    samples, own_hz = read_audio(data, check_type("audio", data, media.mime))
+    if len(samples) > MAX_CLIP_S * own_hz:
+        message = f"the reference clip is {len(samples) / own_hz:.1f} s long; at most {MAX_CLIP_S} s are taken"
+        raise InvalidRequest(message, code="audio_too_long")
+    if not np.isfinite(samples).all():
+        raise invalid_media("the reference clip has samples that are no finite numbers")
+    source = _digest(b"clip", data)
+    chunks = (_Chunk(resample(samples, own_hz, hz), num_tokens=0) for hz in (rate_hz, SAMPLE_RATE_HZ))
+    return Preprocessed("audio", tuple(_array(chunk, source, index) for index, chunk in enumerate(chunks)))
 
 
 def _is_frame_list(kind: MediaKind, media: EncodedMedia) -> bool:

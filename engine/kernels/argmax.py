@@ -18,7 +18,7 @@ def argmax_reference(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @jit
-def _best(value, index):
+def largest(value, index):
     """The largest of a block, and the smallest index that has it."""
     best = tl.max(value, 0)
     return best, tl.min(tl.where(value == best, index, 2147483647), 0)
@@ -29,7 +29,7 @@ def _chunk_kernel(logits_ptr, values_ptr, ids_ptr, width, row_stride, CHUNK: tl.
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     index = chunk * CHUNK + tl.arange(0, CHUNK)
     value = tl.load(logits_ptr + row * row_stride + index, mask=index < width, other=float("-inf")).to(tl.float32)
-    best, at = _best(value, index)
+    best, at = largest(value, index)
     at_out = row * tl.num_programs(1) + chunk
     tl.store(values_ptr + at_out, best)
     tl.store(ids_ptr + at_out, tl.minimum(at, width - 1))  # NaN equals nothing: still a valid token
@@ -42,7 +42,7 @@ def _join_kernel(values_ptr, ids_ptr, out_values_ptr, out_ids_ptr, num_chunks, C
     mask = chunk < num_chunks
     value = tl.load(values_ptr + row * num_chunks + chunk, mask=mask, other=float("-inf"))
     index = tl.load(ids_ptr + row * num_chunks + chunk, mask=mask, other=2147483647)
-    best, at = _best(value, index)
+    best, at = largest(value, index)
     at = tl.minimum(at, tl.load(ids_ptr + row * num_chunks + num_chunks - 1))
     tl.store(out_values_ptr + row, best)
     tl.store(out_ids_ptr + row, at.to(tl.int64))
@@ -62,9 +62,16 @@ def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     num_chunks = cdiv(width, CHUNK)
     values = torch.empty(num_rows, num_chunks, dtype=torch.float32, device=logits.device)
     ids = torch.empty(num_rows, num_chunks, dtype=torch.int32, device=logits.device)
-    best = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
-    best_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows:
         _chunk_kernel[(num_rows, num_chunks)](logits, values, ids, width, logits.stride(0), CHUNK=CHUNK)
+    return join_chunks(values, ids)
+
+
+def join_chunks(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The best of the chunks' best: values float32 and ids int32 [B, n] -> float32 [B], int64 [B]."""
+    num_rows, num_chunks = values.shape
+    best = torch.empty(num_rows, dtype=torch.float32, device=values.device)
+    best_ids = torch.empty(num_rows, dtype=torch.int64, device=values.device)
+    if num_rows:
         _join_kernel[(num_rows,)](values, ids, best, best_ids, num_chunks, CHUNKS=next_power_of_2(num_chunks))
     return best, best_ids

@@ -101,7 +101,8 @@ def _decode_kernel(
         tl.store(acc_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
     else:
         partial = ((seq * num_kv_heads + kv_head) * SPLITS + split) * ROWS + row
-        tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
+        if start < end:  # a short sequence leaves most shares empty: their sums are neither written nor read
+            tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
         tl.store(best_ptr + partial, best)
         tl.store(total_ptr + partial, total)
 
@@ -125,7 +126,7 @@ def _join_kernel(
     best = tl.load(best_ptr + partial)
     factor = tl.exp2(best - tl.maximum(tl.max(best, 0), -1.0e30))
     total = tl.sum(tl.load(total_ptr + partial) * factor, 0)
-    acc = tl.load(acc_ptr + partial[:, None] * WIDTH + col[None, :])
+    acc = tl.load(acc_ptr + partial[:, None] * WIDTH + col[None, :], mask=(best > float("-inf"))[:, None], other=0.0)
     out = tl.sum(acc * factor[:, None], 0) / tl.maximum(total, 1.0e-30)
     tl.store(out_ptr + (pair * group + member) * width + col, out, mask=col < width)
 

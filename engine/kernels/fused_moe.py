@@ -9,30 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.moe_few import FewTuning, down_few, down_single, up_few
+from engine.kernels.linear import linear
+from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single, up_few
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
+from engine.quantised import Quantised, Weight, dequantised
 
-FEW_TOKENS = 32  # up to here reading weights is everything; behind it rows are worth sorting
+FEW_TOKENS = 64  # up to here reading weights is everything; behind it rows are worth sorting
 SUM_BLOCK = 1024
+
+# Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
+# same weights twice.
+FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, rows=16)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedExpert:
     """The expert of every token: w13 [2F, D] and w2 [D, F]. Its F may differ from the routed experts'."""
 
-    w13: Tensor
-    w2: Tensor
+    w13: Weight
+    w2: Weight
 
 
 def fused_moe_reference(
-    x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None = None
+    x: Tensor, w13: Weight, w2: Weight, ids: Tensor, weights: Tensor, shared: SharedExpert | None = None
 ) -> Tensor:
     """Weighted sum of the chosen experts: x [T, D], w13 [E, 2F, D], w2 [E, D, F], ids and weights [T, k] -> [T, D].
 
     Each expert runs in `x`'s dtype; the weighting and the sum over k run in float32 and are rounded once; the shared
     expert is added behind that, in `x`'s dtype. Tokens are grouped by expert, so that each distinct expert's weights
-    are read once.
+    are read once. Quantised weights are widened to `x`'s dtype, one expert at a time.
     """
     num_tokens, top_k = ids.shape
     flat = ids.flatten()
@@ -43,17 +49,26 @@ def fused_moe_reference(
     start = 0
     for expert, count in enumerate(counts):
         if count:
-            out[order[start : start + count]] = gated_mlp(rows[start : start + count], w13[expert], w2[expert])
+            up, down = dequantised(w13[expert], x.dtype), dequantised(w2[expert], x.dtype)
+            out[order[start : start + count]] = gated_mlp_reference(rows[start : start + count], up, down)
             start += count
     terms = out.view(num_tokens, top_k, w2.shape[1]).float() * weights.unsqueeze(-1)
     routed = terms.sum(dim=1).to(x.dtype)
-    return routed if shared is None else routed + gated_mlp(x, shared.w13, shared.w2)
+    if shared is None:
+        return routed
+    return routed + gated_mlp_reference(x, dequantised(shared.w13, x.dtype), dequantised(shared.w2, x.dtype))
 
 
-def gated_mlp(x: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+def gated_mlp_reference(x: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
     """`w2 (silu(gate x) * up x)` with gate and up packed in w13 [2F, D]: [T, D] -> [T, D]."""
     gate, up = F.linear(x, w13).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * up, w2)
+
+
+def gated_mlp(x: Tensor, w13: Weight, w2: Weight) -> Tensor:
+    """The same with weights in any format, by the fastest products."""
+    gate, up = linear(x, w13).chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, w2)
 
 
 @jit
@@ -83,9 +98,15 @@ def _sum_kernel(
 
 
 def fused_moe(
-    x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None = None
+    x: Tensor,
+    w13: Weight,
+    w2: Weight,
+    ids: Tensor,
+    weights: Tensor,
+    shared: SharedExpert | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Checked form of `fused_moe_reference`; a token's experts must differ from each other.
+    """Checked form of `fused_moe_reference`, into contiguous `out` [T, D] if given; a token's experts must differ.
 
     Raises:
         ValueError: sizes, dtypes or memory layouts of tokens, choice and experts do not agree.
@@ -99,57 +120,62 @@ def fused_moe(
             f"weights {tuple(weights.shape)}; experts must be contiguous"
         )
     if not use_kernel(x):
-        return fused_moe_reference(x, w13, w2, ids, weights, shared)
+        found = fused_moe_reference(x, w13, w2, ids, weights, shared)
+        return found if out is None else out.copy_(found)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
     if x.shape[0] > FEW_TOKENS:
-        return moe_grouped(x, w13, w2, ids, weights, shared)
-    return moe_few(x, w13, w2, ids, weights, shared) if x.shape[0] else torch.empty_like(x)
+        return moe_grouped(x, w13, w2, ids, weights, shared, out=out)
+    return moe_few(x, w13, w2, ids, weights, shared, out=out) if x.shape[0] else out
 
 
 def moe_few(
     x: Tensor,
-    w13: Tensor,
-    w2: Tensor,
+    w13: Weight,
+    w2: Weight,
     ids: Tensor,
     weights: Tensor,
     shared: SharedExpert | None,
     tuning: FewTuning | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`fused_moe` of few tokens: two launches for one, three for more. A shared expert of equal width joins in."""
-    tuning = tuning or choose_few_tuning(len(x), x.element_size())
-    joins = shared is not None and shared.w2.shape == w2.shape[1:]
+    tuning = tuning or choose_few_tuning(len(x), x.element_size(), w13)
+    out = torch.empty_like(x) if out is None else out
+    joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_blocks(shared.w2, w2)
     s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
     h = up_few(x, w13, s13, ids, tuning)
-    if len(x) == 1 and (joins or shared is None):
-        return down_single(h, w2, s2, ids, weights)
+    if len(x) == 1 and (joins or shared is None) and _fits_single(w2):
+        return down_single(h, w2, s2, ids, weights, out)
     y = down_few(h, w2, s2, ids, tuning)
     if joins:
-        return weighted_sum(y[: ids.numel()], weights, y[ids.numel() :])
-    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
+        return weighted_sum(y[: ids.numel()], weights, y[ids.numel() :], out)
+    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2), out)
 
 
 def moe_grouped(
     x: Tensor,
-    w13: Tensor,
-    w2: Tensor,
+    w13: Weight,
+    w2: Weight,
     ids: Tensor,
     weights: Tensor,
     shared: SharedExpert | None,
     tuning: GroupedTuning | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`fused_moe` of many tokens; the shared expert, a plain product here, is left to the linear algebra library."""
-    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size())
+    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13)
+    out = torch.empty_like(x) if out is None else out
     grouping = group_pairs(ids, w13.shape[0], tuning.rows)
     h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
     y = down_grouped(h, w2, grouping, tuning)
-    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
+    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2), out)
 
 
-def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
-    """Rows [T * k, D] weighted by [T, k] and summed in float32, plus `shared` [T, D] in their dtype: -> [T, D]."""
+def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None, out: Tensor) -> Tensor:
+    """Rows [T * k, D] weighted by [T, k] and summed in float32, and `shared` [T, D] in their dtype, to `out`."""
     num_tokens, top_k = weights.shape
     dim = y.shape[1]
-    out = torch.empty(num_tokens, dim, dtype=y.dtype, device=y.device)
     block = min(SUM_BLOCK, next_power_of_2(dim))
     _sum_kernel[(num_tokens, cdiv(dim, block))](
         y, weights, y if shared is None else shared, out, dim, top_k, SHARED=shared is not None, BLOCK=block
@@ -157,21 +183,48 @@ def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
     return out
 
 
-def choose_few_tuning(num_tokens: int, element_bytes: int) -> FewTuning:
-    """Tiles that give a Hopper GPU two programs or more for each multiprocessor at the released sizes."""
+def _same_blocks(a: Weight, b: Weight) -> bool:
+    """Whether one launch takes both: they may differ in format, but not in where a step of it may end."""
+    if isinstance(a, Quantised) and isinstance(b, Quantised):
+        return a.block == b.block
+    return isinstance(a, Tensor) and isinstance(b, Tensor)
+
+
+def _fits_single(w2: Weight) -> bool:
+    """Whether `down_single` takes it: plain, or fp8 with all the rows of a tile under one scale."""
+    return isinstance(w2, Tensor) or (w2.format == "fp8" and w2.block[0] % SINGLE_ROWS == 0)
+
+
+def choose_few_tuning(num_tokens: int, element_bytes: int, weight: Weight | None = None) -> FewTuning:
+    """Tiles that give a Hopper GPU two programs or more for each multiprocessor at the released sizes.
+
+    Measured on one H100 against its own limit (docs/performance.md): 81 % at 1 token, 86 % at 2, 97 % from 8 on.
+    """
     if element_bytes > 2:
-        return FewTuning(16, 64, 16, 64, num_stages=2)
-    if num_tokens <= 2:
-        return FewTuning(16, 256, 64, 128)
-    return FewTuning(32, 128, 64, 128, num_stages=4 if num_tokens <= 16 else 3)
+        return FewTuning(16, 64, 16, 64, num_stages=2, rows=16 if isinstance(weight, Quantised) else 0)
+    if isinstance(weight, Quantised):
+        return FEW_QUANTISED
+    if num_tokens == 1:
+        return FewTuning(32, 128, 64, 128)
+    return FewTuning(64, 128, 128, 128, num_stages=3)
 
 
-def choose_grouped_tuning(rows_per_expert: float, element_bytes: int) -> GroupedTuning:
+def choose_grouped_tuning(rows_per_expert: float, element_bytes: int, weight: Weight | None = None) -> GroupedTuning:
     """Tiles that waste few rows on experts with few tokens, and few weight reads on experts with many."""
     if element_bytes > 2:
         return GroupedTuning(16, 16, 64, 16, 64, 4, 2)
+    if isinstance(weight, Quantised):
+        return _choose_grouped_quantised(rows_per_expert)
     if rows_per_expert <= 12:
         return GroupedTuning(16, 64, 128, 64, 128, 4, 3)
     if rows_per_expert <= 96:
         return GroupedTuning(64, 64, 64, 128, 64, 4, 4)
     return GroupedTuning(128, 128, 64, 256, 64, 8, 3)
+
+
+def _choose_grouped_quantised(rows_per_expert: float) -> GroupedTuning:
+    if rows_per_expert <= 12:
+        return GroupedTuning(16, 32, 128, 32, 128, 2, 4)
+    if rows_per_expert <= 96:
+        return GroupedTuning(64, 64, 128, 64, 128, 4, 3)
+    return GroupedTuning(128, 64, 128, 128, 128, 8, 3)

@@ -12,8 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.moe_tiles import down_tile, up_tile
+from engine.kernels.quantised_tiles import (
+    any_down_tile,
+    any_up_tile,
+    expert_at,
+    format_of,
+    narrowed,
+    scales_at,
+    storage,
+)
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
+from engine.quantised import Weight
 
 PLAN_CHUNK = 2048  # pairs that the counting program takes at once
 PLACE_CHUNK = 256
@@ -118,6 +127,7 @@ def _up_kernel(
     starts_ptr,
     first_tile_ptr,
     w13_ptr,
+    scales_ptr,
     h_ptr,
     num_experts: tl.constexpr,
     top_k: tl.constexpr,
@@ -125,6 +135,9 @@ def _up_kernel(
     width: tl.constexpr,
     BINS: tl.constexpr,
     ROWS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    RB: tl.constexpr,
+    CB: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -135,9 +148,11 @@ def _up_kernel(
     if expert >= num_experts:
         return
     token = (tl.load(pairs_ptr + row, mask=exists, other=0) // top_k).to(tl.int64)
-    feature = block * BLOCK_F + tl.arange(0, BLOCK_F)
-    w_ptr = w13_ptr + expert.to(tl.int64) * (2 * width * dim)
-    h = up_tile(w_ptr, x_ptr, token, exists, feature, dim, width, ROWS, BLOCK_F, BLOCK_K)
+    w_ptr = expert_at(w13_ptr, expert, 2 * width, dim, FORMAT)
+    s_ptr = scales_at(scales_ptr, expert, 2 * width, dim, FORMAT, RB, CB)
+    first = block * BLOCK_F
+    h = any_up_tile(w_ptr, s_ptr, x_ptr, token, exists, first, dim, width, FORMAT, ROWS, BLOCK_F, BLOCK_K, RB, CB)
+    feature = first + tl.arange(0, BLOCK_F)
     mask = (feature < width)[:, None] & exists[None, :]
     tl.store(h_ptr + row.to(tl.int64)[None, :] * width + feature[:, None], h, mask=mask)
 
@@ -149,12 +164,16 @@ def _down_kernel(
     starts_ptr,
     first_tile_ptr,
     w2_ptr,
+    scales_ptr,
     y_ptr,
     num_experts: tl.constexpr,
     dim: tl.constexpr,
     width: tl.constexpr,
     BINS: tl.constexpr,
     ROWS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    RB: tl.constexpr,
+    CB: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -164,15 +183,17 @@ def _down_kernel(
     expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
     if expert >= num_experts:
         return
-    feature = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    w_ptr = w2_ptr + expert.to(tl.int64) * (dim * width)
-    y = down_tile(w_ptr, h_ptr, row.to(tl.int64), exists, feature, dim, width, ROWS, BLOCK_D, BLOCK_K)
+    w_ptr = expert_at(w2_ptr, expert, dim, width, FORMAT)
+    s_ptr = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
+    first, rows = block * BLOCK_D, row.to(tl.int64)
+    y = any_down_tile(w_ptr, s_ptr, h_ptr, rows, exists, first, dim, width, FORMAT, ROWS, BLOCK_D, BLOCK_K, RB, CB)
+    feature = first + tl.arange(0, BLOCK_D)
     pair = tl.load(pairs_ptr + row, mask=exists, other=0).to(tl.int64)
     mask = (feature < dim)[:, None] & exists[None, :]
     tl.store(y_ptr + pair[None, :] * dim + feature[:, None], y, mask=mask)
 
 
-def up_grouped(x: Tensor, w13: Tensor, grouping: Grouping, top_k: int, tuning: GroupedTuning) -> Tensor:
+def up_grouped(x: Tensor, w13: Weight, grouping: Grouping, top_k: int, tuning: GroupedTuning) -> Tensor:
     """The first product of contiguous x [T, D]: -> h [P, F] in sorted order."""
     num_experts, double_width, dim = w13.shape
     width = double_width // 2
@@ -182,7 +203,7 @@ def up_grouped(x: Tensor, w13: Tensor, grouping: Grouping, top_k: int, tuning: G
         grouping.pairs,
         grouping.starts,
         grouping.first_tile,
-        w13,
+        *storage(w13),
         h,
         num_experts,
         top_k,
@@ -190,15 +211,16 @@ def up_grouped(x: Tensor, w13: Tensor, grouping: Grouping, top_k: int, tuning: G
         width,
         BINS=next_power_of_2(num_experts + 1),
         ROWS=grouping.rows,
+        **format_of(w13),
         BLOCK_F=tuning.block_f,
-        BLOCK_K=min(tuning.up_k, max(16, next_power_of_2(dim))),
+        BLOCK_K=narrowed(tuning.up_k, w13),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )
     return h
 
 
-def down_grouped(h: Tensor, w2: Tensor, grouping: Grouping, tuning: GroupedTuning) -> Tensor:
+def down_grouped(h: Tensor, w2: Weight, grouping: Grouping, tuning: GroupedTuning) -> Tensor:
     """The second product: h [P, F] in sorted order -> y [P, D] in the order of the pairs, not yet weighted."""
     num_experts, dim, width = w2.shape
     y = torch.empty(h.shape[0], dim, dtype=h.dtype, device=h.device)
@@ -207,15 +229,16 @@ def down_grouped(h: Tensor, w2: Tensor, grouping: Grouping, tuning: GroupedTunin
         grouping.pairs,
         grouping.starts,
         grouping.first_tile,
-        w2,
+        *storage(w2),
         y,
         num_experts,
         dim,
         width,
         BINS=next_power_of_2(num_experts + 1),
         ROWS=grouping.rows,
+        **format_of(w2),
         BLOCK_D=tuning.block_d,
-        BLOCK_K=min(tuning.down_k, max(16, next_power_of_2(width))),
+        BLOCK_K=narrowed(tuning.down_k, w2),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )

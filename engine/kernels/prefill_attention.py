@@ -20,9 +20,9 @@ class PrefillTuning:
     """Sizes of a tile: `rows` = tokens x query heads of a group, against `block_keys` keys at a time."""
 
     rows: int = 128
-    block_keys: int = 64
+    block_keys: int = 128
     num_warps: int = 8
-    num_stages: int = 3
+    num_stages: int = 2
 
 
 @jit

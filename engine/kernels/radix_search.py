@@ -111,7 +111,7 @@ def _narrow_kernel(unit_ptr, prefix_ptr, count_ptr, mass_ptr, hist_ptr, BY_COUNT
 
 
 @jit
-def _mix(x):
+def mix(x):
     x += 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB
@@ -121,7 +121,7 @@ def _mix(x):
 @jit
 def _uniform(seed, index):
     """See `uniform_reference`."""
-    mixed = _mix(_mix(seed.to(tl.uint64)) ^ (index.to(tl.uint64) * 0x9E3779B97F4A7C15))
+    mixed = mix(mix(seed.to(tl.uint64)) ^ (index.to(tl.uint64) * 0x9E3779B97F4A7C15))
     return ((mixed >> 11).to(tl.float64) * 1.1102230246251565e-16).to(tl.float32)
 
 

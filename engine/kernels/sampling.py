@@ -41,8 +41,12 @@ DTYPES = (torch.float32, torch.int32, torch.float32, torch.float32, torch.int64,
 
 def uniform_reference(seed: Tensor, index: Tensor) -> Tensor:
     """Numbers in [0, 1] from int64 [B]: two rounds of the splitmix64 finaliser (Steele et al., 2014), as float32."""
-    mixed = _mix_reference(_mix_reference(seed) ^ (index * _signed(0x9E3779B97F4A7C15)))
-    return (_shift_right(mixed, 11).double() * 2.0**-53).float()
+    return (_shift_right(draw_key_reference(seed, index), 11).double() * 2.0**-53).float()
+
+
+def draw_key_reference(seed: Tensor, index: Tensor) -> Tensor:
+    """64 bits, int64 [B], that depend on a request's seed and on how many tokens it has drawn."""
+    return _mix_reference(_mix_reference(seed) ^ (index * _signed(0x9E3779B97F4A7C15)))
 
 
 def _mix_reference(x: Tensor) -> Tensor:

@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["INTERPRET", "TritonError", "cdiv", "jit", "next_power_of_2", "num_multiprocessors", "tl", "use_kernel"]
+__all__ = [
+    "INTERPRET",
+    "TritonError",
+    "cdiv",
+    "constexpr",
+    "jit",
+    "next_power_of_2",
+    "num_multiprocessors",
+    "tl",
+    "use_kernel",
+]
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +33,7 @@ try:
     import triton.language as tl
     from triton import jit
     from triton.errors import TritonError
+    from triton.language import constexpr
 except ModuleNotFoundError:
     triton = tl = None
     TritonError = RuntimeError
@@ -30,6 +41,10 @@ except ModuleNotFoundError:
     def jit(function: Any) -> Any:
         """Stand-in for `triton.jit`: the function is never launched."""
         return function
+
+    def constexpr(value: Any) -> Any:
+        """Stand-in for a constant that kernels read."""
+        return value
 
 
 # Triton binds kernels to its interpreter or its compiler when they are defined: TRITON_INTERPRET is read once.

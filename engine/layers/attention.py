@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.dense = RowParallelLinear(width, cfg.hidden_size, tp, "num_attention_heads * head_dim")
 
     def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, batch: Batch) -> Tensor:
-        """[T, D] -> [T, D]; writes this step's keys and values into `cache`."""
+        """[T, D] -> [T, D], a partial sum over ranks; writes this step's keys and values into `cache`."""
         q, k, v = self.query_key_value(x)
         norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
         q = self.norm_rotate_store(q, k, v, norms, rotation, cache, batch.slots)

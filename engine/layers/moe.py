@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine.config import Quant
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate import gate_logits, gate_parts
 from engine.kernels.router import RoutingRule, route
 from engine.layers.batch import Batch
 from engine.layers.linear import GatedMLP
+from engine.layers.quantised import Stored, quantise_parameter
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
+from engine.quantised import Format, block_of, weight_of
 
 
 class Gate(nn.Module):
@@ -32,13 +35,24 @@ class Experts(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
+        self.tp = tp
         width = len(tp.split(cfg.moe_intermediate_size, "moe_intermediate_size"))
-        self.w13 = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
-        self.w2 = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
+        self.hidden_size, self.width = cfg.hidden_size, cfg.moe_intermediate_size
+        self.w13: Stored = nn.Parameter(torch.empty(cfg.num_experts, 2 * width, cfg.hidden_size))
+        self.w2: Stored = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size, width))
+
+    def quantise(self, quant: Quant) -> None:
+        """Keep all experts in 8 or 4 bits."""
+        format: Format = "int4" if quant == "int4" else "fp8"
+        across, along = block_of(self.hidden_size), block_of(self.width)
+        self.w13 = quantise_parameter(self, "w13", format, (along, across), parts=2)
+        self.w2 = quantise_parameter(self, "w2", format, (across, along))
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor:
         """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included."""
-        return fused_moe(x, self.w13, self.w2, ids, weights, shared)
+        peers = self.tp.peers_for(len(x))
+        out = None if peers is None else peers.share(len(x))
+        return fused_moe(x, weight_of(self.w13), weight_of(self.w2), ids, weights, shared, out)
 
 
 class MultiRouter(nn.Module):
@@ -75,18 +89,18 @@ class SparseMoE(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
-        self.tp = tp
         self.router = MultiRouter(cfg)
         self.experts = Experts(cfg, tp)
         width = cfg.moe_intermediate_size * cfg.num_shared_experts
         self.shared_experts = GatedMLP(cfg.hidden_size, width, tp, "shared expert width") if width else None
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """[T, D] -> [T, D]."""
+        """[T, D] -> [T, D], a partial sum over ranks of both terms."""
         ids, weights = self.router(x, batch)
         mlp = self.shared_experts
-        shared = None if mlp is None else SharedExpert(mlp.gate_up_weight, mlp.down_weight)
-        return self.tp.all_reduce(self.experts(x, ids, weights, shared))  # once for both terms
+        shared = None if mlp is None else SharedExpert(weight_of(mlp.gate_up_weight), weight_of(mlp.down_weight))
+        out: Tensor = self.experts(x, ids, weights, shared)
+        return out
 
 
 class DenseMLP(nn.Module):
@@ -94,9 +108,9 @@ class DenseMLP(nn.Module):
 
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
-        self.tp = tp
         self.mlp = GatedMLP(cfg.hidden_size, cfg.intermediate_size, tp, "intermediate_size")
 
     def forward(self, x: Tensor, _batch: Batch) -> Tensor:
-        """[T, D] -> [T, D]; the signature is that of `SparseMoE`."""
-        return self.tp.all_reduce(self.mlp(x))
+        """[T, D] -> [T, D], a partial sum over ranks; the signature is that of `SparseMoE`."""
+        out: Tensor = self.mlp(x)
+        return out

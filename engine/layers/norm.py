@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
+from engine.parallel import TensorParallel
 
 
 class RMSNorm(nn.Module):
@@ -20,6 +21,23 @@ class RMSNorm(nn.Module):
         """[..., D] -> [..., D]."""
         return rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual stream x + delta and its norm, [..., D] each."""
-        return add_rms_norm(x, delta, self.weight, self.eps)
+
+class ResidualNorm(nn.Module):
+    """Adds what the block before contributes to the residual stream, summed over the ranks, and normalises that."""
+
+    def __init__(self, dim: int, eps: float, tp: TensorParallel) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+        self.tp = tp
+
+    def forward(self, x: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Residual stream [T, D] and this rank's share of the sum [T, D] (None: nothing) -> the new one, its norm."""
+        if share is None:
+            return x, rms_norm(x, self.weight, self.eps)
+        peers = self.tp.peers_for(len(x))
+        if peers is None:
+            return add_rms_norm(x, self.tp.all_reduce(share), self.weight, self.eps)
+        if not peers.holds(share):
+            peers.share(len(x)).copy_(share)
+        return peers.sum_add_norm(x, self.weight, self.eps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engine.kernels.rope import apply_rotary
 from engine.layers.norm import RMSNorm
 from engine.layers.rope import Rotation, inverse_frequencies
+from engine.models.joined import Joined
 from engine.models.storage import add_table
 from engine.talker_config import Qwen2Config
 
@@ -44,11 +45,14 @@ class Qwen2Attention(nn.Module):
         self.k_proj = nn.Linear(cfg.hidden_size, kv_width)
         self.v_proj = nn.Linear(cfg.hidden_size, kv_width)
         self.o_proj = nn.Linear(cfg.hidden_size, cfg.hidden_size, bias=False)
+        self.num_kv_heads = cfg.num_key_value_heads
+        self.qkv = Joined((self.q_proj, self.k_proj, self.v_proj))
 
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor, layer: int, memory: Memory) -> Tensor:
         """[B, S, D] -> [B, S, D]; `rotation` has B * S rows."""
-        q, k, v = (project(x).unflatten(2, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = _rotate(q, rotation), _rotate(k, rotation)
+        heads = self.qkv(x).unflatten(2, (-1, self.head_dim))
+        rotated, v = heads.tensor_split((-self.num_kv_heads,), dim=2)
+        q, k = _rotate(rotated, rotation).tensor_split((-self.num_kv_heads,), dim=2)
         keys, values = memory.extend(layer, k.transpose(1, 2), v.transpose(1, 2))
         return self.o_proj(grouped_attention(q, keys, values, mask))
 
@@ -61,10 +65,12 @@ class Qwen2MLP(nn.Module):
         self.gate_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.up_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.down_proj = nn.Linear(cfg.intermediate_size, cfg.hidden_size, bias=False)
+        self.gate_up = Joined((self.gate_proj, self.up_proj))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Qwen2Layer(nn.Module):
@@ -79,8 +85,9 @@ class Qwen2Layer(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor, layer: int, memory: Memory) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, layer, memory)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        attended = self.self_attn(self.input_layernorm(x), rotation, mask, layer, memory)
+        x, normed = self.post_attention_layernorm.add(x, attended)
+        return x + self.mlp(normed)
 
 
 class Qwen2Model(nn.Module):

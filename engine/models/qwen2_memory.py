@@ -34,9 +34,12 @@ class SlotCache:
         """Memory of a call that fills an empty slot with `length` tokens."""
         return SlotPrefill(self, slot, length)
 
-    def decode(self, positions: Tensor) -> SlotDecode:
-        """Memory of a call that adds one token to each of the first B slots, at `positions` int64 [B]."""
-        return SlotDecode(self, positions)
+    def decode(self, positions: Tensor, num_keys: int | None = None) -> SlotDecode:
+        """Memory of a call that adds one token to each of the first B slots, at `positions` int64 [B].
+
+        All positions are below `num_keys`, and no key behind it is looked at; None: `max_len`.
+        """
+        return SlotDecode(self, positions, num_keys or self.max_len)
 
 
 class SlotPrefill:
@@ -58,11 +61,11 @@ class SlotPrefill:
 class SlotDecode:
     """One token for each of the first B slots, each at its own position."""
 
-    def __init__(self, cache: SlotCache, positions: Tensor) -> None:
-        self._cache, self._at = cache, positions
+    def __init__(self, cache: SlotCache, positions: Tensor, num_keys: int) -> None:
+        self._cache, self._at, self._num_keys = cache, positions, num_keys
         self._rows = torch.arange(len(positions), device=positions.device)
         self.positions = positions[:, None]
-        keys = torch.arange(cache.max_len, device=positions.device)
+        keys = torch.arange(num_keys, device=positions.device)
         self.mask = (keys <= positions[:, None])[:, None, None]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ class SlotDecode:
         keys, values = self._cache.k[layer, : len(self._rows)], self._cache.v[layer, : len(self._rows)]
         keys[self._rows, :, self._at] = k[:, :, 0]
         values[self._rows, :, self._at] = v[:, :, 0]
-        return keys, values
+        return keys[:, :, : self._num_keys], values[:, :, : self._num_keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +94,51 @@ class WindowState:
         return cls(zeros, zeros, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Window states of B sequences as tensors: keys and values [layers, B, K, window - 1, C], seen int64 [B]."""
+
+    k: Tensor
+    v: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, states: Sequence[WindowState]) -> WindowBatch:
+        """Lay the states of several sequences together."""
+        k = torch.stack([state.k for state in states], dim=1)
+        v = torch.stack([state.v for state in states], dim=1)
+        return cls(k, v, torch.tensor([state.num_seen for state in states], device=k.device))
+
+    def split(self, counts: Sequence[int]) -> list[WindowState]:
+        """One state a sequence again; `counts` are what they have seen, known without asking the device."""
+        return [
+            WindowState(k, v, count) for k, v, count in zip(self.k.unbind(1), self.v.unbind(1), counts, strict=True)
+        ]
+
+
 class WindowMemory:
     """`length` more tokens for each of several sequences that may stand at different positions."""
 
-    def __init__(self, states: Sequence[WindowState], length: int) -> None:
-        self._k = torch.stack([state.k for state in states], dim=1)  # [layers, B, K, window - 1, C]
-        self._v = torch.stack([state.v for state in states], dim=1)
-        self._next_k, self._next_v = torch.empty_like(self._k), torch.empty_like(self._v)
-        self._num_seen = [state.num_seen for state in states]
-        self._length = length
-        num_kept = self._k.shape[3]
-        seen = torch.tensor(self._num_seen, device=self._k.device)[:, None]
+    def __init__(self, before: WindowBatch, length: int) -> None:
+        self._before, self._length = before, length
+        self._next_k, self._next_v = torch.empty_like(before.k), torch.empty_like(before.v)
+        num_kept = before.k.shape[3]
+        seen = before.seen[:, None]
         self.positions = seen + torch.arange(length, device=seen.device)
         keys = seen + torch.arange(-num_kept, length, device=seen.device)
         self.mask = window_mask(self.positions, keys, num_kept + 1)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Join the kept and the new ones, and keep the last of them for the next call."""
-        keys, values = torch.cat((self._k[layer], k), dim=2), torch.cat((self._v[layer], v), dim=2)
+        keys = torch.cat((self._before.k[layer], k), dim=2)
+        values = torch.cat((self._before.v[layer], v), dim=2)
         self._next_k[layer] = keys[:, :, self._length :]
         self._next_v[layer] = values[:, :, self._length :]
         return keys, values
 
-    def states(self) -> list[WindowState]:
-        """Each sequence's state after the call."""
-        counts = [seen + self._length for seen in self._num_seen]
-        return [
-            WindowState(k, v, count)
-            for k, v, count in zip(self._next_k.unbind(1), self._next_v.unbind(1), counts, strict=True)
-        ]
+    def after(self) -> WindowBatch:
+        """All states after the call."""
+        return WindowBatch(self._next_k, self._next_v, self._before.seen + self._length)
 
 
 def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:

@@ -57,9 +57,12 @@ class Talker(nn.Module):
         """Fill an empty slot with a prompt [L, D] -> normed hidden states [L, D]."""
         return self.model(embeddings[None], cache.prefill(slot, len(embeddings)))[0]
 
-    def decode(self, embeddings: Tensor, cache: SlotCache, positions: Tensor) -> Tensor:
-        """One more input [B, 1, D] for each of the first B slots, at `positions` int64 [B] -> hidden [B, 1, D]."""
-        return self.model(embeddings, cache.decode(positions))
+    def decode(self, embeddings: Tensor, cache: SlotCache, positions: Tensor, num_keys: int | None = None) -> Tensor:
+        """One more input [B, 1, D] for each of the first B slots, at `positions` int64 [B] -> hidden [B, 1, D].
+
+        Looks at no more than the first `num_keys` keys of a slot, which is all there are where it is None.
+        """
+        return self.model(embeddings, cache.decode(positions, num_keys))
 
     def stop_probability(self, hidden: Tensor) -> Tensor:
         """State [B, 1, D] -> float32 [B], the probability that the patch it drives is the last."""

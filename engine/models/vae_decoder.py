@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from engine.models.istft import OverlapState, SpectrumHead, join_frames
 from engine.models.qwen2 import Qwen2Model
-from engine.models.qwen2_memory import WindowMemory, WindowState
+from engine.models.qwen2_memory import WindowState
 from engine.models.upsample import UpsampleState, upsample, upsample_stream
-from engine.models.windowed import empty_window, run_windowed
+from engine.models.windowed import empty_window, extend_windows, run_windowed
 from engine.talker_config import AudioVAEConfig
 
 
@@ -32,6 +32,10 @@ class LatentChunk:
     latents: Tensor
     state: DecoderState
     last: bool
+
+
+# The next columns [B, F, D] of several streams, and their windows -> hidden states [B, F, D], and the windows after.
+Backbone = Callable[[Tensor, Sequence[WindowState]], tuple[Tensor, list[WindowState]]]
 
 
 class VAEDecoder(nn.Module):
@@ -56,10 +60,17 @@ class VAEDecoder(nn.Module):
         """The state of a new stream."""
         return DecoderState(empty_window(self.decoder))
 
-    def stream(self, chunks: Sequence[LatentChunk]) -> list[tuple[Tensor, DecoderState]]:
+    def extend(self, columns: Tensor, windows: Sequence[WindowState]) -> tuple[Tensor, list[WindowState]]:
+        """Run the backbone on the next columns [B, F, D] of several streams."""
+        return extend_windows(self.decoder, columns, windows)
+
+    def stream(
+        self, chunks: Sequence[LatentChunk], backbone: Backbone | None = None
+    ) -> list[tuple[Tensor, DecoderState]]:
         """Decode the next chunk of each of several streams: float32 samples [n] and the state to go on from.
 
         A stream runs one chunk behind, and its first call gives no samples; the call with `last` gives all the rest.
+        `backbone` runs in place of `extend`, for example recorded.
         """
         hidden = self.fc1(torch.cat([chunk.latents for chunk in chunks]).to(self.fc1.weight.dtype))
         parts = hidden.split([len(chunk.latents) for chunk in chunks])
@@ -71,21 +82,24 @@ class VAEDecoder(nn.Module):
         # Streams of one length share the backbone, whose cost hardly depends on how many there are.
         for length in {len(columns) for columns, _ in raised}:
             members = [i for i, (columns, _) in enumerate(raised) if len(columns) == length]
-            decoded = self._decode([raised[i][0] for i in members], [chunks[i] for i in members])
+            columns, their = [raised[i][0] for i in members], [chunks[i] for i in members]
+            decoded = self._decode(columns, their, backbone or self.extend)
             results.update(zip(members, decoded, strict=True))
         return [
             (results[i][0], replace(results[i][1], upsampling=upsampling)) for i, (_, upsampling) in enumerate(raised)
         ]
 
-    def _decode(self, columns: Sequence[Tensor], chunks: Sequence[LatentChunk]) -> list[tuple[Tensor, DecoderState]]:
+    def _decode(
+        self, columns: Sequence[Tensor], chunks: Sequence[LatentChunk], backbone: Backbone
+    ) -> list[tuple[Tensor, DecoderState]]:
         """Upsampled columns [F, D] of equal length -> samples and states."""
         states = [chunk.state for chunk in chunks]
         if len(columns[0]) == 0:
             return [(columns[0].new_zeros(0, dtype=torch.float32), state) for state in states]
-        memory = WindowMemory([state.window for state in states], len(columns[0]))
-        frames = self.head(self.decoder(torch.stack(list(columns)), memory))
+        hidden, windows = backbone(torch.stack(list(columns)), [state.window for state in states])
+        frames = self.head(hidden)
         results = []
-        for row, chunk, window in zip(frames, chunks, memory.states(), strict=True):
+        for row, chunk, window in zip(frames, chunks, windows, strict=True):
             samples, overlap = join_frames(row, self.head.window, chunk.state.overlap, chunk.last)
             results.append((samples, DecoderState(window, None, overlap)))
         return results

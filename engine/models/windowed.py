@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from engine.models.qwen2 import Qwen2Model
-from engine.models.qwen2_memory import WindowMemory, WindowState
+from engine.models.qwen2_memory import WindowBatch, WindowMemory, WindowState
 
 CHUNK_TOKENS = 512  # bounds the attention scores of long clips; one chunk or many, the numbers are the same
 
@@ -22,7 +24,13 @@ def run_windowed(model: Qwen2Model, x: Tensor) -> Tensor:
     states = [empty_window(model)] * len(x)
     outputs = []
     for chunk in x.split(CHUNK_TOKENS, dim=1):
-        memory = WindowMemory(states, chunk.shape[1])
-        outputs.append(model(chunk, memory))
-        states = memory.states()
+        hidden, states = extend_windows(model, chunk, states)
+        outputs.append(hidden)
     return torch.cat(outputs, dim=1)
+
+
+def extend_windows(model: Qwen2Model, x: Tensor, states: Sequence[WindowState]) -> tuple[Tensor, list[WindowState]]:
+    """The next tokens [B, S, D] of several sequences -> hidden states [B, S, D] and what each goes on from."""
+    memory = WindowMemory(WindowBatch.of(states), x.shape[1])
+    hidden = model(x, memory)
+    return hidden, memory.after().split([state.num_seen + x.shape[1] for state in states])

@@ -5,30 +5,35 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from engine.config import DType, EngineConfig, EngineInfo
+from engine.config import DType, EngineConfig, EngineInfo, Quant
 from engine.core.blocks import BlockManager
 from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
 from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
 from engine.inputs.processor_config import load_image_config
+from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
+from engine.peers import PeerMemory, open_peers
+from engine.runtime.decode_graphs import graph_sizes
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
 from engine.weights.checkpoint import Checkpoint
-from engine.weights.load import load_weights, present_components
-from engine.weights.rules import AUDIO, THINKER, VISION, Shard
+from engine.weights.generated import GeneratedCheckpoint
+from engine.weights.load import Source, load_weights, present_components, source_shapes, stored_tensors
+from engine.weights.rules import AUDIO, COMPONENTS, THINKER, VISION, Shard
 
 log = logging.getLogger(__name__)
 
+PEER_TOKENS = 256  # steps above it sum through NCCL, which moves large messages faster
 STEP_ENCODES = 4  # media of different requests that share one call of the towers
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -69,17 +74,22 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     device = pick_device(config, tp)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or default_threads(tp.size))
-    checkpoint = Checkpoint(Path(config.model))
-    cfg = load_model_config(checkpoint.path)
+    cfg = load_model_config(Path(config.model))
+    checkpoint = open_checkpoint(config, cfg, device)
     dtype = pick_dtype(config, checkpoint)
-    model = load_model(cfg, checkpoint, tp, device, dtype)
+    if device.type == "cuda" and tp.size > 1:
+        tp = replace(tp, peers=_open_peers(cfg, tp, dtype, device))
+    model = load_model(cfg, checkpoint, tp, device, dtype, config.quant)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings
     shape = CacheShape.of(cfg.llm, tp, config.block_size, dtype)
     num_blocks = tp.minimum(count_blocks(config, shape, device, max_model_len))
     max_model_len = _fitting_length(config, max_model_len, num_blocks * config.block_size)
     pixels = load_image_config(Path(config.processor or config.model), cfg.vision)
     encoder = EncoderRunner(model, device, pixels, config.audio_batching)
-    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device)
+    limits = SchedulerLimits(config.step_tokens, config.step_requests, max_model_len)
+    runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits)
+    if device.type == "cuda" and not config.eager:
+        runner.prepare_graphs(graph_sizes(min(config.step_requests, config.step_tokens)))
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,
@@ -100,16 +110,42 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     return LoadedEngine(config, info, runner)
 
 
+def _open_peers(cfg: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device) -> PeerMemory | None:
+    vocab_share = len(tp.split(cfg.llm.vocab_size, "vocab_size"))
+    return open_peers(tp.rank, tp.size, PEER_TOKENS, cfg.llm.hidden_size, vocab_share, dtype, device)
+
+
+def open_checkpoint(config: EngineConfig, cfg: ModelConfig, device: torch.device) -> Source:
+    """Where the weights come from: the files of the directory, or drawn for its geometry."""
+    path = Path(config.model)
+    if config.load_format == "checkpoint":
+        return Checkpoint(path)
+    with torch.device("meta"):
+        whole = Ming(cfg, TensorParallel(), vision=cfg.vision is not None, audio=cfg.audio is not None)
+    shapes = source_shapes(stored_tensors(whole), COMPONENTS)
+    return GeneratedCheckpoint(path, shapes, device, TORCH_DTYPES.get(config.dtype, torch.bfloat16))
+
+
 def load_model(
-    cfg: ModelConfig, checkpoint: Checkpoint, tp: TensorParallel, device: torch.device, dtype: torch.dtype
+    cfg: ModelConfig,
+    checkpoint: Source,
+    tp: TensorParallel,
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: Quant = "none",
 ) -> Ming:
-    """Build the model without storage, then read this rank's slices straight into parameters on `device`."""
+    """Build the model without storage, then read this rank's slices straight into parameters on `device`.
+
+    Packed weights are packed slice by slice on their way; the whole model never exists in `dtype`.
+    """
     present = present_components(checkpoint.files)
     if THINKER not in present:
         raise ConfigError(f"{checkpoint.path}: the checkpoint holds no thinker (no tensor starts with 'model.')")
     with torch.device("meta"):
         model = Ming(cfg, tp, vision=VISION in present, audio=AUDIO in present)
-    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    model = model.to(dtype)
+    quantise_layers(model.model, quant)
+    model = model.to_empty(device=device).requires_grad_(False).eval()
     model.reset_tables(device)
     for name, tower in (("vision", model.vision_encoder), ("audio", model.audio_encoder)):
         if tower is None:
@@ -133,7 +169,7 @@ def pick_device(config: EngineConfig, tp: TensorParallel) -> torch.device:
     return device
 
 
-def pick_dtype(config: EngineConfig, checkpoint: Checkpoint) -> torch.dtype:
+def pick_dtype(config: EngineConfig, checkpoint: Source) -> torch.dtype:
     """What was asked for, else what the checkpoint stores its embedding in."""
     return TORCH_DTYPES.get(config.dtype) or checkpoint.stored_dtype("model.model.word_embeddings.weight")
 

@@ -14,34 +14,78 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core.request import Chunk, GenerationRequest, Sample, Step, StepResult, TokenLogprob
+from engine.core.request import (
+    Chunk,
+    GenerationRequest,
+    Sample,
+    SchedulerLimits,
+    Step,
+    StepResult,
+    TokenLogprob,
+)
 from engine.kernels.paged_attention import PagedLayout
+from engine.kernels.stage_decode import Places
 from engine.layers.batch import Batch, LayerCache
 from engine.models.positions import positions_from_spans
 from engine.models.thinker import Features, Ming
+from engine.runtime.decode_graphs import DecodeGraphs, DecodeRow
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.request_state import RequestState
-from engine.runtime.sampler import Draw, SamplerRow, describe, sample
+from engine.runtime.sampler import Draw, SamplerRow, describe, sample, signed
 
 SCORED_ROWS = 256  # prompt rows whose logits are held at once: V floats each
 
 
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Tokens int64 [B] on their way to the host; reading them waits for this copy, not for later steps."""
+
+    tokens: Tensor
+    done: torch.cuda.Event | None
+
+    @staticmethod
+    def start(tokens: Tensor) -> Fetch:
+        """Begin to copy device tokens, which the next step may overwrite."""
+        if not tokens.is_cuda:
+            return Fetch(tokens.clone(), None)
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Fetch(host, done)
+
+    def wait(self) -> list[int]:
+        """The tokens."""
+        if self.done is not None:
+            self.done.synchronize()
+        found: list[int] = self.tokens.tolist()
+        return found
+
+
 @dataclass(slots=True)
 class Launched:
-    """A step under way: what was drawn and for whom, still on the device."""
+    """A step under way: what was drawn and for whom."""
 
     step_id: int
     states: list[RequestState] = field(default_factory=list)
     draw: Draw | None = None
+    fetch: Fetch | None = None
     prompt_logprobs: list[tuple[int, tuple[TokenLogprob, ...]]] = field(default_factory=list)
     encoded: tuple[tuple[int, int], ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
 
 
 class ModelRunner:
-    """One rank's model with its cache and the state of every request it knows."""
+    """One rank's model with its cache and the state of every request it knows: at most `limits.step_requests`."""
 
-    def __init__(self, model: Ming, caches: Sequence[LayerCache], encoder: EncoderRunner, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Ming,
+        caches: Sequence[LayerCache],
+        encoder: EncoderRunner,
+        device: torch.device,
+        limits: SchedulerLimits,
+    ) -> None:
         self.model = model
         self.caches = caches
         self.encoder = encoder
@@ -49,14 +93,20 @@ class ModelRunner:
         self.block_size = caches[0].k.shape[1]
         self.vocab_size = model.cfg.llm.vocab_size
         self.states: dict[int, RequestState] = {}
-        self._drawn: dict[int, Tensor] = {}  # last drawn token of each request, on the device
+        self.places = Places.empty(limits.step_requests, -(-limits.max_model_len // self.block_size), device)
+        self.graphs: DecodeGraphs | None = None
+        self._free_places = list(range(limits.step_requests))
+
+    def prepare_graphs(self, sizes: Sequence[int]) -> None:
+        """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew."""
+        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.device)
+        self.graphs.capture_all()
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
         """Start `step`; on a GPU this does not wait for it."""
         for request_id in step.dropped:
-            self.states.pop(request_id, None)
-            self._drawn.pop(request_id, None)
+            self._free_places.append(self.states.pop(request_id).place)
             self.encoder.drop(request_id)
         for request in step.new:
             self.states[request.id] = self._start(request)
@@ -70,17 +120,18 @@ class ModelRunner:
 
     def finish(self, launched: Launched) -> StepResult:
         """Wait for a launched step and read its tokens."""
-        samples = self._read(launched.states, launched.draw) if launched.draw else ()
+        samples = self._read(launched)
         return StepResult(launched.step_id, samples, tuple(launched.prompt_logprobs), launched.encoded, launched.failed)
 
     def _start(self, request: GenerationRequest) -> RequestState:
         prompt = torch.tensor(request.prompt_ids, device=self.device)
         sampler = SamplerRow.start(request.sampling, prompt, self.vocab_size)
+        place = self._free_places.pop()
         if not request.media:
-            return RequestState(request, sampler, None, 0)
+            return RequestState(request, sampler, None, 0, place)
         spans = [(m.start, m.num_tokens, None if m.kind == "audio" else m.grid) for m in request.media]
         positions, delta = positions_from_spans(len(request.prompt_ids), spans)
-        return RequestState(request, sampler, positions.numpy(), delta)
+        return RequestState(request, sampler, positions.numpy(), delta, place)
 
     def _run(self, chunks: Sequence[Chunk], launched: Launched) -> None:
         # Rows with one token take the decode path of the attention, so they come first.
@@ -88,6 +139,9 @@ class ModelRunner:
         states = [self.states[chunk.request_id] for chunk in ordered]
         for state, chunk in zip(states, ordered, strict=True):
             state.extend_table(chunk)
+        if self._is_decode(ordered, states):
+            self._decode(ordered, states, launched)
+            return
         starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
         batch, features = self._batch(ordered, states, starts)
         hidden = self.model(self.model.embed(self._ids(ordered, states, starts), features), batch, self.caches)
@@ -95,25 +149,72 @@ class ModelRunner:
         sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
         if sampled:
             last = torch.tensor([starts[i + 1] - 1 for i in sampled], device=self.device)
-            launched.states = [states[i] for i in sampled]
-            launched.draw = sample(self.model.logits(hidden[last]), [state.sampler for state in launched.states])
-            for state, token in zip(launched.states, launched.draw.tokens.unbind(), strict=True):
-                state.sampler.note(token)
-                self._drawn[state.request.id] = token
+            self._draw(self.model.logits(hidden[last]), [states[i] for i in sampled], launched)
+
+    def _draw(self, logits: Tensor, states: list[RequestState], launched: Launched) -> None:
+        """Draw a token for each row of [B, V] and remember it on the device."""
+        draw = sample(logits, [state.sampler for state in states])
+        self.places.last_tokens[self._to_device(np.asarray([state.place for state in states]))] = draw.tokens
+        self._note(Draw(draw.tokens, draw.logprobs), states, launched)
+
+    @staticmethod
+    def _note(draw: Draw, states: list[RequestState], launched: Launched) -> None:
+        launched.states, launched.draw, launched.fetch = states, draw, Fetch.start(draw.tokens)
+        for state, token in zip(states, draw.tokens.unbind(), strict=True):
+            state.sampler.note(token)
+
+    def _is_decode(self, chunks: Sequence[Chunk], states: Sequence[RequestState]) -> bool:
+        """Whether the step is one token behind the prompt for each sequence, and no more than graphs were made for."""
+        if self.graphs is None or len(chunks) > self.graphs.most:
+            return False
+        return all(c.count == 1 and c.sample and c.start >= s.num_prompt for c, s in zip(chunks, states, strict=True))
+
+    def _decode(self, chunks: Sequence[Chunk], states: list[RequestState], launched: Launched) -> None:
+        assert self.graphs is not None
+        rows = [self._decode_row(chunk, state) for chunk, state in zip(chunks, states, strict=True)]
+        plain = all(state.sampler.is_plain for state in states)
+        logits, tokens = self.graphs.run(rows, draw=plain)
+        if tokens is None:
+            self._draw(logits, states, launched)
+        else:
+            self._note(Draw(tokens, None), states, launched)
+
+    def _decode_row(self, chunk: Chunk, state: RequestState) -> DecodeRow:
+        at = -1
+        if len(state.table) == state.num_placed + 1:
+            at = state.num_placed
+        elif len(state.table) > state.num_placed:
+            entries = self._to_device(state.table[state.num_placed :])
+            self.places.tables[state.place, state.num_placed : len(state.table)] = entries
+        state.num_placed = len(state.table)
+        sampling = state.request.sampling
+        return DecodeRow(
+            place=state.place,
+            token=int(state.ids[chunk.start]) if chunk.start < state.num_known else None,
+            position=state.decode_position(chunk.start),
+            slot=int(state.table[chunk.start // self.block_size]) * self.block_size + chunk.start % self.block_size,
+            length=chunk.start + 1,
+            table_at=at,
+            table_entry=int(state.table[at]) if at >= 0 else 0,
+            seed=signed(sampling.seed),
+            index=state.sampler.num_generated,
+            temperature=sampling.temperature,
+        )
 
     def _ids(self, chunks: Sequence[Chunk], states: Sequence[RequestState], starts: Sequence[int]) -> Tensor:
         """Packed token ids [T]; a token whose value is still on its way is taken from the device."""
         host = np.empty(starts[-1], dtype=np.int64)
-        pending: list[tuple[int, Tensor]] = []
+        pending: list[tuple[int, int]] = []  # packed row, place
         for chunk, state, at in zip(chunks, states, starts[:-1], strict=True):
             end = chunk.start + chunk.count
             known = min(end, state.num_known)
             host[at : at + known - chunk.start] = state.ids[chunk.start : known]
             if known < end:
-                pending.append((at + chunk.count - 1, self._drawn[chunk.request_id]))
+                pending.append((at + chunk.count - 1, state.place))
         ids = torch.from_numpy(host).to(self.device, non_blocking=True)
         if pending:
-            ids[torch.tensor([row for row, _ in pending], device=self.device)] = torch.stack([t for _, t in pending])
+            rows, places = self._to_device(np.asarray(pending)).unbind(dim=1)
+            ids[rows] = self.places.last_tokens[places]
         return ids
 
     def _batch(
@@ -189,8 +290,11 @@ class ModelRunner:
                 scored.extend(entry for entry in found if entry is not None)
             launched.prompt_logprobs.append((chunk.request_id, tuple(scored)))
 
-    def _read(self, states: Sequence[RequestState], draw: Draw) -> tuple[Sample, ...]:
-        tokens = draw.tokens.tolist()
+    def _read(self, launched: Launched) -> tuple[Sample, ...]:
+        states, draw = launched.states, launched.draw
+        if draw is None or launched.fetch is None:
+            return ()
+        tokens = launched.fetch.wait()
         counts = [state.request.sampling.logprobs for state in states]
         described = [None] * len(states) if draw.logprobs is None else describe(draw.logprobs, draw.tokens, counts)
         for state, token in zip(states, tokens, strict=True):

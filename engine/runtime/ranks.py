@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ from engine.core.request import Step, StepResult
 from engine.ipc import FrameSplitter, frame
 from engine.parallel import TensorParallel
 from engine.runtime.build import LoadedEngine, load_engine
-from engine.runtime.model_runner import LocalRunner
+from engine.runtime.model_runner import Launched, LocalRunner
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,12 @@ def main(fd: int) -> None:
         start = msgspec.msgpack.decode(next(frames), type=StartRank)
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")
         runner = join(start.config, start.rank, start.store).runner
+        under_way: deque[Launched] = deque()
         for body in frames:
-            # `finish` reads the tokens, which later steps of this rank need as well.
-            runner.finish(runner.launch(_step_decoder.decode(body)))
+            # Rank 0 has read the tokens of all but one earlier step when it submits another, and so must this rank.
+            while len(under_way) > 1:
+                runner.finish(under_way.popleft())
+            under_way.append(runner.launch(_step_decoder.decode(body)))
     os._exit(0)  # torch's process group would wait for ranks that are gone
 
 

@@ -1,20 +1,22 @@
 """Drawing the next token of many sequences at once.
 
-A draw depends on the request's own seed and on how many tokens it has generated, never on its neighbours:
-one uniform number per row, made by hashing both, goes through the inverse of the filtered distribution.
+A draw depends on the request's own seed and on how many tokens it has generated, never on its neighbours. Without
+filters, noise made by hashing both decides in one pass; with filters one uniform number, made in the same way, goes
+through the inverse of the filtered distribution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.core.request import SamplingParams, TokenLogprob
-
-_MASK = (1 << 64) - 1
+from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.sampling import DrawParams, draw
 
 
 @dataclass(slots=True)
@@ -40,6 +42,19 @@ class SamplerRow:
             row.output_counts = torch.zeros(vocab_size, dtype=torch.int32, device=prompt_ids.device)
         return row
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a draw leaves tokens out."""
+        return self.params.top_k > 0 or self.params.top_p < 1.0 or self.params.min_p > 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next token is the largest logit or a draw from all of them, with nothing adjusted or reported."""
+        p = self.params
+        adjusted = self.output_counts is not None or p.logit_bias or self.num_generated < p.min_tokens
+        drawn = p.temperature > 0 and self.is_filtered
+        return not (adjusted or drawn or p.logprobs is not None)
+
     def note(self, token: Tensor) -> None:
         """Count a drawn token (int64 scalar, left on its device)."""
         self.num_generated += 1
@@ -62,10 +77,11 @@ def sample(logits: Tensor, rows: Sequence[SamplerRow]) -> Draw:
     for i, row in enumerate(rows):
         _adjust(logits[i], row)
     tokens = logits.argmax(dim=-1)
-    drawn = [i for i, row in enumerate(rows) if row.params.temperature > 0]
-    if drawn:
-        index = torch.tensor(drawn, device=logits.device)
-        tokens[index] = _draw(logits[index], [rows[i] for i in drawn])
+    for filtered in (False, True):  # a row is drawn in the same way whatever its neighbours are
+        chosen = [i for i, row in enumerate(rows) if row.params.temperature > 0 and row.is_filtered == filtered]
+        if chosen:
+            index = torch.tensor(chosen, device=logits.device)
+            tokens[index] = _draw(logits[index], [rows[i] for i in chosen])
     return Draw(tokens, logprobs)
 
 
@@ -89,35 +105,26 @@ def _adjust(logits: Tensor, row: SamplerRow) -> None:
 def _draw(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
     """Temperature, top-k, min-p and top-p, then one draw per row: [B, V] -> int64 [B]."""
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device).unsqueeze(1)
+    def column(values: list[Any], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype).to(logits.device, non_blocking=True)
 
-    num_tokens = logits.shape[1]
-    ranked, order = (logits / column([r.params.temperature for r in rows])).sort(dim=-1, descending=True, stable=True)
-    top_k = column([r.params.top_k if r.params.top_k > 0 else num_tokens for r in rows])
-    rank = torch.arange(num_tokens, device=logits.device)
-    probs = ranked.masked_fill(rank >= top_k, float("-inf")).softmax(dim=-1)
-    probs = probs.masked_fill(probs < column([r.params.min_p for r in rows]) * probs[:, :1], 0.0)
-    probs = probs / probs.sum(dim=-1, keepdim=True)
-    # A token stays while the mass before it is below top_p, so the most likely one always stays.
-    probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= column([r.params.top_p for r in rows]), 0.0)
-    mass = probs.cumsum(dim=-1)
-    target = column([uniform(r.params.seed, r.num_generated) for r in rows]) * mass[:, -1:]
-    last = (probs > 0).sum(dim=-1, keepdim=True) - 1
-    chosen = torch.searchsorted(mass, target, right=True).minimum(last)
-    return order.gather(1, chosen).squeeze(1)
+    params = DrawParams(
+        column([row.params.temperature for row in rows], torch.float32),
+        column([row.params.top_k for row in rows], torch.int32),
+        column([row.params.top_p for row in rows], torch.float32),
+        column([row.params.min_p for row in rows], torch.float32),
+        column([signed(row.params.seed) for row in rows], torch.int64),
+        column([row.num_generated for row in rows], torch.int64),
+    )
+    if not rows[0].is_filtered:
+        return gumbel_draw(logits, params.temperature, params.seed, params.index)
+    return draw(logits, params)
 
 
-def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) from two rounds of the splitmix64 finaliser (Steele et al., 2014) over seed and index."""
-    return (_mix(_mix(seed & _MASK) ^ (index * 0x9E3779B97F4A7C15 & _MASK)) >> 11) * 2.0**-53
-
-
-def _mix(x: int) -> int:
-    x = (x + 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
+def signed(seed: int) -> int:
+    """The int64 of a seed's low 64 bits."""
+    seed &= (1 << 64) - 1
+    return seed - (1 << 64) if seed >> 63 else seed
 
 
 def describe(logprobs: Tensor, tokens: Tensor, counts: Sequence[int | None]) -> list[TokenLogprob | None]:

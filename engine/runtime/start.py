@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.model_config import load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
-from engine.runtime.build import load_engine, pick_device
+from engine.runtime.build import LoadedEngine, load_engine, pick_device
 from engine.runtime.model_runner import LocalRunner
 from engine.runtime.ranks import RankedRunner, RankGroup, join
 
@@ -24,15 +24,21 @@ def build_engine(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
         ConfigError: configuration, checkpoint and machine do not fit together.
         WeightError: the checkpoint does not fill the model.
     """
+    loaded, loop = start_engine(config)
+    return loop, loaded.info
+
+
+def start_engine(config: EngineConfig) -> tuple[LoadedEngine, EngineLoop]:
+    """As `build_engine`, with this rank's own model at hand: for what looks at it between steps."""
     if config.tp < 1:
         raise ConfigError(f"--tp {config.tp}: want at least 1")
     if config.tp == 1:
         loaded = load_engine(config)
-        return loaded.make_loop(), loaded.info
+        return loaded, loaded.make_loop()
     _check_shares(config)
     group = RankGroup(config)
     loaded = join(config, 0, group.store)
-    return loaded.make_loop(RankedRunner(group, LocalRunner(loaded.runner))), loaded.info
+    return loaded, loaded.make_loop(RankedRunner(group, LocalRunner(loaded.runner)))
 
 
 def _check_shares(config: EngineConfig) -> None:

@@ -72,7 +72,7 @@ class MediaLoader:
     async def _load(self, part: MediaPart) -> Preprocessed:
         try:
             media = await self._fetcher.load(part.kind, part.url)
-            return await self._pool.preprocess(part.kind, media.parts, media.mime)
+            return await self._pool.preprocess(part.kind, media.parts, media.mime, part.clip_hz)
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=part.where, code=error.code, status=error.status) from None
 

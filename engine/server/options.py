@@ -11,7 +11,9 @@ examples:
   python -m engine                                      the embedded tiny model on http://127.0.0.1:8000
   python -m engine --port 0 --port-file /run/ming.port  any free port, written to a file
   python -m engine --model inclusionAI/Ming-flash-omni-2.0 --tp 4
+  python -m engine --model ./checkpoint --quant fp8     one GPU of 139 GiB; int4: one of 78
   python -m engine --model ./checkpoint --max-model-len 16384 --kv-tokens 200000
+  python -m engine --load-format generated --tp 2       the released geometry with drawn weights, for speed
   python -m engine --host 0.0.0.0 --api-key-file keys.txt
   python -m engine inspect ./checkpoint                 what it holds and needs
   python -m engine verify ./checkpoint                  whether it loads, without reading weights
@@ -41,6 +43,13 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", metavar="PATH|ID", help="checkpoint directory or hub id (default: the embedded tiny model)")
+    add(
+        "--load-format",
+        choices=("checkpoint", "generated"),
+        default="checkpoint",
+        help="generated draws weights on the device, to measure speed: of the geometry in --model, by default the "
+        "released one",
+    )
     add("--revision", help="commit, tag or branch, when --model is a hub id")
     add("--tokenizer", type=Path, metavar="PATH", help="directory that has tokenizer.json (default: the model's)")
     add("--skip-tokenizer", action="store_true", help="serve /v1/completions with token ids only")
@@ -71,6 +80,13 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="type of weights and cache; auto (default) keeps what the checkpoint stores",
     )
+    add(
+        "--quant",
+        choices=("none", "fp8", "int4"),
+        default="none",
+        help="pack the large weights while loading: fp8 in 8 bits, int4 the experts in 4 and the rest in 8 "
+        "(default: none)",
+    )
     add("--max-model-len", type=_positive, metavar="N", help="context in tokens (default: the checkpoint's)")
     add("--block-size", type=_positive, default=16, metavar="N", help="tokens of one cache block (default: 16)")
     add("--kv-tokens", type=_positive, metavar="N", help="tokens that the cache holds (default: what memory allows)")
@@ -89,6 +105,7 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         default="alone",
         help="clips of a request on their own (default), or zero-padded together as released",
     )
+    add("--eager", action="store_true", help="on a GPU, launch decode steps kernel by kernel, without CUDA graphs")
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")
 
 
@@ -105,6 +122,14 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
         "--talker-device",
         choices=("auto", "cpu", "cuda"),
         help="where the talker runs (default: as --device)",
+    )
+    add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
+    add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")
+    add(
+        "--vae-encoder-layers",
+        choices=("released", "all"),
+        default="released",
+        help="layers of the audio VAE's encoder that run on reference clips: 4 as released (default), or all stored",
     )
     add("--talker-slots", type=_positive, default=8, metavar="N", help="most utterances spoken at once (default: 8)")
 

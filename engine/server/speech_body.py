@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 
 from engine.config import SpeechInfo
+from engine.core.speech import ReferenceClip
 from engine.errors import InvalidRequest
+from engine.inputs.media import Preprocessed
+from engine.inputs.messages import MediaPart
 from engine.server.audio_file import AudioFormat, check_format
 from engine.server.jsonbody import decode_body, quoted, refused
+from engine.server.media import NeedsMedia
 from engine.server.plan import Serving, SpeechPlan
 from engine.server.sampling import Range, check_model, check_range
 
 MAX_CHARS = 4096
 MAX_STEPS = 20_000
 MAX_INSTRUCTIONS = 1024
+MAX_TRANSCRIPT = 1024
 SPEAKER_WIDTH = 192
 DEFAULT_VOICE = "default"  # always accepted: many clients cannot leave the voice out
 
 StreamFormat = Literal["audio", "sse"]
 
 _NOT_HERE = {
-    "ref_audio": "cloning a voice from ref_audio is not available on this server; choose a voice or leave it out",
-    "ref_text": "ref_text goes with ref_audio, which is not available on this server",
     "temperature": "temperature is fixed for speech; leave it out",
 }
 
@@ -54,13 +58,13 @@ class SpeechBody(msgspec.Struct, kw_only=True):
     max_new_tokens: int | None = None
     speaker_embedding: list[float] | None = None
     temperature: float | None = None
-    ref_audio: Any = None
-    ref_text: Any = None
+    ref_audio: str | None = None
+    ref_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenText:
-    """A checked request for speech; `stream` None is one file at the end."""
+    """A checked request for speech; `stream` None is one file at the end, `clip` is whose voice is copied."""
 
     text: str
     voice: str | None
@@ -72,10 +76,11 @@ class SpokenText:
     speaker: tuple[float, ...]
     max_steps: int | None
     sample_rate: int
+    clip: ReferenceClip | None = None
 
 
-def plan_speech(body: bytes, serving: Serving) -> SpokenText:
-    """A speech request, checked.
+def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[SpokenText]:
+    """A speech request, checked, but for the reference clip that it may bring.
 
     Raises:
         InvalidRequest: naming the field at fault.
@@ -88,7 +93,8 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText:
     speed = _speed(request, stream)
     check_range("seed", request.seed, Range(-(2**63), 2**64 - 1))
     check_range("max_new_tokens", request.max_new_tokens, Range(1, MAX_STEPS))
-    return SpokenText(
+    clip = _reference_clip(request, info)
+    spoken = SpokenText(
         text=_text(request.input),
         voice=check_voice(request.voice if request.voice is not None else request.speaker, info, "voice"),
         format=check_format(request.response_format or "wav", "response_format", stream=stream is not None),
@@ -100,6 +106,13 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText:
         max_steps=request.max_new_tokens,
         sample_rate=info.sample_rate,
     )
+
+    def finish(media: Sequence[Preprocessed]) -> SpokenText:
+        samples, samples_16k = media[0].arrays
+        found = ReferenceClip(samples.data, samples_16k.data, samples.digest, request.ref_text or None)
+        return replace(spoken, clip=found)
+
+    return spoken if clip is None else NeedsMedia((clip,), finish)
 
 
 def chat_speech(asked: SpokenBody, info: SpeechInfo, *, stream: bool, shows_text: bool) -> SpeechPlan:
@@ -137,6 +150,23 @@ def _refuse_unavailable(request: SpeechBody) -> None:
     for name, reason in _NOT_HERE.items():
         if getattr(request, name) is not None:
             raise refused(name, reason)
+
+
+def _reference_clip(request: SpeechBody, info: SpeechInfo) -> MediaPart | None:
+    """The clip that is to be fetched and decoded."""
+    if request.ref_audio is None:
+        if request.ref_text is not None:
+            raise InvalidRequest("ref_text is what is said in ref_audio, which is missing", param="ref_text")
+        return None
+    if request.voice is not None or request.speaker is not None:
+        raise InvalidRequest("ref_audio stands in place of a voice; send one of the two", param="ref_audio")
+    if request.ref_text is not None and len(request.ref_text) > MAX_TRANSCRIPT:
+        message = f"ref_text has {len(request.ref_text)} characters, at most {MAX_TRANSCRIPT} are read"
+        raise InvalidRequest(message, param="ref_text")
+    if not request.ref_audio.startswith("data:"):
+        message = "ref_audio must be a data: URL, for example data:audio/wav;base64,UklGR..."
+        raise InvalidRequest(message, param="ref_audio", code="media_url_not_allowed")
+    return MediaPart("audio", request.ref_audio, "ref_audio", clip_hz=info.sample_rate)
 
 
 def _stream_format(request: SpeechBody) -> StreamFormat | None:

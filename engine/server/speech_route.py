@@ -107,6 +107,7 @@ def _utterance(
         voice=spoken.voice,
         instructions=spoken.instructions,
         speaker=spoken.speaker,
+        clip=spoken.clip,
         max_steps=spoken.max_steps,
     )
     return Utterance(service, request, arrived_s, on_overflow)

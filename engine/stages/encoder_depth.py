@@ -53,6 +53,8 @@ class DepthReport:
 
     def __str__(self) -> str:
         beyond = self.num_stored - AGGREGATOR_LAYERS
+        if beyond <= 0:
+            return f"{self.num_stored} encoder layers stored, all of them run"
         lines = [f"{self.num_stored} encoder layers stored, the released program runs {AGGREGATOR_LAYERS} of them"]
         lines.append(f"{len(self.untouched)} of the {beyond} others still have their initial norms and biases")
         lines += [f"reconstruction with depth {depth}: {db:.1f} dB off" for depth, db in self.distance_db.items()]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.models.audio_vae import AudioVAE
+from engine.models.joined import join_projections
 from engine.models.storage import allocate
 from engine.models.talker import Talker
 from engine.models.vae_encoder import EncoderDepth, num_encoder_layers
@@ -56,5 +57,7 @@ def load_speech(
     load_talker(talker, folder)
     stored, run = config.vae.encoder.num_hidden_layers, num_encoder_layers(config.vae, encoder_depth)
     load_vae(vae, folder, unused_layers=range(run, stored))
+    for model in (talker, vae):
+        join_projections(model)
     log.info("loaded the talker of %s; its VAE runs %d of %d encoder layers", folder, run, stored)
     return SpeechModel(config, talker.eval(), vae.eval(), encoder_depth)

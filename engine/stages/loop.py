@@ -10,9 +10,11 @@ from engine.core.speech import SpeechFinish, SpeechOutput, SpeechRequest, Speech
 from engine.errors import InvalidRequest
 from engine.stages.manner import Cast
 from engine.stages.pcm import SAMPLE_WIDTH_BYTES, to_pcm16
+from engine.stages.recorder import make_recorder
 from engine.stages.speak import Speaker
 from engine.stages.talker_batch import Patch, TalkerBatch
 from engine.stages.text import TextFrontEnd, make_front_end
+from engine.stages.vae_step import VAEStep
 from engine.stages.waveform import Rendering, SegmentAudio, render
 
 
@@ -46,11 +48,18 @@ class SpeechLoop:
     def __init__(self, cast: Cast, num_slots: int) -> None:
         self._cast = cast
         self._model = cast.model
-        self._batch = TalkerBatch(self._model.talker, num_slots)
+        recorder = make_recorder(self._model.device)
+        self._batch = TalkerBatch(self._model.talker, num_slots, recorder=recorder)
+        self._backbone = VAEStep(self._model.vae.decoder, num_slots, self._model.config.patch_columns, recorder)
         self._open: dict[int, _Utterance] = {}
         self._refused: list[SpeechOutput] = []
         self._num_steps = 0
         self._num_samples = 0
+
+    def warm_up(self) -> None:
+        """Record what steps replay; to be called before the first request."""
+        self._batch.warm_up()
+        self._backbone.warm_up()
 
     @property
     def has_work(self) -> bool:
@@ -61,7 +70,12 @@ class SpeechLoop:
 
     def open(self, request: SpeechRequest) -> None:
         """Expect text for a request."""
-        self._open[request.id] = _Utterance(request.id, self._cast.speaker(request), request.max_steps)
+        try:
+            speaker = self._cast.speaker(request)
+        except InvalidRequest as error:
+            self._refuse(request.id, error)
+        else:
+            self._open[request.id] = _Utterance(request.id, speaker, request.max_steps)
 
     def say(self, request_id: int, text: str, *, last: bool) -> None:
         """More text of a request; ignored where it was aborted or refused."""
@@ -116,11 +130,14 @@ class SpeechLoop:
             utterance.slot = self._batch.admit(segment)
         except InvalidRequest as error:
             del self._open[utterance.id]
-            self._refused.append(SpeechOutput(utterance.id, finish=SpeechFinish.REFUSED, error=error.message))
+            self._refuse(utterance.id, error)
             return None
         utterance.num_segments += 1
         utterance.audio = SegmentAudio.start(self._model)
         return len(utterance.speaker.encoder.encode(text))
+
+    def _refuse(self, request_id: int, error: InvalidRequest) -> None:
+        self._refused.append(SpeechOutput(request_id, finish=SpeechFinish.REFUSED, error=error.message))
 
     def _step(self, prompts: dict[int, int]) -> list[SpeechOutput]:
         """The next patch of everyone who speaks, as samples; `prompts` counts tokens of segments just started."""
@@ -130,7 +147,8 @@ class SpeechLoop:
         patches = {patch.slot: patch for patch in self._batch.step()}
         renderings = [self._rendering(u, patches) for u in speaking]
         outputs = []
-        for utterance, rendering, samples in zip(speaking, renderings, render(self._model, renderings), strict=True):
+        rendered = render(self._model, renderings, self._backbone)
+        for utterance, rendering, samples in zip(speaking, renderings, rendered, strict=True):
             pcm = to_pcm16(samples)
             self._num_steps += 1
             self._num_samples += len(pcm) // SAMPLE_WIDTH_BYTES

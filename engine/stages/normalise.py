@@ -1,15 +1,9 @@
-"""A segment as it should be read aloud: no markup, and numbers in words where that is known.
-
-Chinese numbers, dates and units need the grammars of the optional package WeTextProcessing; without it they stay
-digits, which the talker's language model reads acceptably.
-"""
+"""A segment as it should be read aloud: no markup, and numbers in words."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from engine.stages.cut import has_chinese
 from engine.stages.english_numbers import expand_numbers
@@ -39,22 +33,6 @@ def remove_markup(text: str) -> str:
 def identity(text: str) -> str:
     """No text normalisation."""
     return text
-
-
-def chinese_grammar(cache_dir: Path) -> Normaliser:
-    """The grammar of WeTextProcessing, or nothing where it is not installed.
-
-    Compiled once into `cache_dir` (some seconds): the one that comes with the package would also narrow full-width
-    punctuation and drop interjections, which are part of the speech.
-    """
-    try:
-        module = importlib.import_module("tn.chinese.normalizer")
-    except ImportError:
-        return identity
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    grammar = module.Normalizer(cache_dir=str(cache_dir), full_to_half=False, remove_interjections=False)
-    normalise: Normaliser = grammar.normalize
-    return normalise
 
 
 def make_normaliser(grammar: Normaliser) -> Normaliser:

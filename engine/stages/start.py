@@ -15,6 +15,7 @@ from engine.stages.load import load_speech
 from engine.stages.loop import SpeechLoop
 from engine.stages.manner import Cast
 from engine.stages.prompt import check_markers
+from engine.stages.speaker_encoder import find_speaker_encoder
 from engine.stages.voices import load_voices
 from engine.talker_config import LLM_FOLDER
 
@@ -31,11 +32,14 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     if device.type == "cpu":
         torch.set_num_threads(options.num_threads or max(1, (os.cpu_count() or 1) // 2))
     folder = Path(options.talker)
-    model = load_speech(folder, device)
+    model = load_speech(folder, device, encoder_depth=options.vae_encoder_layers)
     encoder = Tokenizer.load(folder / LLM_FOLDER)
     check_markers(encoder)
-    cast = Cast(model, encoder, load_voices(model, folder))
+    speakers = find_speaker_encoder(folder, _path(options.speaker_encoder))
+    cast = Cast(model, encoder, load_voices(model, folder, speakers, _path(options.voices)), speakers)
     loop = SpeechLoop(cast, options.num_slots)
+    if device.type == "cuda":
+        loop.warm_up()
     info = SpeechInfo(
         sample_rate=model.config.vae.sample_rate,
         patch_samples=model.config.patch_samples,
@@ -53,6 +57,10 @@ def _pick_device(asked: Device) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--talker-device cuda: this machine has no usable GPU; use cpu or auto")
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def _name(device: torch.device) -> str:

@@ -1,7 +1,6 @@
 """Several talkers as one batch: each segment has a slot, and a step makes the next patch of every one of them.
 
-All tensors have fixed shapes and stay where they are, so that a step over the first n slots is one CUDA graph for
-each n. A slot that is free or finished is computed along and its result thrown away.
+A slot that is free or finished is computed along and its result thrown away.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.errors import InvalidRequest
-from engine.models.qwen2_memory import SlotCache
 from engine.models.talker import Talker
 from engine.stages.noise import Noise
+from engine.stages.recorder import Recorder, make_recorder
+from engine.stages.talker_step import Start, TalkerStep
 
 MAX_TOKENS = 2048  # prompt and patches of one segment, as released
 MAX_PATCHES = 1000
@@ -65,6 +65,8 @@ class Patch:
 class _Occupant:
     noise: Noise
     max_patches: int
+    num_prompt_tokens: int
+    spread: float
     num_patches: int = 0
 
 
@@ -90,25 +92,16 @@ def check_prompt(num_tokens: int, max_len: int = MAX_TOKENS) -> None:
 
 
 class TalkerBatch:
-    """`num_slots` talkers over one cache."""
+    """`num_slots` talkers over one cache; without a recorder, the one that fits the device."""
 
-    def __init__(self, talker: Talker, num_slots: int, max_len: int = MAX_TOKENS) -> None:
-        cfg, weight = talker.cfg, talker.stop_head.weight
-        device = weight.device
+    def __init__(
+        self, talker: Talker, num_slots: int, max_len: int = MAX_TOKENS, recorder: Recorder | None = None
+    ) -> None:
         self.talker = talker
-        self.cache = SlotCache(cfg.llm, num_slots, max_len, weight.dtype, device)
+        self.num_slots = num_slots  # segments that can be spoken at once
         self._occupants: dict[int, _Occupant] = {}
-        width = cfg.flowmodel.in_channels
-        self._hidden = torch.zeros(num_slots, 1, cfg.llm.hidden_size, dtype=weight.dtype, device=device)
-        self._history = torch.zeros(num_slots, cfg.history_patch_size, width, device=device)
-        self._positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self._cfg = torch.zeros(num_slots, device=device)
-        self._spread = torch.zeros(num_slots, device=device)
-
-    @property
-    def num_slots(self) -> int:
-        """Segments that can be spoken at once."""
-        return len(self._hidden)
+        recorder = recorder or make_recorder(talker.stop_head.weight.device)
+        self.step_tensors = TalkerStep(talker, num_slots, max_len, recorder)
 
     @property
     def num_free(self) -> int:
@@ -122,57 +115,52 @@ class TalkerBatch:
         Raises:
             InvalidRequest: the prompt is too long.
         """
-        length = len(segment.prompt)
-        check_prompt(length, self.cache.max_len)
+        length, cache = len(segment.prompt), self.step_tensors.cache
+        check_prompt(length, cache.max_len)
         slot = min(set(range(self.num_slots)) - self._occupants.keys())
-        self._hidden[slot] = self.talker.prefill(segment.prompt, self.cache, slot)[-1:]
-        self._history[slot] = _start_history(segment.latents, self._history[slot])
-        self._positions[slot] = length
-        self._cfg[slot] = segment.guidance.cfg
-        self._spread[slot] = segment.guidance.spread
-        limit = min(segment.max_patches, MAX_PATCHES, self.cache.max_len - length)
-        self._occupants[slot] = _Occupant(segment.noise, limit)
+        guidance = segment.guidance
+        hidden = self.talker.prefill(segment.prompt, cache, slot)[-1:]
+        history = _start_history(segment.latents, self.step_tensors.empty_history)
+        self.step_tensors.start(slot, Start(hidden, history, length, guidance.cfg, guidance.spread))
+        limit = min(segment.max_patches, MAX_PATCHES, cache.max_len - length)
+        self._occupants[slot] = _Occupant(segment.noise, limit, length, guidance.spread)
         return slot
 
     @torch.inference_mode()
     def release(self, slot: int) -> None:
         """Give a slot back before its last patch."""
         del self._occupants[slot]
-        self._positions[slot] = 0  # it may still be computed along, and must stay within the cache
+        self.step_tensors.clear(slot)
 
     @torch.inference_mode()
     def step(self) -> list[Patch]:
-        """The next patch of every occupied slot; none when all are free."""
+        """The next patch of every occupied slot; none when all are free.
+
+        On a GPU the latents may still be on their way when this returns.
+        """
         if not self._occupants:
             return []
         num_rows = max(self._occupants) + 1
         y0, sde = self._draw(num_rows)
         active = torch.tensor([slot in self._occupants for slot in range(num_rows)])
-        latents, stop = self._advance(num_rows, y0, sde, active.to(self._hidden.device))
-        probabilities = stop.tolist()
+        num_keys = max(o.num_prompt_tokens + o.num_patches for o in self._occupants.values()) + 1
+        probabilities = self.step_tensors.stop_probabilities(num_rows)
+        latents = self.step_tensors.advance(y0, sde, active, num_keys)
         return [self._finish(slot, latents[slot], probabilities[slot]) for slot in sorted(self._occupants)]
 
-    def _draw(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Every occupant's next noise: [B, P, M] and [steps, B, P, M]."""
-        cfg, device = self.talker.cfg, self._hidden.device
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Prepare all that a step can need; to be called while every slot is free."""
+        self.step_tensors.warm_up()
+
+    def _draw(self, num_rows: int) -> tuple[Tensor, Tensor | None]:
+        """Every occupant's next noise: [B, P, M], and [steps, B, P, M] where someone's is used."""
+        cfg = self.talker.cfg
         shape = (cfg.patch_size, cfg.flowmodel.in_channels)
         y0, sde = torch.zeros(num_rows, *shape), torch.zeros(cfg.steps, num_rows, *shape)
         for slot, occupant in self._occupants.items():
             y0[slot], sde[:, slot] = occupant.noise.draw()
-        return y0.to(device), sde.to(device)
-
-    def _advance(self, num_rows: int, y0: Tensor, sde: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch, stop probability and next state of the first rows; only `active` ones keep the state."""
-        hidden, history = self._hidden[:num_rows], self._history[:num_rows]
-        positions = self._positions[:num_rows]
-        latents = self.talker.cfm(hidden, history, y0, self._cfg[:num_rows], sde, self._spread[:num_rows])
-        stop = self.talker.stop_probability(hidden)
-        following = self.talker.decode(self.talker.aggregator(latents), self.cache, positions)
-        keep = active[:, None, None]
-        hidden.copy_(torch.where(keep, following, hidden))
-        history.copy_(torch.where(keep, torch.cat((history[:, latents.shape[1] :], latents), dim=1), history))
-        positions += active
-        return latents, stop
+        return y0, sde if any(occupant.spread for occupant in self._occupants.values()) else None
 
     def _finish(self, slot: int, latents: Tensor, stop_probability: float) -> Patch:
         occupant = self._occupants[slot]
@@ -185,9 +173,8 @@ class TalkerBatch:
 
 
 def _start_history(latents: Tensor | None, empty: Tensor) -> Tensor:
-    """The end of a reference clip, behind zeros if it is short; zeros are latents like any other."""
-    history = torch.zeros_like(empty)
-    if latents is not None:
-        kept = latents[-len(history) :]
-        history[len(history) - len(kept) :] = kept
-    return history
+    """The end of a reference clip, behind the zeros of `empty` if it is short."""
+    if latents is None:
+        return empty
+    kept = latents[-len(empty) :]
+    return torch.cat((empty[len(kept) :], kept))

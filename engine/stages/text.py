@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.stages.normalise import Normaliser, identity, make_normaliser
+from engine.stages.chinese_numbers import read_chinese_numbers
+from engine.stages.normalise import Normaliser, make_normaliser
 from engine.stages.segmentation import MAX_CHARS, ReleasedSegmenter, Segmenter, SentenceSegmenter
 
 # Sentences sound better; the released rule, at commas and after a few characters, is heard a little sooner.
@@ -33,8 +34,8 @@ class TextFrontEnd:
             yield from filter(_speakable, _bounded(self.normalise(segment)))
 
 
-def make_front_end(mode: SegmentationMode = "sentence", grammar: Normaliser = identity) -> TextFrontEnd:
-    """A front end for one text; `grammar` reads Chinese numbers (see `normalise.chinese_grammar`)."""
+def make_front_end(mode: SegmentationMode = "sentence", grammar: Normaliser = read_chinese_numbers) -> TextFrontEnd:
+    """A front end for one text; `grammar` reads the numbers of Chinese segments."""
     segmenter: Segmenter = SentenceSegmenter() if mode == "sentence" else ReleasedSegmenter()
     return TextFrontEnd(segmenter, make_normaliser(grammar))
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.models.vae_decoder import DecoderState, LatentChunk
+from engine.models.vae_decoder import Backbone, DecoderState, LatentChunk
 from engine.stages.load import SpeechModel
 from engine.stages.silence import SilenceHold
 
@@ -38,11 +38,19 @@ class Rendering:
 
 
 @torch.inference_mode()
-def render(model: SpeechModel, renderings: Sequence[Rendering]) -> list[npt.NDArray[np.float32]]:
-    """The samples that each segment can give out now; its decoder runs one patch behind."""
+def render(
+    model: SpeechModel, renderings: Sequence[Rendering], backbone: Backbone | None = None
+) -> list[npt.NDArray[np.float32]]:
+    """The samples that each segment can give out now; its decoder runs one patch behind.
+
+    `backbone` is a recorded one in place of the decoder's own.
+    """
     chunks = [LatentChunk(r.latents, r.audio.state, r.last) for r in renderings]
+    streamed = model.vae.decoder.stream(chunks, backbone)
+    parts = torch.cat([samples for samples, _ in streamed]).cpu().numpy()  # one copy, one wait
+    ends = np.cumsum([len(samples) for samples, _ in streamed])[:-1]
     outputs = []
-    for rendering, (samples, state) in zip(renderings, model.vae.decoder.stream(chunks), strict=True):
+    for rendering, (_, state), samples in zip(renderings, streamed, np.split(parts, ends), strict=True):
         rendering.audio.state = state
-        outputs.append(rendering.audio.silence.push(samples.cpu().numpy(), last=rendering.last))
+        outputs.append(rendering.audio.silence.push(samples, last=rendering.last))
     return outputs

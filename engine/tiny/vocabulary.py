@@ -71,7 +71,7 @@ def tokenizer_json(special_ids: Mapping[str, int] = SPECIAL_IDS) -> dict[str, An
     }
 
 
-def tokenizer_config() -> dict[str, Any]:
+def tokenizer_config(special_ids: Mapping[str, int] = SPECIAL_IDS) -> dict[str, Any]:
     """The content of `tokenizer_config.json`, chat template included."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -80,7 +80,7 @@ def tokenizer_config() -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 32768,
         **special_tokens_map(),
-        "added_tokens_decoder": {str(i): _added_token(token) for token, i in SPECIAL_IDS.items()},
+        "added_tokens_decoder": {str(i): _added_token(token) for token, i in special_ids.items()},
         "chat_template": CHAT_TEMPLATE,
     }
 

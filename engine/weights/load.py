@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import WeightError
+from engine.quantised import Quantised, QuantisedWeight
 from engine.weights.checkpoint import Checkpoint
+from engine.weights.generated import GeneratedCheckpoint
 from engine.weights.rules import COMPONENTS, Place, Rule, Rules, Shard
 
 log = logging.getLogger(__name__)
+
+Source = Checkpoint | GeneratedCheckpoint
 
 EXPERT_PARAMETERS = (".experts.w13", ".experts.w2")
 HALVED_PARAMETERS = (".w13", ".gate_up_weight")
@@ -62,7 +66,7 @@ def make_plan(names: Iterable[str], parameters: Mapping[str, torch.Size], presen
     return Plan(assigned, skipped, tuple(unexpected), tuple(missing))
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, shard: Shard, present: Sequence[Rules]) -> Plan:
+def load_weights(model: nn.Module, checkpoint: Source, shard: Shard, present: Sequence[Rules]) -> Plan:
     """Copy this rank's share of every tensor into `model`, whose parameters must have storage.
 
     Raises:
@@ -79,16 +83,31 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, shard: Shard, present
 
 def stored_shapes(model: nn.Module) -> dict[str, torch.Size]:
     """Everything that a checkpoint has to fill, by name."""
-    return {name: tensor.shape for name, tensor in _stored(model).items()}
+    return {name: tensor.shape for name, tensor in stored_tensors(model).items()}
 
 
-def fill(model: nn.Module, checkpoint: Checkpoint, shard: Shard, plan: Plan) -> None:
+def source_shapes(tensors: Mapping[str, Tensor | Quantised], present: Sequence[Rules]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every checkpoint tensor that fills an unsplit model's `tensors`; optional ones left out."""
+    rows = [rule for rules in present for rule in rules.rows]
+    found: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        experts, halves = _parts(name, tensor.shape)
+        for half in halves:
+            first = Place(name, experts[0], half)
+            rule = next(rule for rule in rows if rule.source(first) is not None)
+            shape = tuple(first.view(tensor).shape)
+            sources = (rule.source(Place(name, expert, half)) for expert in experts)
+            found |= {source: shape for source in sources if source is not None and not rule.optional}
+    return found
+
+
+def fill(model: nn.Module, checkpoint: Source, shard: Shard, plan: Plan) -> None:
     """Copy what `plan` assigns.
 
     Raises:
         WeightError: a shape does not fit the model.
     """
-    parameters = _stored(model)
+    parameters = stored_tensors(model)
     with torch.no_grad():
         for tensor in checkpoint.tensors():
             if tensor.name in plan.assigned:
@@ -102,26 +121,40 @@ def present_components(names: Iterable[str]) -> list[Rules]:
     return [rules for rules in COMPONENTS if any(rules.owns(name) for name in listed)]
 
 
-def _copy(source: Tensor, target: Tensor, name: str) -> None:
+def _copy(source: Tensor, target: Tensor | Quantised, name: str) -> None:
     if source.shape != target.shape:
         raise WeightError(
             f"{name}: this rank's part is {tuple(source.shape)}, config.json wants {tuple(target.shape)}; "
             "config.json and weights do not belong together"
         )
-    target.copy_(source)
+    if isinstance(target, Quantised):
+        target.fill(source)
+        if not target.scales.isfinite().all():
+            raise WeightError(f"{name} holds NaN or infinity, which 8 or 4 bits cannot keep; load it with --quant none")
+    else:
+        target.copy_(source)
 
 
-def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and the buffers that checkpoints may hold."""
+def stored_tensors(model: nn.Module) -> dict[str, Tensor | Quantised]:
+    """What has to be filled, by the name that a plain model gives it: parameters, packed or not, and the buffers that
+    checkpoints may hold."""
+    packed = {name: module for name, module in model.named_modules() if isinstance(module, QuantisedWeight)}
     state = model.state_dict(keep_vars=True)
-    return dict(model.named_parameters()) | {n: buffer for n, buffer in model.named_buffers() if n in state}
+    buffers = {n: b for n, b in model.named_buffers() if n in state and n.rpartition(".")[0] not in packed}
+    return dict(model.named_parameters()) | {name: module.value for name, module in packed.items()} | buffers
 
 
 def _places(name: str, shape: torch.Size) -> list[Place]:
     """Everything that has to be written for parameter `name` to be full."""
+    experts, halves = _parts(name, shape)
+    return [Place(name, expert, half) for expert in experts for half in halves]
+
+
+def _parts(name: str, shape: torch.Size) -> tuple[Sequence[int | None], Sequence[int | None]]:
+    """The experts and the halves that parameter `name` is filled by."""
     experts: Sequence[int | None] = range(shape[0]) if name.endswith(EXPERT_PARAMETERS) else (None,)
     halves: Sequence[int | None] = (0, 1) if name.endswith(HALVED_PARAMETERS) else (None,)
-    return [Place(name, expert, half) for expert in experts for half in halves]
+    return experts, halves
 
 
 def _find(name: str, present: Sequence[Rules]) -> tuple[Rule, Place] | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
+from engine.quantised import Quantised
 from engine.weights.checkpoint import LazyTensor
 
 
@@ -34,10 +35,12 @@ class Place:
     expert: int | None = None
     half: int | None = None
 
-    def view(self, parameter: Tensor) -> Tensor:
+    def view(self, parameter: Tensor | Quantised) -> Tensor | Quantised:
         """The part of `parameter` that this place names."""
         view = parameter if self.expert is None else parameter[self.expert]
-        return view if self.half is None else view.chunk(2, dim=0)[self.half]
+        if self.half is None:
+            return view
+        return view.half(self.half) if isinstance(view, Quantised) else view.chunk(2, dim=0)[self.half]
 
 
 def whole(tensor: LazyTensor, _: Shard) -> Tensor:
@@ -80,7 +83,7 @@ class Into:
     def place(self, found: Mapping[str, str]) -> Place:
         """Where a tensor with these fields in its name goes."""
         expert = int(found["expert"]) if "expert" in found else None
-        return Place(self.template.format(**found), expert, self.half)
+        return Place(self.template.replace("*}", "}").format(**found), expert, self.half)
 
     def fields(self, place: Place) -> dict[str, str] | None:
         """The fields that lead to `place`, or None if none do."""
@@ -172,6 +175,8 @@ class Rules:
     def skipped(self, name: str) -> str | None:
         """Why `name` is left out on purpose, or None."""
         inner = self.unwrap(name)
+        if not inner.startswith(tuple(self.skip)):
+            return None
         return next((why for prefix, why in self.skip.items() if inner.startswith(prefix)), None)
 
 
@@ -237,8 +242,8 @@ VISION = Rules(
     name="vision tower",
     prefixes=("vision.", "linear_proj."),
     rows=(
-        Rule("vision.{rest*}", whole, to("vision_encoder.vision.{rest}")),
-        Rule("linear_proj.{rest*}", whole, to("vision_encoder.linear_proj.{rest}")),
+        Rule("vision.{rest*}", whole, to("vision_encoder.vision.{rest*}")),
+        Rule("linear_proj.{rest*}", whole, to("vision_encoder.linear_proj.{rest*}")),
     ),
 )
 
@@ -248,8 +253,8 @@ AUDIO = Rules(
     rows=(
         # The position table is analytic; a file may leave it out.
         Rule("audio.positional_embedding", whole, to("audio_encoder.audio.positional_embedding"), optional=True),
-        Rule("audio.{rest*}", whole, to("audio_encoder.audio.{rest}")),
-        Rule("linear_proj_audio.{rest*}", whole, to("audio_encoder.linear_proj_audio.{rest}")),
+        Rule("audio.{rest*}", whole, to("audio_encoder.audio.{rest*}")),
+        Rule("linear_proj_audio.{rest*}", whole, to("audio_encoder.linear_proj_audio.{rest*}")),
     ),
 )
 

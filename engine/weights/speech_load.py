@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +29,26 @@ def load_talker(model: nn.Module, folder: Path) -> None:
     Raises:
         WeightError: there are none, tensors are missing, or a shape does not fit.
     """
-    checkpoint = Checkpoint(folder)
-    plan = _plan(model, checkpoint, TALKER, other=VAE)
+    checkpoint, plan = plan_talker(model, folder)
     if plan.missing:
         raise WeightError(f"{folder}: {'; '.join(plan.problems)}; the talker's files are incomplete")
     _fill(model, checkpoint, plan)
+
+
+def plan_talker(model: nn.Module, folder: Path) -> tuple[Checkpoint, Plan]:
+    """The talker's files and what of them goes where; reads names only."""
+    checkpoint = Checkpoint(folder)
+    return checkpoint, _plan(model, checkpoint, TALKER, other=VAE)
+
+
+def plan_vae(model: nn.Module, folder: Path, unused_layers: Iterable[int] = ()) -> list[tuple[Checkpoint, Plan]]:
+    """The same of every place that holds some of an audio VAE, up to the first that is complete, which is last."""
+    rules, plans = vae_rules(unused_layers), []
+    for source in find_vae(folder):
+        plans.append((source.checkpoint, _plan(model, source.checkpoint, rules, other=TALKER, only=source.shared)))
+        if not plans[-1][1].missing:
+            break
+    return plans
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -56,16 +71,17 @@ def load_vae(model: nn.Module, folder: Path, unused_layers: Iterable[int] = ()) 
     Raises:
         WeightError: no place does; the message says what each lacks.
     """
-    rules = vae_rules(unused_layers)
-    lacking = []
-    for source in find_vae(folder):
-        plan = _plan(model, source.checkpoint, rules, other=TALKER, only=source.shared)
-        if not plan.missing:
-            return _fill(model, source.checkpoint, plan)
-        lacking.append(f"{source.checkpoint.path}: {'; '.join(plan.problems)}")
-    raise WeightError(
-        f"no complete audio VAE for {folder}: " + (" | ".join(lacking) or f"no weights in {VAE_FOLDER}/ or beside it")
-    )
+    plans = plan_vae(model, folder, unused_layers)
+    if not plans or plans[-1][1].missing:
+        raise WeightError(no_vae(folder, plans))
+    _fill(model, *plans[-1])
+
+
+def no_vae(folder: Path, plans: Sequence[tuple[Checkpoint, Plan]]) -> str:
+    """Why there is no audio VAE: what each place lacks."""
+    lacking = [f"{checkpoint.path}: {'; '.join(plan.problems)}" for checkpoint, plan in plans]
+    nowhere = f"no weights in {VAE_FOLDER}/ or beside it"
+    return f"no complete audio VAE for {folder}: " + (" | ".join(lacking) or nowhere)
 
 
 @dataclass(frozen=True, slots=True)

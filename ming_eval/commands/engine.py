@@ -28,6 +28,8 @@ Main options:
   --tp N                    ranks of tensor parallelism [default: 1]
   --device cpu|cuda         where the model runs
   --dtype TYPE              float32, bfloat16 or float16 [default: as stored]
+  --quant fp8|int4          pack the large weights while loading: 8 bits, or
+                            4 for the experts [default: none]
   --memory-fraction F       share of device memory to use [default: 0.9]
   --skip-tokenizer          token ids in and out only
   --api-key-file PATH       keys that clients must send, one a line
@@ -64,6 +66,8 @@ Examples:
       what it holds, and what it needs on one device
   ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16 --memory 141
       whether it fits on 4 devices of 141 GiB each
+  ming-eval model inspect ./Ming-flash-omni-2.0 --quant int4 --memory 78
+      whether it fits on one device with its experts in 4 bits
   ming-eval model inspect ./Ming-flash-omni-2.0 --json -
       everything as JSON
   ming-eval model verify ./Ming-flash-omni-2.0
@@ -84,7 +88,8 @@ def serve(ctx: typer.Context) -> None:
 def inspect(ctx: typer.Context, path: ModelPath) -> None:
     """Show what a checkpoint holds and needs.
 
-    Options: --tp N (tensor-parallel ranks), --dtype auto|float32|bfloat16|float16 (weights and cache), --memory GIB
+    Options: --tp N (tensor-parallel ranks), --dtype auto|float32|bfloat16|float16 (weights and cache),
+    --quant none|fp8|int4 (large weights, as serve packs them), --memory GIB
     (of one device, e.g. 141), --json PATH (everything; - is standard output).
     """
     _run(["inspect", str(path), *ctx.args])

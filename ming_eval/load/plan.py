@@ -183,7 +183,7 @@ class LoadPlan:
 
     def _default_requests(self, level: Level) -> int:
         if self.shape is Shape.RAMP:
-            return math.ceil(sum(self.rates_per_s) / 2 * (self.duration_s or _OPEN_LOOP_S))
+            return math.ceil((self.rates_per_s[0] + self.rates_per_s[-1]) / 2 * (self.duration_s or _OPEN_LOOP_S))
         if level.rate_per_s is not None:
             spare = 1 if self.duration_s is None else 2  # drawn gaps may bring more than the rate says
             return max(16, math.ceil(spare * level.rate_per_s * (self.duration_s or _OPEN_LOOP_S)))

@@ -1,4 +1,4 @@
-"""The released geometry, written down once: configuration values and tensor names of the 42-shard snapshot."""
+"""The released snapshot of 42 shards: a copy of its configuration, and its tensor names."""
 
 from __future__ import annotations
 
@@ -6,74 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-_CONFIG: dict[str, Any] = {
-    "architectures": ["BailingMM2NativeForConditionalGeneration"],
-    "model_type": "bailingmm_moe_v2_lite",
-    "mlp_depth": 2,
-    "torch_dtype": "bfloat16",
-    "llm_config": {
-        "vocab_size": 157184,
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "intermediate_size": 9216,
-        "moe_intermediate_size": 1024,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "num_shared_experts": 1,
-        "n_group": 8,
-        "topk_group": 4,
-        "first_k_dense_replace": 1,
-        "router_type": "MultiRouter",
-        "moe_router_topk_scaling_factor": 2.5,
-        "norm_topk_prob": True,
-        "use_expert_bias": True,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "use_qk_norm": True,
-        "use_bias": False,
-        "use_qkv_bias": False,
-        "rope_theta": 2400000,
-        "rope_scaling": {"factor": None, "type": "video_rope"},
-        "partial_rotary_factor": 0.5,
-        "max_position_embeddings": 32768,
-        "norm_head": False,
-        "norm_softmax": False,
-        "embedding_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "output_dropout": 0.0,
-        "tie_word_embeddings": False,
-        "eos_token_id": 156895,
-        "pad_token_id": 156892,
-        "image_patch_token": 157157,
-        "image_start_token": 157158,
-        "video_patch_token": 157175,
-        "video_start_token": 157159,
-        "use_interleaved_frame_timestamp": True,
-    },
-    "vision_config": {
-        "depth": 27,
-        "hidden_size": 1152,
-        "num_heads": 16,
-        "intermediate_size": 4304,
-        "hidden_act": "gelu_pytorch_tanh",
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "in_channels": 3,
-        "num_position_embeddings": 2304,
-        "out_hidden_size": 4096,
-        "deepstack_visual_indexes": [8, 16, 24],
-        "dtype": "float32",
-    },
-    "audio_config": {
-        "ds_kernel_size": 3,
-        "ds_stride": 2,
-        "norm_query_embeds": True,
-        "whisper_encoder_config": {"n_mels": 128, "n_ctx": 15000, "n_state": 1280, "n_head": 20, "n_layer": 32},
-    },
-}
+from engine.released import CONFIG
 
 NUM_TENSORS = 25_131
 NUM_ELEMENTS = 104_251_446_768
@@ -81,7 +14,7 @@ NUM_ELEMENTS = 104_251_446_768
 
 def released_config() -> dict[str, Any]:
     """A fresh copy of the released `config.json`, the fields that matter."""
-    return copy.deepcopy(_CONFIG)
+    return copy.deepcopy(CONFIG)
 
 
 def released_names() -> list[str]:

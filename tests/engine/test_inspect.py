@@ -51,6 +51,19 @@ def test_one_device_does_not_hold_it(snapshot: Path, capsys: pytest.CaptureFixtu
     assert "does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("quant", "memory", "least_gb", "most_gb"), [("fp8", "139", 104, 109), ("int4", "78", 56, 60)])
+def test_one_device_holds_it_packed(
+    snapshot: Path, capsys: pytest.CaptureFixture[str], quant: str, memory: str, least_gb: float, most_gb: float
+) -> None:
+    """A byte for each packed weight of 102 billion, or half a one for each of the experts' 99.9 billion."""
+    assert main(["inspect", str(snapshot), "--quant", quant, "--memory", memory, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["quant"] == quant
+    assert found["fits"] is True
+    assert least_gb < found["weight_bytes_per_rank"] / 1e9 < most_gb
+    assert sum(found["parameters_per_rank"].values()) == NUM_ELEMENTS - 15000 * 1280  # the analytic table
+
+
 def test_verify_accepts_the_release(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(snapshot)]) == 0
     assert "25131 tensors fill the model exactly" in capsys.readouterr().out

@@ -7,8 +7,9 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,21 @@ import torch
 from engine.kernels.bench.attention import attention_cases
 from engine.kernels.bench.case import Case, Run, Sizes, Source
 from engine.kernels.bench.experts import expert_cases
+from engine.kernels.bench.quantised import quantised_expert_cases, quantised_linear_cases
 from engine.kernels.bench.sampling import sampling_cases
 from engine.kernels.bench.timing import Ceilings, eager_s, measure_ceilings, replay_s
 from engine.kernels.bench.tokens import token_cases
 from engine.kernels.triton_support import TritonError
 
-GROUPS = {"tokens": token_cases, "attention": attention_cases, "experts": expert_cases, "sampling": sampling_cases}
+GROUPS: dict[str, Callable[[Source], Iterator[Case]]] = {
+    "tokens": token_cases,
+    "attention": attention_cases,
+    "experts": expert_cases,
+    "experts-fp8": partial(quantised_expert_cases, "fp8"),
+    "experts-int4": partial(quantised_expert_cases, "int4"),
+    "linear-fp8": quantised_linear_cases,
+    "sampling": sampling_cases,
+}
 SEED = 0
 
 

@@ -26,10 +26,10 @@ DECODE_TUNINGS = {
 }
 PREFILL_TUNINGS = {
     "default": PrefillTuning(),
-    "keys 128": PrefillTuning(block_keys=128, num_stages=2),
-    "rows 64": PrefillTuning(rows=64, num_warps=4),
-    "stages 2": PrefillTuning(num_stages=2),
-    "stages 5": PrefillTuning(num_stages=5),
+    "keys 64": PrefillTuning(block_keys=64, num_stages=3),
+    "rows 64": PrefillTuning(rows=64, block_keys=64, num_warps=4, num_stages=3),
+    "stages 3": PrefillTuning(num_stages=3),
+    "keys 64 stages 5": PrefillTuning(block_keys=64, num_stages=5),
 }
 
 

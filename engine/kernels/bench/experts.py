@@ -12,6 +12,7 @@ from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
+from engine.quantised import dequantised
 
 MOST_FEW = 64  # tokens up to which the path without sorting is tried
 FEW_TUNINGS = {
@@ -19,6 +20,8 @@ FEW_TUNINGS = {
     "few f32": FewTuning(32, 128, 64, 128),
     "few f32 k256": FewTuning(32, 256, 64, 256, num_stages=3),
     "few f64": FewTuning(64, 128, 128, 128, num_stages=3),
+    "few f16 gathered": FewTuning(16, 128, 64, 128, rows=16),
+    "few f32 gathered": FewTuning(32, 128, 64, 128, rows=16),
 }
 GROUPED_TUNINGS = {
     "rows 16": GroupedTuning(16, 64, 128, 64, 128, 4, 3),
@@ -90,5 +93,5 @@ def _reference(x: Tensor, w13: Tensor, w2: Tensor, ids: Tensor, weights: Tensor,
     if x.dtype == w13.dtype:
         return fused_moe_reference(x, w13, w2, ids, weights, shared)
     chosen, local = ids.unique(return_inverse=True)
-    wide = SharedExpert(shared.w13.to(x.dtype), shared.w2.to(x.dtype))
+    wide = SharedExpert(dequantised(shared.w13, x.dtype).to(x.dtype), dequantised(shared.w2, x.dtype).to(x.dtype))
     return fused_moe_reference(x, w13[chosen].to(x.dtype), w2[chosen].to(x.dtype), local, weights, wide)

@@ -63,10 +63,14 @@ def _elapsed_s(run: Callable[[], object]) -> float:
 
 
 def measure_ceilings() -> Ceilings:
-    """Read 4 GiB, and multiply two random 8192 x 8192 matrices in bfloat16."""
-    read_s = eager_s(_read(torch.ones(1 << 30, device="cuda")), 1)
+    """Read memory, and multiply two random 8192 x 8192 matrices in bfloat16."""
     product_s = eager_s(_multiply(*torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16).unbind()), 1)
-    return Ceilings((4 << 30) / read_s, 2 * 8192**3 / product_s)
+    return Ceilings(measure_read(), 2 * 8192**3 / product_s)
+
+
+def measure_read() -> float:
+    """Bytes a second of a sum over memory, of which 1 GiB must be free."""
+    return (1 << 30) / eager_s(_read(torch.ones(1 << 28, device="cuda")), 1)
 
 
 def _read(data: Tensor) -> Call:

@@ -11,13 +11,19 @@ from engine.kernels.argmax import argmax
 from engine.kernels.decode_attention import decode_attention
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate import gate_parts
+from engine.kernels.gumbel import gumbel_draw
 from engine.kernels.kv_store import kv_store
+from engine.kernels.linear import linear
+from engine.kernels.pair_rope import rotate_pairs
+from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rotary
 from engine.kernels.router import RoutingRule, route
 from engine.kernels.sampling import DrawParams, draw
+from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
+from engine.quantised import Format, Quantised, QuantisedWeight
 
 D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
@@ -52,6 +58,12 @@ def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
     apply_rotary(q, *tables)
 
 
+def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
+    """The talker's flow model: 37 tokens, q and k of 16 heads side by side in front of v."""
+    packed = empty(num_rows, 37, 3, 16, 64, dtype=dtype)[:, :, :2].flatten(2, 3)
+    rotate_pairs(packed, empty(37, 32), empty(37, 32))
+
+
 def decode(num_tokens: int, dtype: torch.dtype) -> None:
     q = empty(num_tokens, H, C, dtype=dtype)
     decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q))
@@ -69,6 +81,22 @@ def experts(num_tokens: int, dtype: torch.dtype) -> None:
     fused_moe(x, empty(E, 2 * F, D, dtype=dtype), empty(E, D, F, dtype=dtype), ids, weights, shared)
 
 
+def packed(format: Format, *shape: int) -> Quantised:
+    with torch.device("meta"):
+        return QuantisedWeight(format, shape, (128, 128)).value
+
+
+def packed_experts(num_tokens: int, dtype: torch.dtype, format: Format) -> None:
+    x, ids, weights = empty(num_tokens, D, dtype=dtype), ints(num_tokens, TOP_K), empty(num_tokens, TOP_K)
+    shared = SharedExpert(packed("fp8", 2 * F, D), packed("fp8", D, F))
+    fused_moe(x, packed(format, E, 2 * F, D), packed(format, E, D, F), ids, weights, shared)
+
+
+def packed_linear(num_tokens: int, dtype: torch.dtype) -> None:
+    linear(empty(num_tokens, D, dtype=dtype), packed("fp8", (H + 2 * K) * C, D))
+    linear(empty(num_tokens, H * C, dtype=dtype), packed("fp8", D, H * C))
+
+
 def sampling(num_rows: int) -> None:
     argmax(empty(num_rows, V // 2, dtype=torch.bfloat16))
     floats, longs = (empty(num_rows) for _ in range(3)), (ints(num_rows) for _ in range(2))
@@ -77,10 +105,35 @@ def sampling(num_rows: int) -> None:
     draw(empty(num_rows, V), params)
 
 
+def plain_draw(num_rows: int) -> None:
+    gumbel_draw(empty(num_rows, V), empty(num_rows), ints(num_rows), ints(num_rows))
+
+
+def stage(num_rows: int) -> None:
+    device = torch.device("meta")
+    stage_decode(
+        ints(num_rows, Column.COUNT), Places.empty(64, 512, device), BLOCK, Staged.empty(num_rows, 512, device)
+    )
+
+
+def peers(num_tokens: int, dtype: torch.dtype) -> None:
+    """Sums and gathers of the second of two ranks."""
+    buffer = PeerBuffer(ints(2), 1, 2, 0, 4096, empty(64, dtype=torch.int32))
+    x = empty(num_tokens, D, dtype=dtype)
+    peer_sum_add_norm(buffer, x, empty(D, dtype=dtype), 1e-6)
+    peer_sum(buffer, x)
+    peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
+
+
 def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     """Name -> a call that launches kernels at one size."""
     found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
+    found["rotate_flow 2"] = partial(rotate_flow, 2, dtype)
     found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
+    for format in ("fp8", "int4"):
+        found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (1, 32, 64, 8192)}
+    found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
-    return found | {"sampling 8": partial(sampling, 8)}
+    found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
+    return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}

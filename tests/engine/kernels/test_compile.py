@@ -37,10 +37,14 @@ def test_float32_fits_the_machine(name: str) -> None:
         assert kernel.shared_bytes <= SHARED_LIMIT, kernel
 
 
-@pytest.mark.parametrize("name", ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32"])
+READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel"}
+READS = ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32", "experts-fp8 32", "experts-int4 32"]
+
+
+@pytest.mark.parametrize("name", [*READS, "linear-fp8 8"])
 def test_weights_and_keys_arrive_in_wide_asynchronous_copies(name: str) -> None:
     """What a step is bound by: 16 bytes a thread, past the registers, several of them under way."""
-    readers = [k for n, k in compiled(name).items() if n in ("_up_kernel", "_down_kernel", "_decode_kernel")]
+    readers = [k for n, k in compiled(name).items() if n in READERS]
     assert readers
     for kernel in readers:
         assert "LDGSTS.E.BYPASS.128" in kernel.sass, kernel

@@ -1,49 +1,46 @@
-"""The definition of a draw on tensors against the sampler's, which is written on Python numbers."""
+"""The numbers that draws are made of, against plain Python integers, and the noise against its distribution."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 import torch
 
-from engine.core.request import SamplingParams
-from engine.kernels.sampling import DrawParams, draw_reference, uniform_reference
-from engine.runtime.sampler import SamplerRow, sample, uniform
+from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.sampling import uniform_reference
 
 SEEDS = [0, 1, 7, -1, 2**31, 2**63 - 1, -(2**63), 123456789012345678]
+MASK = (1 << 64) - 1
 
 
-def test_uniform_numbers_are_the_samplers() -> None:
+def uniform(seed: int, index: int) -> float:
+    """Two rounds of the splitmix64 finaliser (Steele et al., 2014) on Python integers."""
+    return (mix(mix(seed & MASK) ^ (index * 0x9E3779B97F4A7C15 & MASK)) >> 11) * 2.0**-53
+
+
+def mix(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def test_uniform_numbers() -> None:
     pairs = [(seed, index) for seed in SEEDS for index in (0, 1, 2, 1000, 2**20)]
     got = uniform_reference(*(torch.tensor(column) for column in zip(*pairs, strict=True)))
     want = torch.tensor([uniform(seed, index) for seed, index in pairs], dtype=torch.float32)
     assert torch.equal(got, want)
+    spread = uniform_reference(torch.arange(100).repeat_interleave(100), torch.arange(100).repeat(100))
+    assert len(spread.unique()) > 9_990
+    assert abs(float(spread.mean()) - 0.5) < 0.012  # 4 standard errors
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.0},
-        {"temperature": 0.6, "top_k": 20},
-        {"top_p": 0.9, "min_p": 0.01},
-        {"top_k": -1, "top_p": 0.3, "temperature": 1.5},
-    ],
-    ids=str,
-)
-def test_draws_are_the_samplers(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    logits = 2 * torch.randn(40, 60)
-    rows = [SamplerRow(SamplingParams(max_tokens=99, seed=i, **options), num_generated=3 * i) for i in range(40)]
-    want = sample(logits.clone(), rows).tokens
-    chosen = [row.params for row in rows]
-    params = DrawParams(
-        torch.tensor([p.temperature for p in chosen]),
-        torch.tensor([p.top_k for p in chosen], dtype=torch.int32),
-        torch.tensor([p.top_p for p in chosen]),
-        torch.tensor([p.min_p for p in chosen]),
-        torch.tensor([p.seed for p in chosen]),
-        torch.tensor([row.num_generated for row in rows]),
+def test_noise_draws_a_rare_token_as_often_as_it_is_probable() -> None:
+    """One token of 4,096 with probability 2 ** -6, the others sharing the rest: 4 standard deviations of 20,000."""
+    logits = torch.zeros(1, 4096)
+    logits[0, 77] = torch.tensor(4095 / 63).log()
+    index = torch.arange(20_000)
+    tokens = torch.cat(
+        [gumbel_draw(logits.expand(len(i), -1), torch.ones(len(i)), i * 0 + 5, i) for i in index.split(500)]
     )
-    assert torch.equal(draw_reference(logits, params), want)
+    assert abs(float((tokens == 77).double().mean()) - 2**-6) < 4 * (2**-6 / 20_000) ** 0.5
+    others = tokens[tokens != 77]
+    assert len(others.unique()) > 4000  # of 4,095, each seen 4.8 times on average

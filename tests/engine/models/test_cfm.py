@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.layers.rope import Rotation
+from engine.kernels.pair_rope import rotate_pairs
 from engine.models.cfm import GRIDS, FlowMatching, sway, time_grid
-from engine.models.dit import TIME_SCALE, DiT, TimestepEmbedder, rotate_pairs
+from engine.models.dit import TIME_SCALE, DiT, TimestepEmbedder
 from engine.talker_config import DiTConfig
 from tests.engine.speech import load_tensors, load_tiny, relative_error
 
@@ -100,8 +100,8 @@ def test_history_matters_up_to_its_first_row(flow: FlowMatching) -> None:
 def test_rotation_turns_neighbouring_pairs() -> None:
     """A quarter turn of the first pair, none of the second: (1, 2, 3, 4) -> (-2, 1, 3, 4)."""
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
-    rotation = Rotation(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
-    assert rotate_pairs(x, rotation).flatten().tolist() == [-2.0, 1.0, 3.0, 4.0]
+    cos, sin = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    assert rotate_pairs(x, cos, sin).flatten().tolist() == [-2.0, 1.0, 3.0, 4.0]
 
 
 def test_time_features_by_hand() -> None:

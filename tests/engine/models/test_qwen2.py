@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.qwen2 import Qwen2Model, grouped_attention
-from engine.models.qwen2_memory import SlotCache, WindowMemory, window_mask
-from engine.models.windowed import CHUNK_TOKENS, empty_window, run_windowed
+from engine.models.qwen2_memory import SlotCache, window_mask
+from engine.models.windowed import CHUNK_TOKENS, empty_window, extend_windows, run_windowed
 from engine.talker_config import Qwen2Config
 
 CPU = torch.device("cpu")
@@ -95,9 +95,8 @@ def test_window_in_any_chunks_is_the_whole(sizes: tuple[int, ...]) -> None:
     (x,) = tokens(30)
     states, parts = [empty_window(model)], []
     for chunk in torch.split(x, list(sizes), dim=1):
-        memory = WindowMemory(states, chunk.shape[1])
-        parts.append(model(chunk, memory))
-        states = memory.states()
+        hidden, states = extend_windows(model, chunk, states)
+        parts.append(hidden)
     assert states[0].num_seen == 30
     torch.testing.assert_close(torch.cat(parts, dim=1), dense(model, x, window=6), rtol=1e-4, atol=1e-5)
 
@@ -135,13 +134,11 @@ def test_a_long_sequence_runs_in_chunks() -> None:
 def test_streams_at_different_positions_share_a_call() -> None:
     model = make_model(window=6)
     a, b = tokens(14, 6)
-    first = WindowMemory([empty_window(model)], 8)
-    model(a[:, :8], first)
-    memory = WindowMemory([*first.states(), empty_window(model)], 6)
-    got = model(torch.cat((a[:, 8:], b)), memory)
+    _, first = extend_windows(model, a[:, :8], [empty_window(model)])
+    got, states = extend_windows(model, torch.cat((a[:, 8:], b)), [*first, empty_window(model)])
     torch.testing.assert_close(got[0], run_windowed(model, a)[0, 8:], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got[1], run_windowed(model, b)[0], rtol=1e-4, atol=1e-5)
-    assert [state.num_seen for state in memory.states()] == [14, 6]
+    assert [state.num_seen for state in states] == [14, 6]
 
 
 def test_fewer_layers_are_the_first_ones() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.core.request import SamplingParams
-from engine.runtime.sampler import SamplerRow, describe, sample, uniform
+from engine.runtime.sampler import SamplerRow, describe, sample
 
 PROBABILITIES = [0.4, 0.3, 0.2, 0.1]
 
@@ -76,15 +76,6 @@ def test_a_draw_depends_on_seed_and_step_alone() -> None:
         later.note(token)
         tokens.append(int(token))
     assert len(set(tokens)) > 1  # each step draws anew
-
-
-def test_uniform_is_spread_and_reproducible() -> None:
-    values = [uniform(seed, index) for seed in range(100) for index in range(100)]
-    assert len(set(values)) == len(values)
-    assert 0.0 <= min(values) < 0.001
-    assert 0.999 < max(values) < 1.0
-    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.012)  # 4 standard errors
-    assert uniform(2**63 - 1, 5) == uniform(2**63 - 1, 5)
 
 
 def test_repetition_penalty_covers_prompt_and_output() -> None:

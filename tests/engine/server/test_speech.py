@@ -135,7 +135,9 @@ async def test_speed_changes_the_length() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens", "between 1 and"),
         ({"speaker_embedding": [1.0]}, "speaker_embedding", "192 numbers, got 1"),
         ({"instructions": "x" * 1025}, "instructions", "at most 1024"),
-        ({"ref_audio": "data:audio/wav;base64,"}, "ref_audio", "not available"),
+        ({"ref_audio": "https://example.com/a.wav"}, "ref_audio", "must be a data: URL"),
+        ({"ref_audio": "data:audio/wav;base64,AAAA", "voice": "DB30"}, "ref_audio", "in place of a voice"),
+        ({"ref_text": "said"}, "ref_text", "which is missing"),
         ({"temperature": 1}, "temperature", "fixed"),
     ],
 )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from engine.stages.english_numbers import expand_numbers
-from engine.stages.normalise import chinese_grammar, identity, make_normaliser, remove_markup
+from engine.stages.normalise import make_normaliser, remove_markup
 
 
 @pytest.mark.parametrize(
@@ -63,16 +60,3 @@ def test_order_and_scope() -> None:
     normalise = make_normaliser(str.upper)
     assert normalise("from $1 to $2") == "from one dollar to two dollars"
     assert normalise("，ok 好") == "OK 好"
-
-
-def test_without_the_grammar_chinese_digits_stay(tmp_path: Path) -> None:
-    if importlib.util.find_spec("tn") is not None:
-        pytest.skip("WeTextProcessing is installed")
-    assert chinese_grammar(tmp_path / "fst") is identity
-    assert not (tmp_path / "fst").exists()
-
-
-def test_with_the_grammar_they_are_words(tmp_path: Path) -> None:
-    pytest.importorskip("tn.chinese.normalizer")
-    normalise = make_normaliser(chinese_grammar(tmp_path))
-    assert normalise("啊，2014年是25度。") == "啊，二零一四年是二十五度。"

@@ -75,6 +75,7 @@ def test_ramp_gets_faster(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     intended = sorted(line["intended_s"] for line in measured(tmp_path))
     assert len(intended) == 30  # (10 + 90) / 2 x 0.6
+    assert point_of(tmp_path)["planned"] == 30
     gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
     assert all(later < earlier for earlier, later in itertools.pairwise(gaps))
 
@@ -119,6 +120,19 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
 
 
 # --- stopping ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_open_loop_sends_all_that_is_due_within_its_duration(tmp_path: Path, workers: str) -> None:
+    """At a constant 40 per second, 20 are due within 0.49 s; none of them is given up."""
+    options = ("--rate", "40", "--arrivals", "constant", "--duration", "0.49", "--workers", workers, *SMALL)
+    with FakeServer.in_thread(FAST) as server:
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert 19 <= point["requests"] <= 20
+    assert (point["failed"], point["stopped"]) == (0, "after 0.49 s")
+    assert sorted(line["index"] for line in measured(tmp_path)) == list(range(point["requests"]))
 
 
 def test_duration_ends_a_point(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.kernels.argmax import CHUNK, argmax
-from engine.kernels.sampling import DrawParams, draw, draw_reference
+from engine.kernels.gumbel import gumbel_draw, gumbel_draw_reference
+from engine.kernels.sampling import DrawParams, draw, draw_key_reference, draw_reference
 
 
 def params(count: int, **options: Any) -> DrawParams:
@@ -96,6 +97,19 @@ def test_logits_that_differ_in_their_last_bits() -> None:
     for index in range(6):
         p.index.fill_(index)
         assert sampled(logits, p) == draw_reference(logits, p).tolist()
+
+
+@pytest.mark.parametrize("width", [60, 9000])
+def test_gumbel_draws(width: int) -> None:
+    """Greedy rows beside drawn ones, and every drawn one as alone."""
+    logits = 3 * torch.randn(6, width)
+    temperature = torch.tensor([0.0, 1.0, 0.3, 2.0, 0.0, 1.0])
+    seed, index = torch.tensor([0, 1, -5, 2**62, 4, 1]), torch.tensor([0, 0, 3, 900, 2, 1])
+    got = gumbel_draw(logits, temperature, seed, index)
+    want = gumbel_draw_reference(logits, temperature, draw_key_reference(seed, index))
+    assert torch.equal(got, want)
+    assert got[[0, 4]].tolist() == logits[[0, 4]].argmax(dim=-1).tolist()
+    assert gumbel_draw(logits[3:4], temperature[3:4], seed[3:4], index[3:4]).tolist() == got[3:4].tolist()
 
 
 def test_wrong_parameters_are_refused() -> None:

@@ -1,0 +1,205 @@
+"""`python -m engine.bench`: decode and prefill rates by batch size, without HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.bench.limits import device_name, step_bytes
+from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
+from engine.bench.profile import kernel_times
+from engine.config import EngineConfig
+from engine.errors import EngineError
+from engine.model_config import LLMConfig
+from engine.runtime.start import start_engine
+
+_EXAMPLES = """\
+examples:
+  python -m engine.bench --tp 2 --json gpu-decode.json              the released geometry, drawn weights
+  python -m engine.bench --layers 8 --batches 1,32 --profile 32     some layers on one GPU, and a step's kernels
+  python -m engine.bench --model PATH --load-format checkpoint      real weights
+"""
+PROFILED_STEPS = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 measured, 1 requests failed, 2 options or machine do not allow it."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        with tempfile.TemporaryDirectory(prefix="ming-bench-") as folder:
+            return run(options, Path(folder))
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace, folder: Path) -> int:
+    """Measure everything that was asked for, writing the file after each figure: time on a GPU can end."""
+    started = time.perf_counter()
+    loaded, loop = start_engine(_config(options, folder))
+    bench = Offline(loaded, loop, repeats=options.repeats)
+    bench.run(1, options.prompt_tokens, 2)
+    first_token_s = time.perf_counter() - started
+    size, bytes_per_s = step_bytes(loaded), _bytes_per_s()
+    result: dict[str, Any] = _header(options, loaded.info.dtype, first_token_s, loaded.info.load_s, bytes_per_s)
+    print(f"{result['hardware']}: first token {first_token_s:.1f} s after the start", file=sys.stderr)
+
+    def limit(batch: int, distinct: float) -> float:
+        return batch / size.step_s(distinct, bytes_per_s)
+
+    failed = 0
+    for batch in options.batches:
+        rate = bench.decode(batch, options.prompt_tokens, options.output_tokens)
+        failed += rate.failed
+        result["rows"].append(_row(rate, limit, loaded.runner.model.cfg.llm))
+        _show(options, result, _decode_line(result["rows"][-1]))
+    for batch, tokens in options.prefill:
+        result["prefill"].append(asdict(bench.prefill(batch, tokens)))
+        _show(options, result, _prefill_line(PrefillRate(**result["prefill"][-1])))
+    for batch in options.profile:
+        run_steps = partial(bench.run, batch, options.prompt_tokens, 1 + PROFILED_STEPS)
+        times = kernel_times(run_steps, PROFILED_STEPS)
+        result["kernels"][str(batch)] = [asdict(row) for row in times]
+        lines = [f"{row.us:10.1f} us {row.launches:7.1f} launches  {row.kernel}" for row in times[:40]]
+        _show(options, result, f"one step of {batch}, prefill's kernels included:\n" + "\n".join(lines))
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.bench",
+        description="Decode and prefill rates of the engine without HTTP. By default the released geometry with "
+        "drawn weights.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", type=Path, help="directory with config.json (default: the released geometry)")
+    add("--load-format", choices=("generated", "checkpoint"), default="generated", help="default: generated")
+    add("--layers", type=int, metavar="N", help="keep the first N layers of the geometry; for kernel work")
+    add("--tp", type=int, default=1, metavar="N", help="ranks, one GPU each (default: 1)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
+    add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
+    add("--eager", action="store_true", help="no CUDA graphs")
+    add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
+    add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
+    add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
+    add("--prefill", type=parse_shapes, default=[], metavar="BxN,...", help="prompts to time: 1x1024,1x3500,8x3500")
+    add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
+    add("--step-tokens", type=int, default=8192, metavar="N", help="most tokens of one step (default: 8192)")
+    add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
+    add("--profile", type=parse_batches, default=[], metavar="B,...", help="list the kernels of a step of B sequences")
+    add("--json", type=Path, metavar="PATH", help="also write everything here")
+    return parser
+
+
+def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
+    from engine.released import ensure_geometry
+
+    model = options.model or ensure_geometry()
+    if options.layers is not None:
+        tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        tree["llm_config"]["num_hidden_layers"] = options.layers
+        (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+        model = folder
+    return EngineConfig(
+        model=str(model),
+        device=options.device,
+        dtype=options.dtype,
+        load_format=options.load_format,
+        quant=options.quant,
+        tp=options.tp,
+        max_model_len=options.max_model_len,
+        step_tokens=options.step_tokens,
+        step_requests=max(options.batches),
+        eager=options.eager,
+    )
+
+
+def _header(
+    options: argparse.Namespace, dtype: str, first_token_s: float, load_s: float, bytes_per_s: float
+) -> dict[str, Any]:
+    return {
+        "hardware": device_name(options.tp),
+        "tp": options.tp,
+        "dtype": dtype,
+        "quant": options.quant,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "command": "python -m engine.bench " + " ".join(sys.argv[1:]),
+        "layers": options.layers,
+        "prompt_tokens": options.prompt_tokens,
+        "output_tokens": options.output_tokens,
+        "bytes_per_s": bytes_per_s,
+        "load_s": load_s,
+        "first_token_s": first_token_s,
+        "rows": [],
+        "prefill": [],
+        "kernels": {},
+    }
+
+
+def _row(rate: DecodeRate, limit: Callable[[int, float], float], llm: LLMConfig) -> dict[str, Any]:
+    """A row of the file; valid where at least 95 % of the experts that uniform routing would touch were touched."""
+    uniform = llm.num_experts * (1 - (1 - llm.num_experts_per_tok / llm.num_experts) ** rate.batch)
+    return asdict(rate) | {
+        "share_of_limit": rate.decode_tok_s / limit(rate.batch, rate.distinct_experts),
+        "uniform_experts": uniform,
+        "valid": rate.distinct_experts >= 0.95 * uniform,
+    }
+
+
+def _decode_line(row: dict[str, Any]) -> str:
+    return (
+        f"decode {row['batch']:4} {row['decode_tok_s']:9.1f} tok/s {row['share_of_limit']:6.1%} of the limit, "
+        f"{row['output_tok_s']:9.1f} tok/s with prefill, first token {1e3 * row['first_token_s']:7.1f} ms, "
+        f"{row['distinct_experts']:6.1f} experts of {row['uniform_experts']:6.1f}"
+        + ("" if row["valid"] else " INVALID")
+        + (f", {row['failed']} FAILED" if row["failed"] else "")
+    )
+
+
+def _prefill_line(rate: PrefillRate) -> str:
+    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s"
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:
+    print(line, flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _bytes_per_s() -> float:
+    """What one device reads, measured; a round figure off the GPU, where rates mean nothing."""
+    if not torch.cuda.is_available():
+        return 1e10
+    from engine.kernels.bench.timing import measure_read
+
+    return measure_read()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, if there is one."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

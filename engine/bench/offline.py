@@ -1,0 +1,160 @@
+"""Timed runs of the engine's loop: scheduler, model and sampler, as a server would drive them."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from engine.core.loop import EngineLoop
+from engine.core.request import FinishReason, GenerationRequest, SamplingParams
+from engine.layers.moe import SparseMoE
+from engine.runtime.build import LoadedEngine
+
+DISTINCT_STEPS = 4  # decode steps over which the chosen experts are counted
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRate:
+    """One batch size. `decode_tok_s` is batch * (n - 1) / (time for n tokens - time for 1)."""
+
+    batch: int
+    decode_tok_s: float
+    output_tok_s: float
+    first_token_s: float
+    distinct_experts: float
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRate:
+    """`batch` prompts of `tokens` each, to the first token of the last one."""
+
+    batch: int
+    tokens: int
+    seconds: float
+    tok_s: float
+
+
+class Offline:
+    """Random prompts through one engine; ids are never used twice, so the prefix cache finds nothing."""
+
+    def __init__(self, loaded: LoadedEngine, loop: EngineLoop, *, repeats: int, seed: int = 0) -> None:
+        self._loaded = loaded
+        self._loop = loop
+        self._repeats = repeats
+        self._random = random.Random(seed)
+        self._next_id = 0
+
+    def decode(self, batch: int, prompt_tokens: int, output_tokens: int) -> DecodeRate:
+        """The rate at one batch size: median of the repeats, after a run that does not count."""
+        self._seconds(batch, prompt_tokens, output_tokens)
+        whole, first, failed = [], [], 0
+        for _ in range(self._repeats):
+            seconds, lost = self._seconds(batch, prompt_tokens, 1)
+            first.append(seconds)
+            failed += lost
+            seconds, lost = self._seconds(batch, prompt_tokens, output_tokens)
+            whole.append(seconds)
+            failed += lost
+        t1, tn = statistics.median(first), statistics.median(whole)
+        return DecodeRate(
+            batch,
+            batch * (output_tokens - 1) / (tn - t1),
+            batch * output_tokens / tn,
+            t1,
+            self.distinct_experts(batch, prompt_tokens),
+            failed,
+        )
+
+    def prefill(self, batch: int, tokens: int) -> PrefillRate:
+        """Prompt tokens a second."""
+        self._seconds(batch, tokens, 1)
+        seconds = statistics.median(self._seconds(batch, tokens, 1)[0] for _ in range(self._repeats))
+        return PrefillRate(batch, tokens, seconds, batch * tokens / seconds)
+
+    def distinct_experts(self, batch: int, prompt_tokens: int) -> float:
+        """Experts that a decode step touches in a layer, mean over layers and steps; launched eagerly to be seen."""
+        runner = self._loaded.runner
+        graphs, runner.graphs = runner.graphs, None
+        try:
+            with _chosen(self._loaded) as seen:
+                self._seconds(batch, prompt_tokens, 1 + DISTINCT_STEPS)
+        finally:
+            runner.graphs = graphs
+        counts = [len(set(ids.flatten().tolist())) for ids in seen if len(ids) == batch]
+        return statistics.fmean(counts) if counts else 0.0
+
+    def run(self, batch: int, prompt_tokens: int, output_tokens: int) -> None:
+        """Untimed work, for a profile."""
+        self._seconds(batch, prompt_tokens, output_tokens)
+
+    def _seconds(self, batch: int, prompt_tokens: int, output_tokens: int) -> tuple[float, int]:
+        """Wall time of `batch` requests submitted at once, and how many of them did not end well."""
+        for request in self._requests(batch, prompt_tokens, output_tokens):
+            self._loop.submit(request)
+        started = time.perf_counter()
+        finished: list[FinishReason] = []
+        while self._loop.has_work:
+            finished += [output.finish for output in self._loop.run_once() if output.finish]
+        return time.perf_counter() - started, sum(reason is not FinishReason.LENGTH for reason in finished)
+
+    def _requests(self, batch: int, prompt_tokens: int, output_tokens: int) -> list[GenerationRequest]:
+        vocabulary = min(self._loaded.info.vocab_size, 150_000)  # control tokens stand at the end
+        found = []
+        for _ in range(batch):
+            self._next_id += 1
+            ids = tuple(self._random.choices(range(vocabulary), k=prompt_tokens))
+            sampling = SamplingParams(output_tokens, temperature=1.0, seed=self._next_id)
+            found.append(GenerationRequest(self._next_id, ids, sampling))
+        return found
+
+
+@contextmanager
+def _chosen(loaded: LoadedEngine) -> Iterator[list[Tensor]]:
+    """Expert ids [T, k] that the routers choose while the context is open, layer by layer."""
+    seen: list[Tensor] = []
+
+    def hook(_module: Any, _args: Any, out: tuple[Tensor, Tensor]) -> None:
+        seen.append(out[0])
+
+    blocks = [layer.mlp for layer in loaded.runner.model.model.layers if isinstance(layer.mlp, SparseMoE)]
+    handles = [block.router.register_forward_hook(hook) for block in blocks]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def parse_shapes(text: str) -> list[tuple[int, int]]:
+    """`8x3500,1x1024` -> batch and tokens.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    shapes: list[tuple[int, int]] = []
+    for part in filter(None, text.split(",")):
+        batch, _, tokens = part.partition("x")
+        shapes.append((int(batch), int(tokens)))
+    if any(min(shape) < 1 for shape in shapes):
+        raise ValueError(text)
+    return shapes
+
+
+def parse_batches(text: str) -> Sequence[int]:
+    """`1,8,64`.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    batches = [int(part) for part in text.split(",")]
+    if any(batch < 1 for batch in batches):
+        raise ValueError(text)
+    return batches

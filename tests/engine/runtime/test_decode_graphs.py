@@ -1,0 +1,120 @@
+"""Decode steps on static buffers give what ordinary steps give; on a GPU the same tests replay captured graphs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.core.loop import EngineLoop
+from engine.core.request import GenerationRequest
+from engine.runtime.build import load_engine
+from engine.runtime.decode_graphs import DecodeGraphs, graph_sizes
+from tests.engine.runtime.helpers import make_loop, media_request, run, text_request, tokens
+
+REQUESTS = [
+    *(text_request(i, length) for i, length in enumerate([1, 2, 17, 40, 90, 33], start=1)),
+    text_request(7, 12, temperature=1.0, seed=3),
+    text_request(8, 12, temperature=0.8, seed=-4, top_k=20),
+    text_request(9, 5, temperature=0.7, repetition_penalty=1.3, seed=5),
+    text_request(10, 9, logprobs=2),
+    media_request(21, [(1, 4, 6)], [61]),
+]
+
+
+def static_loop(model: Path, sizes: list[int], **options: Any) -> EngineLoop:
+    """An engine whose decode steps of up to `sizes[-1]` sequences use static buffers."""
+    fields = {"device": "cpu", "num_threads": 1, "kv_tokens": 4096} | options
+    loaded = load_engine(EngineConfig(model=str(model), **fields))
+    loaded.runner.prepare_graphs(sizes)
+    return loaded.make_loop()
+
+
+@pytest.fixture(scope="module")
+def ordinary(tiny_model: Path) -> dict[int, list[int]]:
+    return tokens(make_loop(tiny_model), REQUESTS)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes of the steps that ran on static buffers."""
+    seen: list[int] = []
+    run_rows = DecodeGraphs.run
+
+    def spy(self: DecodeGraphs, rows: Any, **options: Any) -> Any:
+        seen.append(len(rows))
+        return run_rows(self, rows, **options)
+
+    monkeypatch.setattr(DecodeGraphs, "run", spy)
+    return seen
+
+
+def test_static_steps_equal_ordinary_ones(tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]) -> None:
+    assert tokens(static_loop(tiny_model, [4, 12]), REQUESTS) == ordinary
+    assert len(steps) > 8
+    assert 4 < max(steps) < 12  # padded
+
+
+def test_larger_batches_than_prepared_take_the_ordinary_path(
+    tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]
+) -> None:
+    """The two paths alternate while requests come and go: what one leaves, the other continues."""
+    assert tokens(static_loop(tiny_model, [1, 3], step_tokens=24), REQUESTS) == ordinary
+    assert steps
+    assert max(steps) <= 3
+
+
+def test_tables_follow_preemption(tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]) -> None:
+    loop = static_loop(tiny_model, [2, 16], kv_tokens=160, block_size=4, max_model_len=128)
+    assert tokens(loop, REQUESTS) == ordinary
+    assert loop.stats().preemptions > 0
+    assert steps
+    assert loop.stats().num_free_blocks == loop.stats().num_blocks
+
+
+def test_places_are_used_again(tiny_model: Path, ordinary: dict[int, list[int]]) -> None:
+    """More requests than places, in waves."""
+    loop = static_loop(tiny_model, [3], step_requests=3)
+    assert tokens(loop, REQUESTS) == ordinary
+    again = [GenerationRequest(r.id + 100, r.prompt_ids, r.sampling, r.media) for r in REQUESTS]
+    assert {i - 100: found for i, found in tokens(loop, again).items()} == ordinary
+
+
+def test_sizes_waste_few_rows() -> None:
+    for most in (1, 5, 64, 256):
+        sizes = graph_sizes(most)
+        assert sizes[-1] == most
+        for batch in range(1, most + 1):
+            size = next(size for size in sizes if size >= batch)
+            assert size <= batch + max(1, batch // 4)
+
+
+@pytest.mark.gpu
+def test_a_thousand_mixed_requests_with_aborts_leave_no_block_behind(tiny_model: Path) -> None:
+    """On a GPU, through captured graphs; every request ends once."""
+    loop = load_engine(EngineConfig(str(tiny_model), device="cuda", kv_tokens=20_000, max_model_len=512)).make_loop()
+    rng = random.Random(0)
+    for i in range(1000):
+        options = rng.choice([{}, {"temperature": 1.0, "seed": i}, {"temperature": 0.9, "top_p": 0.8}, {"logprobs": 1}])
+        loop.submit(text_request(i, rng.randint(1, 60), rng.randint(1, 40), **options))
+    ended: list[int] = []
+    while loop.has_work:
+        if rng.random() < 0.3:
+            loop.abort(rng.randrange(1000))
+        ended += [output.request_id for output in loop.run_once() if output.finish]
+    assert sorted(ended) == list(range(1000))
+    assert loop.stats().num_free_blocks == loop.stats().num_blocks
+
+
+@pytest.mark.gpu
+def test_graphs_equal_eager_steps_on_a_gpu(tiny_model: Path) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
+    eager = tokens(make_loop(tiny_model, **options, eager=True), REQUESTS)
+    assert tokens(make_loop(tiny_model, **options), REQUESTS) == eager
+    outputs = run(make_loop(tiny_model, **options), REQUESTS[:1])
+    assert outputs[1][-1].finish is not None
