@@ -34,9 +34,9 @@ class Validity:
     """What the client saw of itself while a point was measured; None where it could not see it.
 
     `cpu_share` is of one core, `connection_reuse` the share of requests that found an open connection, `cached_share`
-    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the median TTFT of the second
-    half over that of the first where the halves differ beyond chance; well below 1, a cache has warmed up, or the
-    server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
+    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the
+    median TTFT of the second half over that of the first where the halves differ beyond chance; well below 1, a cache
+    has warmed up, or the server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
     """
 
     verdict: Trust
