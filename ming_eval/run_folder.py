@@ -40,8 +40,7 @@ class Redactor:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class SavedReply:
+class SavedReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a file in `outputs/`; `logprobs` where they were asked for and came."""
 
     id: str
