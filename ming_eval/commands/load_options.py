@@ -114,7 +114,8 @@ SearchOption = Annotated[
     str | None,
     typer.Option(
         metavar="LIMITS",
-        help="Find the highest load that meets limits such as 'ttft_ms.p99<500 and tpot_ms.p95<50', "
+        help="Find the highest load that meets limits such as 'ttft_ms.p99<500 and tpot_ms.p95<50', 'rtf.p95<0.8' or "
+        "'goodput>0.95' (of --slo), "
         "between the ends of --concurrency.",
     ),
 ]
