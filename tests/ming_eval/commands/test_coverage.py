@@ -92,7 +92,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
         assert case["prompt_tokens"] == (60 if has_media else 10)
         assert case["control_prompt_tokens"] == (10 if has_media else None)
         assert case["media_tokens"] == (50 if has_media else None)
-        assert 0 < case["ttft_ms"] < case["e2e_ms"]
+        assert 0 < case["ttft_ms"] <= case["e2e_ms"]  # equal where a busy host reads all tokens at once
         assert case["tpot_ms"] == pytest.approx((case["e2e_ms"] - case["ttft_ms"]) / 2, abs=0.001)
         assert case["output_tokens_per_s"] == pytest.approx(3000 / case["e2e_ms"], rel=0.001)
         assert case["ttfa_ms"] is case["rtf"] is case["audio_s"] is None
