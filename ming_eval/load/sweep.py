@@ -120,13 +120,14 @@ class Sweep:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
             missing = self._missing(client.target, work)
             own = self._own(range(len(work.warmup) if missing else 0), work.level)
-            # Before the warm-up, so that the server has no time to cool down while files are read and encoded.
             warmup = Bodies(client, (work.warmup[i] for i in own))
-            bodies = self._bodies(client, work, self._own(missing, work.level))
+            # Media before the warm-up, so that the server has no time to cool down while they are read and encoded.
+            early = self._bodies(client, work, missing) if work.level.task.value[0] != "T" else None
             self._keep_sample(work)
             with frozen_garbage():
                 await self._gate.wait()
                 await self._warm_up(client, work, warmup)
+                bodies = self._bodies(client, work, missing) if early is None else early
                 await self._measure(client, work, missing, bodies)
 
     def _keep_sample(self, work: PointWork) -> None:
@@ -139,7 +140,9 @@ class Sweep:
                 self._log.save_sample(task, part)
                 return
 
-    def _bodies(self, client: Client, work: PointWork, indices: Sequence[int]) -> Bodies:
+    def _bodies(self, client: Client, work: PointWork, missing: Sequence[int]) -> Bodies:
+        """Of this process's part of what is missing."""
+        indices = self._own(missing, work.level)
         ahead = None if self._plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * work.level.concurrency)
         return Bodies(client, (work.measured[i] for i in indices), ahead, work.conversations)
 

@@ -98,6 +98,8 @@ def load_charts(run: SweepRun) -> list[Chart]:
         ("ttft", "Time to first token", "ms", _of("ttft_ms")),
         ("tpot", "Time per output token", "ms", (("mean", lambda p: p.tpot_ms.mean),)),
         ("e2e", "End to end", "ms", _of("e2e_ms")),
+        ("ttfa", "Time to first sound", "ms", _of_speech("ttfa_ms")),
+        ("rtf", "Real-time factor", "seconds per second of speech", _of_speech("rtf")),
     )
     found = [
         Chart(f"load-{name}", title, x_label, unit, _lines(run, _load, figures), x_log=True, x_ticks=ticks)
@@ -147,6 +149,13 @@ _Figure = tuple[str, Callable[[Point], float | None]]
 
 def _of(field: str) -> tuple[_Figure, ...]:
     return (("p50", lambda p: getattr(p, field).p50), ("p99", lambda p: getattr(p, field).p99))
+
+
+def _of_speech(field: str) -> tuple[_Figure, ...]:
+    def read(figure: str) -> Callable[[Point], float | None]:
+        return lambda point: None if point.speech is None else getattr(getattr(point.speech, field), figure)
+
+    return (("p50", read("p50")), ("p99", read("p99")))
 
 
 def _load(point: Point) -> float:

@@ -36,7 +36,7 @@ def sweep_sections(runs: Sequence[SweepRun]) -> list[Section]:
     """Overview, curves, points, distributions, timelines, and how to repeat it."""
     run = overlay(runs)
     found = [
-        Section("overview", "Overview", _warnings(runs) + _cards(run) + bullet_list(observations(run.summary))),
+        Section("overview", "Overview", _warnings(runs) + _cards(run) + bullet_list(_observations(run))),
         _charts("load", "Load curves", load_charts(run)),
         Section(
             "points",
@@ -49,6 +49,12 @@ def sweep_sections(runs: Sequence[SweepRun]) -> list[Section]:
         Section("repeat", "How to repeat it", "".join(_how_to_repeat(each) for each in runs)),
     ]
     return [section for section in found if section.body]
+
+
+def _observations(run: SweepRun) -> list[str]:
+    """Without the doubts of single points, which stand above."""
+    reasons = set() if run.summary.validity is None else {f"{reason}." for reason in run.summary.validity.reasons}
+    return [line for line in observations(run.summary) if line not in reasons]
 
 
 def _workload(run: SweepRun, runs: Sequence[SweepRun]) -> list[Section]:
@@ -78,7 +84,7 @@ def _doubts(run: SweepRun) -> Iterable[str]:
     for point in run.summary.points:
         if point.validity is not None and point.validity.verdict != "valid":
             reasons = "; ".join(point.validity.reasons)
-            yield f"{point.backend} {load_name(point)} is {point.validity.verdict}: {reasons}"
+            yield f"{point.backend} {point.load_name} is {point.validity.verdict}: {reasons}"
 
 
 def _cards(run: SweepRun) -> str:

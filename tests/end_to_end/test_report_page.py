@@ -269,6 +269,7 @@ def test_media_of_a_coverage_run_are_in_the_page_and_play(coverage_page: Path) -
 def test_pictures_that_a_sweep_sent_are_seen_and_speech_is_heard(spoken_page: Path) -> None:
     async def ask(page: Page) -> None:
         assert await column(page, "media-and-speech", 1) == ["I2S", "I2S"]
+        assert await page.evaluate("document.querySelectorAll('#load-rtf .dot, #load-ttfa .dot').length") == 2 * 2 * 2
         assert await page.evaluate("document.querySelector('#listen img').naturalWidth") == 40
         players = "[...document.querySelectorAll('#listen audio')]"
         await page.wait_for(f"{players}.every(player => player.readyState > 0)")

@@ -154,7 +154,7 @@ def test_tables_texts_and_command_are_in_the_markdown(tmp_path: Path) -> None:
     assert result.stdout.startswith("backend  modality  status")
     assert result.stdout.endswith(f"{run_folder(tmp_path) / 'summary.md'}\n")
     assert "s i2t-shapes: pass" in result.stderr
-    outputs = (run_folder(tmp_path) / "outputs" / "s-c1.jsonl").read_text().splitlines()
+    outputs = (run_folder(tmp_path) / "outputs" / "s-i2t-c1.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in outputs] == ["w0 w1 "] * 4
 
 
