@@ -169,6 +169,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         num_threads=options.threads,
         audio_batching=options.audio_batching,
         eager=options.eager,
+        peer_sums=not options.no_peer_sums,
     )
     tokenizer = None if options.skip_tokenizer else _load_tokenizer(options.tokenizer or path)
     media = MediaConfig.load(processor, load_model_config(path))

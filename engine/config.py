@@ -24,7 +24,8 @@ class EngineConfig:
     `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
     zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
-    `eager` launches every kernel of a decode step anew instead of replaying captured ones.
+    `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
+    host read each other's memory to sum small steps; without it every sum goes through NCCL.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EngineConfig:
     num_threads: int | None = None
     audio_batching: AudioBatching = "alone"
     eager: bool = False
+    peer_sums: bool = True
 
 
 @dataclass(frozen=True, slots=True)

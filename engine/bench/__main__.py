@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
     add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
     add("--eager", action="store_true", help="no CUDA graphs")
+    add("--no-peer-sums", action="store_true", help="sum over GPUs through NCCL alone")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
@@ -127,6 +128,7 @@ def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
         step_tokens=options.step_tokens,
         step_requests=max(options.batches),
         eager=options.eager,
+        peer_sums=not options.no_peer_sums,
     )
 
 

@@ -21,6 +21,10 @@ class RMSNorm(nn.Module):
         """[..., D] -> [..., D]."""
         return rms_norm(x, self.weight, self.eps)
 
+    def add(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream x + delta and its norm, [..., D] each."""
+        return add_rms_norm(x, delta, self.weight, self.eps)
+
 
 class ResidualNorm(nn.Module):
     """Adds what the block before contributes to the residual stream, summed over the ranks, and normalises that."""

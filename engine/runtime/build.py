@@ -77,7 +77,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     cfg = load_model_config(Path(config.model))
     checkpoint = open_checkpoint(config, cfg, device)
     dtype = pick_dtype(config, checkpoint)
-    if device.type == "cuda" and tp.size > 1:
+    if device.type == "cuda" and tp.size > 1 and config.peer_sums:
         tp = replace(tp, peers=_open_peers(cfg, tp, dtype, device))
     model = load_model(cfg, checkpoint, tp, device, dtype, config.quant)
     max_model_len = config.max_model_len or cfg.llm.max_position_embeddings

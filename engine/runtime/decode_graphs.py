@@ -32,9 +32,13 @@ IN_FLIGHT = 4  # host buffers in turn; at most two steps are under way
 
 @dataclass(frozen=True, slots=True)
 class _Sized:
-    """Buffers and captured work of one batch size: the model up to the logits, and a draw of plain rows."""
+    """Buffers and captured work of one batch size: the model up to the logits, and a draw of plain rows.
+
+    A graph knows addresses only: every tensor that it uses and does not make is kept here.
+    """
 
     rows: Tensor
+    staged: Staged
     logits: Tensor
     tokens: Tensor
     model: Callable[[], None]
@@ -145,7 +149,7 @@ class DecodeGraphs:
             tokens.copy_(gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices))
             self._places.last_tokens[rows[:, Column.KEEP]] = tokens
 
-        return _Sized(rows, logits, tokens, self._captured(model), self._captured(draw))
+        return _Sized(rows, staged, logits, tokens, self._captured(model), self._captured(draw))
 
     def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
         if not self._captures:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from engine.config import EngineConfig
 from engine.core.loop import EngineLoop
 from engine.core.request import GenerationRequest
 from engine.runtime.build import load_engine
 from engine.runtime.decode_graphs import DecodeGraphs, graph_sizes
-from tests.engine.runtime.helpers import make_loop, media_request, run, text_request, tokens
+from tests.engine.runtime.helpers import make_loop, media_request, text_request, tokens
 
 REQUESTS = [
     *(text_request(i, length) for i, length in enumerate([1, 2, 17, 40, 90, 33], start=1)),
@@ -91,30 +89,3 @@ def test_sizes_waste_few_rows() -> None:
         for batch in range(1, most + 1):
             size = next(size for size in sizes if size >= batch)
             assert size <= batch + max(1, batch // 4)
-
-
-@pytest.mark.gpu
-def test_a_thousand_mixed_requests_with_aborts_leave_no_block_behind(tiny_model: Path) -> None:
-    """On a GPU, through captured graphs; every request ends once."""
-    loop = load_engine(EngineConfig(str(tiny_model), device="cuda", kv_tokens=20_000, max_model_len=512)).make_loop()
-    rng = random.Random(0)
-    for i in range(1000):
-        options = rng.choice([{}, {"temperature": 1.0, "seed": i}, {"temperature": 0.9, "top_p": 0.8}, {"logprobs": 1}])
-        loop.submit(text_request(i, rng.randint(1, 60), rng.randint(1, 40), **options))
-    ended: list[int] = []
-    while loop.has_work:
-        if rng.random() < 0.3:
-            loop.abort(rng.randrange(1000))
-        ended += [output.request_id for output in loop.run_once() if output.finish]
-    assert sorted(ended) == list(range(1000))
-    assert loop.stats().num_free_blocks == loop.stats().num_blocks
-
-
-@pytest.mark.gpu
-def test_graphs_equal_eager_steps_on_a_gpu(tiny_model: Path) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
-    eager = tokens(make_loop(tiny_model, **options, eager=True), REQUESTS)
-    assert tokens(make_loop(tiny_model, **options), REQUESTS) == eager
-    outputs = run(make_loop(tiny_model, **options), REQUESTS[:1])
-    assert outputs[1][-1].finish is not None

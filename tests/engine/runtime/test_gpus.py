@@ -1,0 +1,82 @@
+"""The engine on GPUs: captured steps, many requests, several ranks. Each needs devices and is recorded where it ran."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.core.request import GenerationRequest
+from engine.released import CONFIG
+from engine.runtime.build import load_engine
+from engine.runtime.start import start_engine
+from tests.engine.runtime.helpers import make_loop, text_request, tokens
+from tests.engine.runtime.test_decode_graphs import REQUESTS
+
+
+@pytest.fixture(autouse=True)
+def _exact_products() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def on_ranks(model: Path, tp: int, requests: Sequence[GenerationRequest], **options: Any) -> dict[int, list[int]]:
+    """Greedy tokens in float32 from `tp` GPUs."""
+    fields = {"device": "cuda", "dtype": "float32", "max_model_len": 512, "kv_tokens": 8192, "step_requests": 16}
+    config = EngineConfig(str(model), tp=tp, **(fields | options))
+    return tokens(start_engine(config)[1], requests)
+
+
+@pytest.mark.gpu
+def test_a_thousand_mixed_requests_with_aborts_leave_no_block_behind(tiny_model: Path) -> None:
+    """Every request ends once."""
+    loop = load_engine(EngineConfig(str(tiny_model), device="cuda", kv_tokens=20_000, max_model_len=512)).make_loop()
+    rng = random.Random(0)
+    for i in range(1000):
+        options = rng.choice([{}, {"temperature": 1.0, "seed": i}, {"temperature": 0.9, "top_p": 0.8}, {"logprobs": 1}])
+        loop.submit(text_request(i, rng.randint(1, 60), rng.randint(1, 40), **options))
+    ended: list[int] = []
+    while loop.has_work:
+        if rng.random() < 0.3:
+            loop.abort(rng.randrange(1000))
+        ended += [output.request_id for output in loop.run_once() if output.finish]
+    assert sorted(ended) == list(range(1000))
+    assert loop.stats().num_free_blocks == loop.stats().num_blocks
+
+
+@pytest.mark.gpu
+def test_graphs_equal_eager_steps(tiny_model: Path) -> None:
+    options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
+    eager = tokens(make_loop(tiny_model, **options, eager=True), REQUESTS)
+    assert tokens(make_loop(tiny_model, **options), REQUESTS) == eager
+
+
+@pytest.mark.gpu
+def test_the_cpu_says_the_same(tiny_model: Path) -> None:
+    """Greedy rows only: drawn ones meet on a border where the last bit decides."""
+    greedy = [request for request in REQUESTS if request.sampling.temperature == 0.0]
+    options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
+    assert tokens(make_loop(tiny_model, **options), greedy) == tokens(make_loop(tiny_model), greedy)
+
+
+@pytest.mark.multi_gpu
+@pytest.mark.parametrize("peer_sums", [True, False])
+def test_two_ranks_equal_one(tiny_model: Path, peer_sums: bool) -> None:
+    greedy = [request for request in REQUESTS if request.sampling.temperature == 0.0]
+    assert on_ranks(tiny_model, 2, greedy, peer_sums=peer_sums) == on_ranks(tiny_model, 1, greedy)
+
+
+@pytest.mark.multi_gpu
+def test_two_ranks_equal_one_at_full_width(tmp_path: Path) -> None:
+    """Three layers of the released geometry, drawn."""
+    tree = CONFIG | {"llm_config": CONFIG["llm_config"] | {"num_hidden_layers": 3}}
+    tree = {key: value for key, value in tree.items() if key not in ("vision_config", "audio_config")}
+    (tmp_path / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+    requests = [text_request(i, 10 * i, max_tokens=24) for i in (1, 2, 3)]
+    found = on_ranks(tmp_path, 2, requests, load_format="generated")
+    assert found == on_ranks(tmp_path, 1, requests, load_format="generated")
