@@ -49,6 +49,8 @@ def choose_extras(
         raise UsageError("--search finds the capacity of one server: name one --backend")
     if plan.shape not in (Shape.CLOSED, Shape.WAVES):
         raise UsageError("--search goes along requests in flight: leave out --rate, --trace and --arrivals")
+    if len(plan.tasks) > 1:
+        raise UsageError("--search finds the capacity for one task: name one with --task")
     return Extras(parse_search(search, plan.concurrencies, plan.max_error_rate), cost)
 
 

@@ -151,7 +151,7 @@ async def run_search(
     while (load := search.next_load(outcomes)) is not None:
         step = replace(plan, concurrencies=(*outcomes, load), order=Order.GIVEN)
         await measure(step)
-        level = Level(load)
+        level = Level(load, None, plan.tasks[0])
         mine = [record for record in kept.records if record.backend == backend and level_of(record) == level]
         outcomes[load] = search.is_met(summarise_point(mine, backend, level, step))
 

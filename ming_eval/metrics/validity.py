@@ -26,14 +26,17 @@ class Trust(StrEnum):
     INVALID = "invalid"
 
 
+_TEMPLATE_TOKENS = 64  # a common beginning of prompts up to this length is taken for that of a chat template
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
     """What the client saw of itself while a point was measured; None where it could not see it.
 
     `cpu_share` is of one core, `connection_reuse` the share of requests that found an open connection, `cached_share`
-    the share of prompt tokens that the server says it had in its cache. `ttft_drift` is the median TTFT of the second
-    half over that of the first where the halves differ beyond chance; well below 1, a cache has warmed up, or the
-    server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
+    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the
+    median TTFT of the second half over that of the first where the halves differ beyond chance; well below 1, a cache
+    has warmed up, or the server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
     """
 
     verdict: Trust
@@ -169,13 +172,20 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
 
 
 def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
-    """Share of the prompt tokens that came from a cache, over the requests for which the server says so."""
+    """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
+
+    What all requests have from it is left out, up to the length of a chat template, which they rightly share; so are
+    later turns of a conversation, which rightly find the turns before them.
+    """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
         for record in measured
-        if record.num_cached_tokens is not None and record.num_prompt_tokens
+        if record.num_cached_tokens is not None and record.num_prompt_tokens and (record.turn or 1) == 1
     ]
-    return sum(cached for cached, _ in known) / sum(total for _, total in known) if known else None
+    if not known:
+        return None
+    template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
+    return sum(cached - template for cached, _ in known) / sum(total for _, total in known)
 
 
 def _ttft_drift(measured: Sequence[RequestRecord]) -> float | None:
