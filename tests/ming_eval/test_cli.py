@@ -82,7 +82,8 @@ def test_list_of_something_unknown_says_what_there_is() -> None:
     code, _, err = invoke("list", "nope")
     assert code == 2
     assert err == (
-        "ming-eval: nothing is called 'nope': choose one of profiles, prompts, dialects, or leave it out for all\n"
+        "ming-eval: nothing is called 'nope': choose one of profiles, prompts, datasets, dialects, "
+        "or leave it out for all\n"
     )
 
 
