@@ -83,26 +83,42 @@ def measure(config: EngineConfig, num_tokens: int = 64, seed: int = 0) -> QuantE
     ids = torch.randint(pair.plain.cfg.llm.vocab_size, (num_tokens,), generator=generator).to(pair.device)
     with pair.resident("model.word_embeddings"):
         x = pair.plain.embed(ids)
-    y, errors = x.clone(), []
     batch, caches = _one_sequence(num_tokens, pair)
     pair.plain.reset_tables(pair.device)
     rotation = pair.plain.model.rotary_emb(batch.positions, x.dtype)
+    # Each is a residual stream and what is yet to be added to it.
+    want: State = (x, torch.zeros_like(x))
+    got: State = (x.clone(), torch.zeros_like(x))
+    errors = []
     for i in range(pair.plain.cfg.llm.num_hidden_layers):
         with pair.resident(f"model.layers.{i}"):
             plain, packed = pair.plain.model.layers[i], pair.packed.model.layers[i]
-            after, own = plain(x, rotation, caches[0], batch), packed(x, rotation, caches[1], batch)
-            y = packed(y, rotation, caches[1], batch)
-            errors.append(
-                LayerError(i, pair.weight_error(f"model.layers.{i}."), _error(own - x, after - x), _error(y, after))
-            )
-            x = after
+            after, own = plain(*want, rotation, caches[0], batch), packed(*want, rotation, caches[1], batch)
+            got = packed(*got, rotation, caches[1], batch)
+            weights = pair.weight_error(f"model.layers.{i}.")
+            output = _error(_sum(own) - _sum(want), _sum(after) - _sum(want))
+            errors.append(LayerError(i, weights, output, _error(_sum(got), _sum(after))))
+            want = after
     with pair.resident("model.norm"), pair.resident("model.lm_head"):
-        want, got = pair.plain.logits(pair.plain.model.norm(x)), pair.packed.logits(pair.packed.model.norm(y))
+        expected = pair.plain.logits(pair.plain.model.norm(*want)[1])
+        found = pair.packed.logits(pair.packed.model.norm(*got)[1])
+    return _report(config.quant, pair.dtype, errors, found, expected)
+
+
+State = tuple[Tensor, Tensor]
+
+
+def _sum(state: State) -> Tensor:
+    return state[0].float() + state[1].float()
+
+
+def _report(quant: Quant, dtype: torch.dtype, layers: list[LayerError], got: Tensor, want: Tensor) -> QuantError:
+    """Compares logits [T, V]."""
     want_log, got_log = want.log_softmax(dim=-1), got.log_softmax(dim=-1)
     kl = (want_log.exp() * (want_log - got_log)).sum(dim=-1).mean()
     same = (want.argmax(dim=-1) == got.argmax(dim=-1)).float().mean()
-    dtype = str(pair.dtype).removeprefix("torch.")
-    return QuantError(config.quant, num_tokens, dtype, tuple(errors), _error(got, want), float(kl), float(same))
+    name = str(dtype).removeprefix("torch.")
+    return QuantError(quant, len(want), name, tuple(layers), _error(got, want), float(kl), float(same))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ LEAST_BLOCK = 16  # what a matrix unit multiplies at once
 MOST_RANKS = 8
 GROUP = 128
 FP8_LARGEST = 448.0
+FILL_ROWS = 4096
 
 
 def block_of(total: int) -> int:
@@ -78,10 +79,17 @@ class Quantised:
         return Quantised(self.format, packed, scales, self.block)
 
     def fill(self, weight: Tensor) -> None:
-        """Pack `weight` [..., N, K] into this storage."""
-        packed, scales = pack(weight.to(self.packed.device), self.format, self.block)
-        self.packed.copy_(packed)
-        self.scales.copy_(scales)
+        """Pack `weight` [..., N, K] into this storage, some rows at a time: what is needed in between is many bytes."""
+        step = max(1, FILL_ROWS // self.block[0]) * self.block[0]
+        for start in range(0, self.packed.shape[-2], step):
+            rows = slice(start, start + step)
+            packed, scales = pack(weight[..., rows, :].to(self.packed.device), self.format, self.block)
+            self.packed[..., rows, :] = packed
+            if self.format == "int4":
+                self.scales[..., rows] = scales
+            else:
+                at = start // self.block[0]
+                self.scales[..., at : at + scales.shape[-2], :] = scales
 
     def dequantise(self, dtype: torch.dtype) -> Tensor:
         """The weights [..., N, K] that the packed numbers stand for, rounded to `dtype` once."""
@@ -145,8 +153,8 @@ def _pack_fp8(weight: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
     padded = nn.functional.pad(weight, (0, -k % columns, 0, -n % rows))
     blocks = padded.reshape(*padded.shape[:-2], -(-n // rows), rows, -(-k // columns), columns)
     scales = _power_of_two(blocks.abs().amax(dim=(-3, -1)) / FP8_LARGEST)
-    packed = (weight / _spread(scales, block, weight.shape)).to(torch.float8_e4m3fn)
-    return packed.view(torch.uint8), scales
+    packed = (blocks / scales[..., :, None, :, None]).to(torch.float8_e4m3fn).view(torch.uint8)
+    return packed.view(padded.shape)[..., :n, :k], scales
 
 
 def _power_of_two(least: Tensor) -> Tensor:
@@ -159,8 +167,10 @@ def _power_of_two(least: Tensor) -> Tensor:
 
 def _spread(scales: Tensor, block: tuple[int, int], shape: torch.Size) -> Tensor:
     """A block's scale at each of its elements: -> [..., N, K]."""
-    n, k = shape[-2:]
-    return scales.repeat_interleave(block[0], dim=-2)[..., :n, :].repeat_interleave(block[1], dim=-1)[..., :k]
+    rows, columns = block
+    wide = scales[..., :, None, :, None].expand(*scales.shape[:-1], rows, scales.shape[-1], columns)
+    size = (*scales.shape[:-2], scales.shape[-2] * rows, scales.shape[-1] * columns)
+    return wide.reshape(size)[..., : shape[-2], : shape[-1]]
 
 
 def _pack_int4(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import torch
 from engine.bench.limits import device_name, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.profile import kernel_times
-from engine.config import EngineConfig
+from engine.child import leave
+from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
 from engine.model_config import LLMConfig
 from engine.runtime.start import start_engine
@@ -30,8 +31,10 @@ examples:
   python -m engine.bench --tp 2 --json gpu-decode.json              the released geometry, drawn weights
   python -m engine.bench --layers 8 --batches 1,32 --profile 32     some layers on one GPU, and a step's kernels
   python -m engine.bench --model PATH --load-format checkpoint      real weights
+  python -m engine.bench --quant-error                              errors of fp8 and int4 against the plain model
 """
 PROFILED_STEPS = 20
+QUANTS: tuple[Quant, ...] = ("fp8", "int4")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with tempfile.TemporaryDirectory(prefix="ming-bench-") as folder:
-            return run(options, Path(folder))
+            return report_quant_error(options, Path(folder)) if options.quant_error else run(options, Path(folder))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,6 +81,20 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     return 1 if failed else 0
 
 
+def report_quant_error(options: argparse.Namespace, folder: Path) -> int:
+    """What `--quant` costs in accuracy, both formats where none is named."""
+    from engine.quant_error import measure
+
+    config = _config(options, folder)
+    errors: list[dict[str, Any]] = []
+    for quant in QUANTS if config.quant == "none" else (config.quant,):
+        found = measure(replace(config, quant=quant))
+        errors.append(found.as_json())
+        result = {"hardware": device_name(1), "commit": _commit(), "torch": torch.__version__, "errors": errors}
+        _show(options, result, "\n".join(found.lines()))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.bench",
@@ -94,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
     add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
+    add("--quant-error", action="store_true", help="only measure what --quant costs, layer by layer, on one device")
     add("--eager", action="store_true", help="no CUDA graphs")
     add("--no-peer-sums", action="store_true", help="sum over GPUs through NCCL alone")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
@@ -204,4 +222,4 @@ def _commit() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

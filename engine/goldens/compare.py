@@ -65,7 +65,7 @@ class CaseResult:
 
     def differs(self, name: str, got: Tensor, wrong: Tensor) -> None:
         """A control that must fail: the engine must not reproduce a known mistake."""
-        same = got.shape == wrong.shape and torch.equal(got.to(wrong.dtype), wrong)
+        same = got.shape == wrong.shape and torch.equal(got.cpu().to(wrong.dtype), wrong)
         self.checks.append(
             Check(name, not same, math.inf if same else 0.0, "reproduces the known mistake" if same else "")
         )
@@ -73,6 +73,7 @@ class CaseResult:
 
 def compare_tensor(name: str, got: Tensor, want: Tensor, tolerance: Tolerance) -> Check:
     """Largest difference relative to the tolerance, NaN counting as failure."""
+    got = got.cpu()
     if got.shape != want.shape:
         return Check(name, False, math.inf, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}")
     if not want.is_floating_point():

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.config import Device
 from engine.core.request import GenerationRequest, MediaInput, MediaKind, SamplingParams
 from engine.goldens.compare import CaseResult, Tolerance, load_case
 from engine.goldens.observe import Observations, observed
@@ -20,12 +21,12 @@ from engine.models.positions import positions_from_spans
 TOLERANCE = Tolerance(rtol=1e-3, atol=2e-4)
 
 
-def run_end_to_end(folder: Path) -> CaseResult:
+def run_end_to_end(folder: Path, device: Device = "cpu") -> CaseResult:
     """Every prompt of the case."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
     for name in sorted({key.split(".")[0] for key in expected}):
-        engine = GoldenEngine.load(folder)  # a new one each time: a feature cache would hide encoder calls
+        engine = GoldenEngine.load(folder, device)  # a new one each time: a feature cache would hide encoder calls
         mine = {key.removeprefix(name + "."): x for key, x in inputs.items() if key.startswith(name + ".")}
         want = {key: x for key, x in expected.items() if key.startswith(name + ".")}
         got = run_prompt(engine, mine, len(want[f"{name}.greedy.tokens"]))

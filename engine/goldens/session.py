@@ -1,4 +1,4 @@
-"""A model of a case folder behind the engine's own loop, on the CPU in float32."""
+"""A model of a case folder behind the engine's own loop, in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.config import EngineConfig
+from engine.config import Device, EngineConfig
 from engine.core.loop import EngineLoop
 from engine.core.request import FinishReason, GenerationRequest
 from engine.errors import EngineError
@@ -32,10 +32,10 @@ class GoldenEngine:
     _ids: Iterator[int] = field(default_factory=count)
 
     @classmethod
-    def load(cls, folder: Path, **options: Any) -> GoldenEngine:
-        """The checkpoint of `folder`; `options` override fields of `EngineConfig`."""
+    def load(cls, folder: Path, device: Device = "cpu", **options: Any) -> GoldenEngine:
+        """The checkpoint of `folder`; `options` override fields of `EngineConfig`. Steps are eager, to be watched."""
         fields: dict[str, Any] = {"block_size": 4, "kv_tokens": 2048, "num_threads": 1} | options
-        loaded = load_engine(EngineConfig(model=str(folder), device="cpu", dtype="float32", **fields))
+        loaded = load_engine(EngineConfig(model=str(folder), device=device, dtype="float32", eager=True, **fields))
         return cls(loaded, loaded.make_loop())
 
     @property
@@ -45,6 +45,10 @@ class GoldenEngine:
     @property
     def caches(self) -> list[LayerCache]:
         return list(self.loaded.runner.caches)
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.runner.device
 
     @property
     def block_size(self) -> int:

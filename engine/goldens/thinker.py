@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.config import Device
 from engine.core.request import GenerationRequest, SamplingParams
 from engine.goldens.compare import CaseResult, Tolerance, load_case
 from engine.goldens.observe import observed
@@ -17,14 +18,14 @@ from engine.layers.batch import Batch
 TOLERANCE = Tolerance(rtol=1e-4, atol=5e-5)
 
 
-def run_text(folder: Path) -> CaseResult:
+def run_text(folder: Path, device: Device = "cpu") -> CaseResult:
     """`a_thinker_text`: every intermediate of a prefill, then greedy tokens through the scheduler and paged cache."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
-    engine = GoldenEngine.load(folder)
+    engine = GoldenEngine.load(folder, device)
     ids = inputs["input_ids"][0]
     positions = torch.arange(len(ids)).expand(3, -1).contiguous()
-    got = prefill(engine, engine.model.embed(ids), positions, None, None)
+    got = prefill(engine, engine.model.embed(ids.to(engine.device)), positions, None, None)
     got |= {"position_ids": positions, "rope.inv_freq": engine.model.model.rotary_emb.inv_freq}
     tokens, logits = generate(engine, ids.tolist(), len(expected["greedy.tokens"]))
     got |= {"greedy.tokens": tokens, "greedy.logits": logits}
@@ -32,12 +33,12 @@ def run_text(folder: Path) -> CaseResult:
     return result
 
 
-def run_multirouter(folder: Path) -> CaseResult:
+def run_multirouter(folder: Path, device: Device = "cpu") -> CaseResult:
     """`b_thinker_multirouter`: mixed routing with 3-D positions; decode uses the text gate alone."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
     text_only = expected.pop("text_router_only.logits")
-    engine = GoldenEngine.load(folder)
+    engine = GoldenEngine.load(folder, device)
     embeddings, positions = inputs["inputs_embeds"][0], expected["position_ids"]
     image, audio = (inputs[name][0].nonzero()[:, 0] for name in ("image_mask", "audio_mask"))
     ids = inputs["input_ids"][0]
@@ -60,7 +61,7 @@ def prefill(
     """One whole prompt in the first cache blocks, with the intermediates under the cases' names."""
     batch = one_sequence(engine, positions, 0, image, audio)
     with observed(engine.model) as seen:
-        hidden = engine.model(embeddings.clone(), batch, engine.caches)
+        hidden = engine.model(embeddings.to(engine.device, copy=True), batch, engine.caches)
     return seen.tensors() | {"logits": engine.model.logits(hidden)}
 
 
@@ -71,7 +72,9 @@ def decode(engine: GoldenEngine, start: int, delta: int, first: int, count: int)
     for step in range(count):
         positions = torch.full((3, 1), start + step + delta)
         batch = one_sequence(engine, positions, start + step, None, None)
-        hidden = engine.model(engine.model.embed(torch.tensor([tokens[-1]])), batch, engine.caches)
+        hidden = engine.model(
+            engine.model.embed(torch.tensor([tokens[-1]], device=engine.device)), batch, engine.caches
+        )
         logits.append(engine.model.logits(hidden)[0])
         tokens.append(int(logits[-1].argmax()))
     return torch.tensor(tokens[:count]), torch.stack(logits)
@@ -83,9 +86,11 @@ def one_sequence(
     """A batch of one sequence that owns the leading cache blocks."""
     count = positions.shape[1]
     end = start + count
-    blocks = torch.arange(-(-end // engine.block_size))
-    layout = PagedLayout(blocks[None], torch.tensor([end]), int(count == 1), (0, count), (end,))
-    return Batch(positions, torch.arange(start, end), layout, image, audio)
+    on = engine.device
+    blocks = torch.arange(-(-end // engine.block_size), device=on)
+    layout = PagedLayout(blocks[None], torch.tensor([end], device=on), int(count == 1), (0, count), (end,))
+    image, audio = (None if rows is None else rows.to(on) for rows in (image, audio))
+    return Batch(positions.to(on), torch.arange(start, end, device=on), layout, image, audio)
 
 
 def generate(engine: GoldenEngine, prompt: list[int], count: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from engine.config import Device
 from engine.goldens.compare import CaseResult, Tolerance, load_case, load_json
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.audio_encoder import AudioEncoder
@@ -35,29 +36,37 @@ class Towers(nn.Module):
             self.audio_encoder = AudioEncoder(cfg.audio, width, depth)
 
 
-def load_towers(folder: Path) -> Towers:
-    """The case's towers on the CPU in float32."""
+def load_towers(folder: Path, device: torch.device) -> Towers:
+    """The case's towers in float32."""
     cfg = load_model_config(folder)
     checkpoint = Checkpoint(folder)
     present = present_components(checkpoint.files)
     towers = Towers(cfg, present).eval().requires_grad_(False)
     load_weights(towers, checkpoint, Shard(TensorParallel(), cfg.llm), present)
-    return towers
+    return towers.to(device)
 
 
-def run_vision_case(folder: Path) -> CaseResult:
+def run_vision_case(folder: Path, device: Device = "cpu") -> CaseResult:
     """`d_vision`: every stage of the tower and the projector."""
-    result = CaseResult(folder.name)
+    result, on = CaseResult(folder.name), torch.device(device)
     inputs, expected = load_case(folder)
-    result.tensors(run_vision(load_towers(folder).vision_encoder, inputs), expected, TOLERANCE)
+    result.tensors(
+        run_vision(load_towers(folder, on).vision_encoder, {name: x.to(on) for name, x in inputs.items()}),
+        expected,
+        TOLERANCE,
+    )
     return result
 
 
-def run_audio_case(folder: Path) -> CaseResult:
+def run_audio_case(folder: Path, device: Device = "cpu") -> CaseResult:
     """`e_audio`: the released padded batch, and each clip on its own."""
-    result = CaseResult(folder.name)
+    result, on = CaseResult(folder.name), torch.device(device)
     inputs, expected = load_case(folder)
-    result.tensors(run_audio(load_towers(folder).audio_encoder, inputs), expected, TOLERANCE)
+    result.tensors(
+        run_audio(load_towers(folder, on).audio_encoder, {name: x.to(on) for name, x in inputs.items()}),
+        expected,
+        TOLERANCE,
+    )
     return result
 
 

@@ -108,6 +108,8 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
     if x.shape[0] > MOST_SKINNY:
         return _product(x, widened(weight, x.dtype), out)
     out = x.new_empty(x.shape[0], weight.shape[0]) if out is None else out
+    if not out.is_contiguous():
+        raise ValueError(f"linear: the output has strides {out.stride()}; the kernel writes rows without gaps")
     return skinny(x.contiguous(), weight, out=out) if x.shape[0] else out
 
 

@@ -151,6 +151,8 @@ def load_model(
         if tower is None:
             log.warning("%s: no %s tower in the checkpoint; such inputs are refused", checkpoint.path, name)
     load_weights(model, checkpoint, Shard(tp, cfg.llm), present)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what packing needed in between is the cache's now
     return model
 
 

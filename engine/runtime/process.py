@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import queue
 import socket
-import sys
 from collections.abc import Callable, Sequence
 
-from engine.child import Inbox, inherited_socket, run_child
+from engine.child import Inbox, inherited_socket, leave, run_child
 from engine.config import EngineConfig, EngineInfo
 from engine.core.loop import EngineLoop
 from engine.errors import ConfigError, WeightError, WorkerDied
@@ -92,4 +91,4 @@ def _build(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

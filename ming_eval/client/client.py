@@ -239,8 +239,8 @@ async def _let_loop_read() -> None:
         await asyncio.sleep(0)
 
 
-def request_head(target: Target, method: str, path: str, content_type: str) -> bytes:
-    """Every byte of a request up to the value of Content-Length."""
+def request_head(target: Target, method: str, path: str, content_type: str | None) -> bytes:
+    """Every byte of a request up to the value of Content-Length; all of it for one without a body."""
     lines = [
         f"{method} {path} HTTP/1.1",
         f"Host: {urlsplit(target.base_url).netloc}",
@@ -248,8 +248,7 @@ def request_head(target: Target, method: str, path: str, content_type: str) -> b
         "Accept: text/event-stream, application/json, */*;q=0.5",
         "Accept-Encoding: identity",
         *(f"{name}: {value}" for name, value in target.all_headers()),
-        f"Content-Type: {content_type}",
-        "Content-Length: ",
+        *((f"Content-Type: {content_type}", "Content-Length: ") if content_type else ("", "")),
     ]
     return "\r\n".join(lines).encode("latin-1")
 

@@ -60,11 +60,12 @@ async def fetch(
 
 
 async def _ask(client: Client, method: str, url: str, body: bytes, content_type: str) -> Page:
-    head = request_head(client.target, method, urlsplit(url).path, content_type)
+    has_body = method != "GET"
+    head = request_head(client.target, method, urlsplit(url).path, content_type if has_body else None)
     exchange = Exchange(
         request=_PAGE,
         backend=client.target.name,
-        request_bytes=b"%b%d\r\n\r\n%b" % (head, len(body), body),
+        request_bytes=b"%b%d\r\n\r\n%b" % (head, len(body), body) if has_body else head,
         intended_s=None,
         sent_s=time.perf_counter(),
     )

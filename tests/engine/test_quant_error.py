@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine import quant_error
+from engine.bench import __main__ as bench
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 
@@ -48,3 +50,15 @@ def test_without_packing_error_there_is_none(tiny_model: Path, monkeypatch: pyte
 def test_nothing_packed_is_nothing_to_measure(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="needs --quant"):
         quant_error.measure(config(tiny_model, "none"))
+
+
+def test_the_benchmark_prints_and_writes_it(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--model", str(tiny_model), "--layers", "2", "--device", "cpu", "--dtype", "float32"]
+    assert bench.main(["--quant-error", "--quant", "fp8", *where, "--json", str(tmp_path / "e.json")]) == 0
+    assert "fp8 against float32" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "e.json").read_text())["errors"]
+    assert [row["layer"] for row in found["layers"]] == [0, 1]
+    assert bench.main(["--quant-error", *where]) == 2  # both formats, and these experts are too narrow for int4
+    assert "int4 needs a multiple of 128" in capsys.readouterr().err

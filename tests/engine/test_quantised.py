@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine import quantised
 from engine.quantised import Format, Quantised, QuantisedWeight, block_of, pack
 
 
@@ -70,6 +71,16 @@ def test_parts_are_filled_as_the_whole(format: Format) -> None:
     for expert in range(3):
         for half in (1, 0):
             parts[expert].half(half).fill(weight[expert].chunk(2)[half])
+    assert torch.equal(parts.packed, whole.packed)
+    assert torch.equal(parts.scales, whole.scales)
+
+
+@pytest.mark.parametrize("format", ["fp8", "int4"])
+def test_filling_some_rows_at_a_time_changes_nothing(format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(300, 256, generator=torch.Generator().manual_seed(6))
+    whole = packed(format, weight, (64, 128))
+    monkeypatch.setattr(quantised, "FILL_ROWS", 100)  # 64 at a time
+    parts = packed(format, weight, (64, 128))
     assert torch.equal(parts.packed, whole.packed)
     assert torch.equal(parts.scales, whole.scales)
 

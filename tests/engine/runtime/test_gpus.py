@@ -13,6 +13,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.core.request import GenerationRequest
+from engine.goldens.__main__ import main as run_goldens
 from engine.released import CONFIG
 from engine.runtime.build import load_engine
 from engine.runtime.start import start_engine
@@ -62,6 +63,13 @@ def test_the_cpu_says_the_same(tiny_model: Path) -> None:
     greedy = [request for request in REQUESTS if request.sampling.temperature == 0.0]
     options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
     assert tokens(make_loop(tiny_model, **options), greedy) == tokens(make_loop(tiny_model), greedy)
+
+
+@pytest.mark.gpu
+def test_released_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernels, towers and cache on a GPU in float32, against the released code."""
+    goldens = Path(__file__).parents[2] / "goldens" / "understanding"
+    assert run_goldens([str(goldens), "--device", "cuda"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.multi_gpu
