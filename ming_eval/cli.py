@@ -5,6 +5,8 @@ Nothing that is slow to import is imported here: `ming-eval --help` answers at o
 
 from __future__ import annotations
 
+import sys
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +15,7 @@ from typer.core import TyperGroup
 from ming_eval.commands import accuracy as scoring
 from ming_eval.commands import compare as comparing
 from ming_eval.commands import coverage as covering
+from ming_eval.commands import doctor as examining
 from ming_eval.commands import engine, listing, stored
 from ming_eval.commands import report as reporting
 from ming_eval.commands import rerun as rerunning
@@ -26,6 +29,8 @@ Examples:
       measure the bundled engine with its embedded tiny model
   ming-eval sweep --backend mine=http://localhost:8000
       measure a server that is running
+  ming-eval doctor http://localhost:8000
+      what a server can do, and what will not be measurable
   ming-eval coverage
       which of text, images, audio and video work, and how fast
   ming-eval accuracy mmlu gsm8k
@@ -86,6 +91,7 @@ app.command("accuracy", epilog=scoring.EXAMPLES)(scoring.accuracy)
 app.command("rescore", epilog=rescoring.EXAMPLES)(rescoring.rescore)
 app.command("runs", epilog=stored.RUNS_EXAMPLES)(stored.runs)
 app.command("report", epilog=reporting.EXAMPLES)(reporting.report)
+app.command("doctor", epilog=examining.EXAMPLES)(examining.doctor)
 app.command("list", epilog=listing.EXAMPLES)(listing.list_names)
 
 model_app.command("inspect", epilog=engine.INSPECT_EXAMPLES, context_settings=engine.PASS_ON)(engine.inspect)
@@ -95,4 +101,14 @@ app.add_typer(model_app, name="model", help="Look into a checkpoint.", epilog=en
 
 def main() -> None:
     """Entry point of the `ming-eval` script."""
-    app()
+    _with_only(sys.argv[1] if len(sys.argv) > 1 else "")()
+
+
+def _with_only(name: str) -> typer.Typer:
+    """The application with the command of this name alone, so that the options of the others cost no time."""
+    found = [command for command in app.registered_commands if command.name == name]
+    if not found:
+        return app
+    one = copy(app)
+    one.registered_commands, one.registered_groups = found, []
+    return one

@@ -1,4 +1,4 @@
-"""Options of a command from a TOML file, spelled as on the command line: `max-tokens = 128`."""
+"""Options of a command from a YAML or TOML file, spelled as on the command line: `max-tokens: 128`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Value = str | int | float | bool | list[str]
 def read_config(path: Path, options: Mapping[str, str], repeatable: Collection[str]) -> dict[str, Value]:
     """The values in `path` by parameter; `options` maps what a user writes (`max-tokens`) to the parameter.
 
-    Options in `repeatable` take a list, or one value alone.
+    Options in `repeatable` take a list, or one value alone. A name that ends in .yaml or .yml is read as YAML, any
+    other as TOML.
 
     Raises:
-        UsageError: the file cannot be read, is not TOML, or holds something that is no option.
+        UsageError: the file cannot be read, is neither, or holds something that is no option.
     """
     found: dict[str, Value] = {}
     for key, value in _read(path).items():
@@ -32,12 +33,33 @@ def read_config(path: Path, options: Mapping[str, str], repeatable: Collection[s
 
 
 def _read(path: Path) -> dict[str, object]:
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return _read_yaml(text) if is_yaml else tomllib.loads(text)
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{path} is not TOML: {exc}") from exc
+    except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError are among them
+        raise UsageError(f"{path} is not {'YAML' if is_yaml else 'TOML'}: {exc}") from exc
+
+
+def _read_yaml(text: str) -> dict[str, object]:
+    """A map of options.
+
+    Raises:
+        ValueError: the text is no YAML, or another thing than a map.
+    """
+    import yaml  # a run without a file need not pay for it
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise ValueError(" ".join(str(exc).split())) from exc
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not options such as max-tokens: 128")
+    return {str(key): value for key, value in content.items()}
 
 
 def _checked(path: Path, key: str, value: object, *, many: bool) -> Value:

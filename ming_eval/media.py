@@ -24,3 +24,8 @@ MEDIA_TYPES: dict[str, tuple[Kind, str]] = {  # suffix: (kind, MIME type)
 def media_type(name: str) -> tuple[Kind, str] | None:
     """Kind and MIME type of a file with this name, None for a suffix that is not known."""
     return MEDIA_TYPES.get(PurePath(name).suffix.lower())
+
+
+def suffix_of(mime: str) -> str:
+    """What the name of a file of this type ends in."""
+    return next((suffix for suffix, (_, known) in MEDIA_TYPES.items() if known == mime), ".bin")

@@ -85,6 +85,34 @@ class Goodput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One of several passes over a point."""
+
+    repeat: int
+    requests: int
+    failed: int
+    requests_per_s: float | None
+    output_tokens_per_s: float | None
+    ttft_ms: Distribution
+    tpot_ms: Distribution
+    e2e_ms: Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFigures:
+    """The good requests of all conversations that are the turn of this number."""
+
+    turn: int
+    requests: int
+    failed: int
+    prompt_tokens: float | None
+    cached_share: float | None
+    ttft_ms: Distribution
+    tpot_ms: Distribution
+    e2e_ms: Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One backend at one concurrency. Warm-up requests count nowhere but in `warmup_requests` and `warmup_failed`.
 
@@ -98,6 +126,10 @@ class Point:
     An `interrupted` point did not get to its end; it has no rates, since what was in flight was given up, and
     `rate_reason` says so. `failure_examples` has one error text for each class in `failures`.
     `usage_over_events` is how many more tokens the server's usage counts than there were events, as a share.
+    `connect_ms` is how long it took to open the connections, before the point and in it; it is in no other figure.
+    `upload_ms` is sent to the last byte taken by the kernel, `request_bytes` the mean size of a request. Of a point
+    that was visited several times, all figures are over all passes, `passes` has each of them and `pass_intervals`
+    95 % intervals of Student's t over them. `turns` has the turns of conversations by number.
     """
 
     backend: str
@@ -146,6 +178,12 @@ class Point:
     interrupted: bool = False
     rate_reason: str | None = None
     failure_examples: Mapping[str, str] = field(default_factory=dict)
+    upload_ms: Distribution = Distribution()
+    connect_ms: Distribution = Distribution()
+    request_bytes: float | None = None
+    passes: tuple[Pass, ...] = ()
+    pass_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    turns: tuple[TurnFigures, ...] = ()
 
     @property
     def load(self) -> float:
@@ -154,8 +192,9 @@ class Point:
 
     @property
     def load_name(self) -> str:
-        """The load for people: `c=8`, `2.5/s`."""
-        return f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
+        """The load for people: `c=8`, `2.5/s`, `I2T c=8`."""
+        load = f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
+        return load if self.task == "T2T" else f"{self.task} {load}"
 
 
 @dataclass(frozen=True, slots=True)

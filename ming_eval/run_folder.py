@@ -16,10 +16,13 @@ from typing import TypeVar
 import msgspec
 
 from ming_eval.errors import DataError
-from ming_eval.types import Phase, Reply, RequestRecord
+from ming_eval.media import suffix_of
+from ming_eval.types import Media, Phase, Reply, RequestRecord, Task, TokenLogprob
+from ming_eval.worker_files import combine, join_parts, part_files, read_lines, split_files, worker_file
 
 REQUESTS_FILE = "requests.jsonl"
 PHASES_FILE = "phases.jsonl"
+SAMPLES_FOLDER = "samples"
 _MASK = "***"
 
 T = TypeVar("T")
@@ -37,14 +40,14 @@ class Redactor:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class SavedReply:
-    """One line of a file in `outputs/`."""
+class SavedReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a file in `outputs/`; `logprobs` where they were asked for and came."""
 
     id: str
     finish_reason: str | None
     text: str
     reasoning: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def create(out: Path, command: str, names: Iterable[str], now: datetime | None = None) -> Path:
@@ -81,11 +84,13 @@ def _make(path: Path) -> bool:
 class RequestLog:
     """Appends to `requests.jsonl` and `outputs/`, one line per finished request.
 
-    A kill therefore loses only what was still in flight.
+    A kill therefore loses only what was still in flight. A `worker` that shares a load has files of its own
+    (`requests.<worker>.jsonl`), which `merge_workers` joins.
     """
 
-    def __init__(self, folder: Path, redact: Redactor) -> None:
+    def __init__(self, folder: Path, redact: Redactor, worker: int | None = None) -> None:
         self.folder = folder
+        self._worker = worker
         self.redact = redact
         self._encode = msgspec.json.Encoder().encode
         self._files: dict[str, FileIO] = {}
@@ -107,8 +112,8 @@ class RequestLog:
         record = reply.record
         self._append(REQUESTS_FILE, record)
         if not record.warmup:
-            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning)
-            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s), saved)
+            saved = SavedReply(record.id, record.finish_reason, reply.text, reply.reasoning, reply.logprobs)
+            self._append(outputs_file(record.backend, record.concurrency, record.rate_per_s, record.task), saved)
         return reply
 
     def add_phase(self, phase: Phase) -> None:
@@ -129,13 +134,23 @@ class RequestLog:
         self._write(name, reply.audio)
         return name
 
+    def save_sample(self, task: Task, media: Media) -> None:
+        """Write what the first request of a task sends, for people who read the report.
+
+        Raises:
+            DataError: the disk is full or the folder is gone.
+        """
+        name = f"{SAMPLES_FOLDER}/{task.value.lower()}{suffix_of(media.mime)}"
+        if not (self.folder / name).exists():
+            self._write(name, media.data)
+
     def _redacted(self, reply: Reply) -> Reply:
         error = reply.record.error
         record = reply.record if error is None else replace(reply.record, error=self.redact(error))
         return replace(reply, record=record, text=self.redact(reply.text), reasoning=self.redact(reply.reasoning))
 
     def _append(self, name: str, value: object) -> None:
-        self._write(name, self._encode(value) + b"\n")
+        self._write(worker_file(name, self._worker), self._encode(value) + b"\n")
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -148,14 +163,15 @@ class RequestLog:
 
     def _open(self, name: str) -> FileIO:
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         return path.open("ab", buffering=0)  # what is written has left this process
 
 
-def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None) -> str:
+def outputs_file(backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T) -> str:
     """Where the texts of one point go, below the run folder."""
     load = f"c{concurrency}" if rate_per_s is None else f"r{rate_per_s:g}"
-    return f"outputs/{_file_name(backend)}-{load}.jsonl"
+    kind = "" if task is Task.T2T else f"{task.value.lower()}-"
+    return f"outputs/{_file_name(backend)}-{kind}{load}.jsonl"
 
 
 def audio_file(record: RequestRecord) -> str:
@@ -170,7 +186,7 @@ def _file_name(name: str) -> str:
 
 
 def read_records(folder: Path) -> tuple[RequestRecord, ...]:
-    """Every record of `requests.jsonl`; a last line that a kill cut short is left out.
+    """Every record of `requests.jsonl`, and of processes that share the load, but for lines that a kill cut short.
 
     Raises:
         DataError: the file cannot be read, or a line inside it is not a record.
@@ -178,16 +194,23 @@ def read_records(folder: Path) -> tuple[RequestRecord, ...]:
     return tuple(_read_lines(folder / REQUESTS_FILE, RequestRecord))
 
 
+def has_records(folder: Path) -> bool:
+    """True when there is something for `read_records`."""
+    path = folder / REQUESTS_FILE
+    return path.exists() or bool(part_files(path))
+
+
 def read_replies(
-    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None
+    folder: Path, backend: str, concurrency: int, rate_per_s: float | None = None, task: Task = Task.T2T
 ) -> dict[str, SavedReply]:
     """The stored answers of one point by request; none where none has ended.
 
     Raises:
         DataError: the file cannot be read, or a line inside it is not an answer.
     """
-    path = folder / outputs_file(backend, concurrency, rate_per_s)
-    return {reply.id: reply for reply in _read_lines(path, SavedReply)} if path.exists() else {}
+    path = folder / outputs_file(backend, concurrency, rate_per_s, task)
+    is_there = path.exists() or part_files(path)
+    return {reply.id: reply for reply in _read_lines(path, SavedReply)} if is_there else {}
 
 
 def read_phases(folder: Path) -> tuple[Phase, ...]:
@@ -197,7 +220,8 @@ def read_phases(folder: Path) -> tuple[Phase, ...]:
         DataError: the file cannot be read, or a line inside it is not a phase.
     """
     path = folder / PHASES_FILE
-    return tuple(_read_lines(path, Phase)) if path.exists() else ()
+    parts = [tuple(_read_lines(part, Phase)) for part in part_files(path)]
+    return (*(_read_lines(path, Phase, with_parts=False) if path.exists() else ()), *combine(parts))
 
 
 def drop_cut_lines(folder: Path) -> None:
@@ -206,7 +230,7 @@ def drop_cut_lines(folder: Path) -> None:
     Raises:
         DataError: a file cannot be changed.
     """
-    for path in (folder / REQUESTS_FILE, folder / PHASES_FILE, *(folder / "outputs").glob("*.jsonl")):
+    for path in (*folder.glob("requests*.jsonl"), *folder.glob("phases*.jsonl"), *folder.glob("outputs/*.jsonl")):
         try:
             if path.exists():
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
@@ -214,17 +238,33 @@ def drop_cut_lines(folder: Path) -> None:
             raise DataError(f"cannot write {path}: {exc.strerror}") from exc
 
 
-def _read_lines(path: Path, kind: type[T]) -> Iterator[T]:
+def merge_workers(folder: Path) -> None:
+    """Join the files of processes that shared a load, in order of time; nothing where there are none.
+
+    Raises:
+        DataError: a file cannot be read or written.
+    """
+    encode = msgspec.json.encode
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        records = sorted(read_records(folder), key=lambda record: record.sent_s)
+        join_parts(folder / REQUESTS_FILE, map(encode, records))
+        for path in split_files(folder / "outputs"):
+            join_parts(path, [line for _, _, line in read_lines(path)])
+        join_parts(folder / PHASES_FILE, map(encode, read_phases(folder)))  # last: until then the parts can be joined
+    except OSError as exc:
+        raise DataError(f"cannot join the files of {folder}: {exc.strerror}") from exc
+
+
+def _read_lines(path: Path, kind: type[T], *, with_parts: bool = True) -> Iterator[T]:
+    try:
+        lines = list(read_lines(path, with_parts=with_parts))
     except OSError as exc:
         raise DataError(f"cannot read {path}: {exc.strerror}") from exc
-    del rest  # empty after a whole line
-    for number, line in enumerate(lines, start=1):
+    for file, number, line in lines:
         try:
             yield msgspec.json.decode(line, type=kind)
         except msgspec.DecodeError as exc:
-            raise DataError(f"{path}, line {number}: {exc}") from exc
+            raise DataError(f"{file}, line {number}: {exc}") from exc
 
 
 def stored_runs(out: Path) -> Sequence[Path]:

@@ -22,6 +22,9 @@ class Dialect:
     `transcript_is_text`: streamed speech brings its words only as `audio.transcript`, not also as content.
     `default_voice`: sent when the request names none; None leaves the choice to the server.
     `pcm_sample_rate_hz`: rate of header-less PCM when the response does not say; None is unknown.
+    `api`: "generate" is M*'s own route: a form goes out, lines of JSON come back.
+    `says_finish`: replies carry a finish reason; without, the end of the body is all there is.
+    `takes_media`: requests can carry images, audio and video inline.
     `is_tested`: it was run against such a server; the others are tested on replies written from documentation.
     """
 
@@ -34,7 +37,15 @@ class Dialect:
     transcript_is_text: bool = False
     default_voice: str | None = None
     pcm_sample_rate_hz: int | None = None
+    api: Literal["chat", "generate"] = "chat"
+    says_finish: bool = True
+    takes_media: bool = True
     is_tested: bool = False
+
+    @property
+    def names_model(self) -> bool:
+        """True when a request says which model is asked."""
+        return self.api == "chat"
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -65,10 +76,25 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             name="sglang",
-            title="SGLang, SGLang-omni",
+            title="SGLang",
             supports_ignore_eos=True,
             max_tokens_key="max_tokens",
             audio_part="audio_url",
+        ),
+        Dialect(
+            name="sglang-omni",
+            title="SGLang-omni (media only as files on its host)",
+            supports_ignore_eos=True,
+            max_tokens_key="max_tokens",
+            takes_media=False,
+        ),
+        Dialect(
+            name="mstar-native",
+            title="M* (its own /generate)",
+            supports_ignore_eos=False,
+            max_tokens_key="max_tokens",
+            api="generate",
+            says_finish=False,
         ),
         Dialect(
             name="mstar",
@@ -146,6 +172,13 @@ class Target:
         """Where /health, /version and /metrics live."""
         return self.base_url.removesuffix("/v1")
 
+    @property
+    def request_url(self) -> str:
+        """Where measured requests go."""
+        if self.dialect.api == "generate":
+            return f"{self.root_url}/generate"
+        return f"{self.base_url}/chat/completions"
+
     def all_headers(self) -> tuple[tuple[str, str], ...]:
         """The user's headers and, where there is a key, the Authorization header. Holds secrets."""
         if self.api_key is None:
@@ -176,7 +209,7 @@ def _split_url(url: str) -> SplitResult:
 
 
 def _api_path(path: str) -> str:
-    path = path.rstrip("/").removesuffix("/chat/completions")
+    path = path.rstrip("/").removesuffix("/chat/completions").removesuffix("/generate")
     return path if path.endswith("/v1") else f"{path}/v1"
 
 

@@ -56,10 +56,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Where in a conversation a request stands: turn `number` `of` so many, from 1; `index` is its place in a point."""
+
+    conversation: int
+    number: int
+    of: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One thing to ask a server, independent of its dialect.
 
     `id` is stable over repeats of a run (it pairs records of two systems). `extra` is merged into the JSON body last.
+    `turn` is None outside a conversation.
     """
 
     id: str
@@ -72,6 +83,7 @@ class Request:
     stream: bool = True
     voice: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    turn: Turn | None = None
 
     @property
     def wants_audio(self) -> bool:
@@ -89,6 +101,7 @@ class EventKind(StrEnum):
     ROLE = "role"
     FINISH = "finish"
     USAGE = "usage"
+    LOGPROBS = "logprobs"
     ERROR = "error"
     DONE = "done"
 
@@ -109,12 +122,24 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     audio_tokens: int | None = None
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A generated token and the natural logarithm of its probability; `top` has those of the likeliest tokens."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    def of(self, token: str) -> float | None:
+        """The logarithm for any token; None for one that was not reported."""
+        return self.logprob if token == self.token else dict(self.top).get(token)
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One piece of a reply, stamped when its bytes arrived.
 
     One server-sent event can give several (a last delta with text and finish reason gives TEXT and FINISH).
     `text` is the text piece, or for ERROR the message, or for FINISH the finish reason. `audio` is raw file or
-    sample bytes.
+    sample bytes, `sample_rate_hz` the rate of bare samples where the piece itself states it.
     """
 
     kind: EventKind
@@ -122,6 +147,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
     audio: bytes = b""
     usage: Usage | None = None
+    sample_rate_hz: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Failure(StrEnum):
@@ -161,7 +188,9 @@ class RequestRecord:
     count when the server does not say). `slot` is which of a closed loop's users sent it. `audio_times_s` and
     `audio_durations_s` have one entry per piece of speech: when it came and how long it plays (None: rate unknown).
     `rate_per_s` is the rate of the open loop that the request belongs to, None in any other load.
-    `request_sha256` is the digest of the JSON that was sent. A value that does not exist is None, never 0.
+    `request_sha256` is the digest of the JSON that was sent. `upload_s` is how long it took until the kernel had taken
+    the last byte of the request. `repeat` counts the passes over the points from 1; `conversation` and `turn` are there
+    in conversations only. A value that does not exist is None, never 0.
     """
 
     id: str
@@ -201,6 +230,10 @@ class RequestRecord:
     audio_durations_s: tuple[float | None, ...] = ()
     rate_per_s: float | None = None
     request_sha256: str | None = None
+    upload_s: float | None = None
+    repeat: int = 1
+    conversation: int | None = None
+    turn: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -253,18 +286,23 @@ class ServerSample:
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """All GPUs of the client's host at one moment: watts in all, and the mean share of time they were busy."""
+    """All GPUs of the client's host at one moment: watts in all, and the mean share of time they were busy.
+
+    `energy_j` is what they have used in all since some moment in the past, None where one of them does not count it.
+    """
 
     time_s: float
     power_w: float
     busy: float
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
     """The measured part of a point, or as much of it as one process did: one line of `phases.jsonl`.
 
-    `length_source` is what the lengths of synthetic prompts rest on, None for others.
+    `length_source` is what the lengths of synthetic prompts rest on, None for others. `processes` shared the point.
+    `connects_s` is how long connections took to open, of the first thousand.
     `complete` when the point came to its end, by whatever rule; `stopped` is the rule, None when all requests went out.
     """
 
@@ -280,6 +318,10 @@ class Phase:
     server: tuple[ServerSample, ...] = ()
     gpus: tuple[GpuSample, ...] = ()
     length_source: str | None = None
+    processes: int = 1
+    connects_s: tuple[float, ...] = ()
+    task: Task = Task.T2T
+    repeat: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +333,4 @@ class Reply:
     reasoning: str = ""
     audio: bytes = b""
     request_body: bytes = b""
+    logprobs: tuple[TokenLogprob, ...] = ()

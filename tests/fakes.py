@@ -117,6 +117,7 @@ class FakeServer:
     health_status: int = 200
     tokenizes: bool = False  # POST /tokenize; words of more than 6 letters are two tokens
     metrics: str | None = None  # the Prometheus page; None: there is no such route
+    generates: tuple[bytes, ...] = ()  # what POST /generate (M*) answers, each in a write of its own
     ssl: Any = None
     seen: list[SeenRequest] = field(default_factory=list)
     num_connections: int = 0
@@ -195,6 +196,8 @@ class FakeServer:
         match request.path.removeprefix("/v1"):
             case "/chat/completions":
                 return await self._chat(request, reader, writer)
+            case "/generate" if self.generates:
+                await _send_lines(writer, self.generates)
             case "/models":
                 cards = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
                 listing = {"object": "list", "data": cards} if self.models_body is None else self.models_body
@@ -227,7 +230,8 @@ async def _read_request(reader: asyncio.StreamReader) -> SeenRequest:
     method, path, _ = request_line.split(" ", 2)
     headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return SeenRequest(method, path, headers, json.loads(body) if body else None, body)
+    is_json = body and "json" in headers.get("content-type", "json")
+    return SeenRequest(method, path, headers, json.loads(body) if is_json else None, body)
 
 
 async def _send_page(
@@ -237,6 +241,16 @@ async def _send_page(
     kind = "text/plain" if as_text else "application/json"
     head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
+    await writer.drain()
+
+
+async def _send_lines(writer: asyncio.StreamWriter, pieces: tuple[bytes, ...]) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in pieces:
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+        await asyncio.sleep(0)
+    writer.write(b"0\r\n\r\n")
     await writer.drain()
 
 

@@ -39,9 +39,11 @@ HARNESS_ROWS = (
     {"metrics"},
     {"results"},
     {"accuracy_results"},
+    {"worker_files"},
     {"run_folder", "manifest"},
     {"evals", "report", "launch"},
     {"load", "compare", "coverage"},
+    {"doctor"},
     {"commands"},
     {"cli"},
 )

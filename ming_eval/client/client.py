@@ -59,7 +59,7 @@ class Client:
         self._open: set[Connection] = set()
         can_stamp = IS_SUPPORTED and self._tls is None
         self._num_to_stamp = min(_MOST_STAMPED, -(-connections // _STAMPED_SHARE)) if can_stamp else 0
-        self._head = _request_head(target)
+        self._head = request_head(target, "POST", urlsplit(target.request_url).path, wire.content_type(target.dialect))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -129,16 +129,21 @@ class Client:
             intended_s=intended_s,
             sent_s=self._clock(),
         )
+        await self.carry(ReplyReader(exchange, self.target.dialect, on_event))
+        return exchange
+
+    async def carry(self, reader: ReplyReader) -> None:
+        """Send the reader's request over a connection of the pool and return once its exchange has ended."""
+        exchange = reader.exchange
         try:
             connection = await self._acquire(exchange)
         except OSError as exc:
             exchange.fail(Failure.CONNECT, _reason(exc), self._clock())
-            return exchange
+            return
         try:
-            await connection.exchange(ReplyReader(exchange, self.target.dialect, on_event))
+            await connection.exchange(reader)
         finally:
             self._release(connection)
-        return exchange
 
     async def _acquire(self, exchange: Exchange) -> Connection:
         """An idle connection, else a new one, noted in the exchange.
@@ -234,18 +239,16 @@ async def _let_loop_read() -> None:
         await asyncio.sleep(0)
 
 
-def _request_head(target: Target) -> bytes:
-    """Every byte of a request up to the value of Content-Length."""
-    endpoint = urlsplit(target.base_url)
+def request_head(target: Target, method: str, path: str, content_type: str | None) -> bytes:
+    """Every byte of a request up to the value of Content-Length; all of it for one without a body."""
     lines = [
-        f"POST {endpoint.path}/chat/completions HTTP/1.1",
-        f"Host: {endpoint.netloc}",
+        f"{method} {path} HTTP/1.1",
+        f"Host: {urlsplit(target.base_url).netloc}",
         "User-Agent: ming-eval",
-        "Accept: text/event-stream, application/json",
+        "Accept: text/event-stream, application/json, */*;q=0.5",
         "Accept-Encoding: identity",
         *(f"{name}: {value}" for name, value in target.all_headers()),
-        "Content-Type: application/json",
-        "Content-Length: ",
+        *((f"Content-Type: {content_type}", "Content-Length: ") if content_type else ("", "")),
     ]
     return "\r\n".join(lines).encode("latin-1")
 

@@ -26,7 +26,8 @@ class Exchange:
     """Everything one request did; times are readings of the client's clock, in seconds.
 
     `connect_s` is there when a connection had to be opened for this request; set-up is never part of a latency.
-    `sample_rate_hz` is the rate of header-less PCM in the reply, None where nobody states it.
+    `sample_rate_hz` is the rate of header-less PCM in the reply, None where nobody states it. `uploaded_s` is when the
+    kernel had taken the last byte of the request, `request_sha256` the body's digest where it was found beforehand.
     """
 
     request: Request
@@ -44,6 +45,8 @@ class Exchange:
     reused_connection: bool = True
     retry_after_s: float | None = None
     sample_rate_hz: int | None = None
+    uploaded_s: float | None = None
+    request_sha256: str | None = None
 
     @property
     def num_request_bytes(self) -> int:

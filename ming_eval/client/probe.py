@@ -1,4 +1,4 @@
-"""What is asked of a server outside the measurement: health, model cards, version, metrics. Over aiohttp."""
+"""What is asked of a server outside the measurement: health, model cards, version, metrics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 import msgspec
 
+from ming_eval.client.page import fetch
 from ming_eval.client.wire import error_text
 from ming_eval.errors import TargetError
 from ming_eval.targets import Target
 
-_LIMITS = aiohttp.ClientTimeout(total=9.0, connect=5.0)
 _POLL_S = 0.1
 
 
@@ -121,28 +120,13 @@ async def wait_healthy(target: Target, *, timeout_s: float) -> None:
 
 
 async def _get(target: Target, url: str) -> tuple[int, bytes]:
-    return await _ask(target, "GET", url, None)
+    page = await fetch(target, "GET", url)
+    return page.status, page.body
 
 
 async def _post(target: Target, url: str, question: Mapping[str, Any]) -> tuple[int, bytes]:
-    return await _ask(target, "POST", url, question)
-
-
-async def _ask(target: Target, method: str, url: str, question: Mapping[str, Any] | None) -> tuple[int, bytes]:
-    headers = dict(target.all_headers())
-    try:
-        async with (
-            aiohttp.ClientSession(headers=headers, timeout=_LIMITS) as session,
-            session.request(method, url, json=question, allow_redirects=False) as response,
-        ):
-            return response.status, await response.read()
-    except aiohttp.ClientConnectorError as exc:
-        reason = "connection refused" if isinstance(exc.os_error, ConnectionRefusedError) else str(exc.os_error)
-        raise TargetError(f"cannot connect to {url}: {reason}; is the server up?") from exc
-    except TimeoutError as exc:
-        raise TargetError(f"no answer from {url} within {_LIMITS.total:g} s") from exc
-    except aiohttp.ClientError as exc:
-        raise TargetError(f"cannot read {url}: {exc}") from exc
+    page = await fetch(target, "POST", url, msgspec.json.encode(question))
+    return page.status, page.body
 
 
 def _json(body: bytes) -> Any:

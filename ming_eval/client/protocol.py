@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._now_s = 0.0
         self._usable = False
+        self._is_paused = False
         self.idle_since_s = clock()
         self.connect_s = 0.0  # set by who opened it
         self.is_stamped = False  # the kernel's receive stamps are read; set by who opened it
@@ -61,6 +62,8 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(self._longest_sleep_s(exchange), self._check_deadline)
         exchange.sent_s = self._clock()
         self._transport.write(exchange.request_bytes)
+        if not self._is_paused:  # the kernel has taken all of it
+            exchange.uploaded_s = self._clock()
         await self._finished
 
     def close(self) -> None:
@@ -79,7 +82,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        self._transport.set_write_buffer_limits(high=0)  # paused while a byte of a request is left, resumed after it
         self._usable = True
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        if self._reader is not None and self._reader.exchange.uploaded_s is None:
+            self._reader.exchange.uploaded_s = self._clock()
 
     def data_received(self, data: bytes) -> None:
         self._now_s = self._clock()

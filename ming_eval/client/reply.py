@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ming_eval.client import wire
 from ming_eval.client.exchange import Exchange
-from ming_eval.client.sse import EventSplitter
+from ming_eval.client.sse import EventSplitter, LineSplitter
 from ming_eval.targets import Dialect
 from ming_eval.types import Event, EventKind, Failure
 
@@ -37,7 +37,7 @@ class ReplyReader:
         self.exchange = exchange
         self._dialect = dialect
         self._on_event = on_event
-        self._splitter: EventSplitter | None = None
+        self._splitter: EventSplitter | LineSplitter | None = None
         self._is_done = False
         self._parts: list[bytes] = []  # the body, where it is not a stream
         self._num_part_bytes = 0
@@ -55,7 +55,9 @@ class ReplyReader:
         if coding != "identity":
             raise ReplyError(Failure.MALFORMED, f"the reply is {coding}-coded although only identity was accepted")
         content_type = headers.get("content-type", "")
-        if status < 300 and ("event-stream" in content_type or (self._streamed and "json" not in content_type)):
+        if status < 300 and "ndjson" in content_type:
+            self._splitter = LineSplitter()
+        elif status < 300 and ("event-stream" in content_type or (self._streamed and "json" not in content_type)):
             self._splitter = EventSplitter()
 
     def feed(self, body: bytes, now_s: float) -> None:
@@ -109,6 +111,8 @@ class ReplyReader:
             raise ReplyError(Failure.EMPTY, "the reply is complete and holds no output")
         if exchange.request.wants_audio and not exchange.has(EventKind.AUDIO):
             raise ReplyError(Failure.EMPTY, "speech was asked for and none came")
+        if reason is None and not self._dialect.says_finish:
+            return
         if reason is None and self._splitter is not None and not self._is_done:
             raise ReplyError(Failure.EARLY_EOF, "the stream ended without finish_reason and [DONE]")
         if reason is None:
@@ -128,7 +132,7 @@ class ReplyReader:
         if not self._parts:
             return
         try:
-            self._add(wire.decode_reply(b"".join(self._parts), now_s))
+            self._add(wire.decode_reply(b"".join(self._parts), now_s, self._dialect))
         except wire.WireError as exc:
             raise ReplyError(Failure.MALFORMED, f"malformed reply: {exc}") from exc
 

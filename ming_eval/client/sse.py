@@ -1,4 +1,4 @@
-"""Server-sent events: bytes in any split -> complete events (WHATWG HTML, "Server-sent events"); pure."""
+"""Bytes in any split -> complete events: server-sent (WHATWG HTML, "Server-sent events"), or lines of JSON; pure."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class EventSplitter:
             data = data.removeprefix(b"\n")
         self._skip_newline = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+class LineSplitter:
+    """As `EventSplitter`, for a body with one JSON value a line (NDJSON); a last line without newline is dropped."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
+        """The lines completed by `data`, each with an empty name."""
+        *lines, rest = data.split(b"\n")
+        if lines and self._pending:
+            lines[0] = b"".join((*self._pending, lines[0]))
+            self._pending.clear()
+        if rest:
+            self._pending.append(rest)
+        return [("", line) for line in map(bytes.strip, lines) if line]
 
 
 def _parse(block: bytes) -> tuple[str, bytes] | None:

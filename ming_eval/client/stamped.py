@@ -23,7 +23,8 @@ class StampedTransport(asyncio.Transport):
         self._stamps = stamps
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._unsent = b""
+        self._unsent = memoryview(b"")
+        self._is_waiting = False
         self._closing = False
         protocol.connection_made(self)
         self._loop.add_reader(sock, self._read)
@@ -33,10 +34,13 @@ class StampedTransport(asyncio.Transport):
         if self._closing:
             return
         if not self._unsent:
-            self._unsent = bytes(data)
+            self._unsent = memoryview(bytes(data))
             self._flush()
         else:
-            self._unsent += data
+            self._unsent = memoryview(bytes(self._unsent) + data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing to set: the protocol is always told when bytes are left, and when none are any more."""
 
     def is_closing(self) -> bool:
         """True once the connection is being dropped."""
@@ -74,10 +78,14 @@ class StampedTransport(asyncio.Transport):
             self._drop(exc)
             return
         self._unsent = self._unsent[num_sent:]
-        if self._unsent:
+        if self._unsent and not self._is_waiting:
+            self._is_waiting = True
             self._loop.add_writer(self._sock, self._flush)
-        else:
+            self._protocol.pause_writing()
+        elif not self._unsent and self._is_waiting:
+            self._is_waiting = False
             self._loop.remove_writer(self._sock)
+            self._protocol.resume_writing()
 
     def _drop(self, exc: OSError | None) -> None:
         if self._closing:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from ming_eval.client import generate
 from ming_eval.errors import DataError
 from ming_eval.targets import Dialect
-from ming_eval.types import Event, EventKind, Media, Message, Part, Request, Text, Usage
+from ming_eval.types import Event, EventKind, Media, Message, Part, Request, Text, TokenLogprob, Usage
 
 MAX_ERROR_CHARS = 500
 
@@ -38,12 +39,19 @@ class WireError(ValueError):
 # --- Request -> JSON ---------------------------------------------------------------------------------------------
 
 
+def content_type(dialect: Dialect) -> str:
+    """What `encode` gives."""
+    return generate.CONTENT_TYPE if dialect.api == "generate" else "application/json"
+
+
 def encode(request: Request, model: str | None, dialect: Dialect) -> bytes:
-    """The JSON body of one chat request.
+    """The body of one request: JSON, or the form of a dialect that takes one.
 
     Raises:
         DataError: a media part cannot be written in this dialect.
     """
+    if dialect.api == "generate":
+        return generate.encode_form(request)
     body: dict[str, Any] = {} if model is None else {"model": model}
     body["messages"] = [_message(message, dialect) for message in request.messages]
     body |= _sampling(request, dialect) | _output(request, dialect) | dict(request.extra)
@@ -85,6 +93,8 @@ def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
 def _part(part: Part, dialect: Dialect) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
+    if not dialect.takes_media:
+        raise DataError(f"{dialect.title}: an {part.kind} cannot be sent in a request")
     if part.kind == "audio" and dialect.audio_part == "input_audio":
         audio = {"data": b64encode(part.data).decode(), "format": _audio_format(part.mime)}
         return {"type": "input_audio", "input_audio": audio}
@@ -146,10 +156,26 @@ class _Delta(msgspec.Struct, gc=False):
     audio: _Audio | None = None
 
 
+class _Alternative(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+
+
+class _Scored(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+    top_logprobs: list[_Alternative] | None = None
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    content: list[_Scored] | None = None
+
+
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -172,6 +198,8 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     Raises:
         WireError: `data` is not a chunk.
     """
+    if dialect.api == "generate":
+        return _decode_generated(generate.decode_line, data, time_s)
     chunk = _decode(data)
     events: list[Event] = []
     for choice in chunk.choices or ():
@@ -179,22 +207,28 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
             if chunk.modality == "audio":  # vLLM-omni: the content is a WAV file in base64
                 choice.delta = _Delta(audio=_Audio(data=choice.delta.content))
             events += _delta_events(choice.delta, time_s, dialect.transcript_is_text)
+        if choice.logprobs is not None:
+            events += _logprob_events(choice.logprobs, time_s)
         if choice.finish_reason is not None:
             events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
     return _closed(chunk, events, time_s)
 
 
-def decode_reply(data: bytes, time_s: float) -> list[Event]:
+def decode_reply(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     """The events of a whole (not streamed) completion, all at `time_s`.
 
     Raises:
         WireError: `data` is not a completion.
     """
+    if dialect.api == "generate":
+        return _decode_generated(generate.decode_outputs, data, time_s)
     chunk = _decode(data)
     events: list[Event] = []
     for choice in chunk.choices or ():
         if choice.message is not None:
             events += _delta_events(choice.message, time_s, not choice.message.content)
+        if choice.logprobs is not None:
+            events += _logprob_events(choice.logprobs, time_s)
         if choice.finish_reason is not None:
             events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
     return _closed(chunk, events, time_s)
@@ -204,7 +238,21 @@ def _decode(data: bytes) -> _Chunk:
     try:
         return _DECODER.decode(data)
     except ValueError as exc:  # bad JSON, wrong types, bad UTF-8
-        raise WireError(f"{exc} in {shorten(data.decode('utf-8', 'replace'), 200)!r}") from exc
+        raise _unreadable(data, exc) from exc
+
+
+def _decode_generated(
+    decode: Callable[[bytes, float], tuple[list[Event], Any]], data: bytes, time_s: float
+) -> list[Event]:
+    try:
+        events, error = decode(data, time_s)
+    except ValueError as exc:
+        raise _unreadable(data, exc) from exc
+    return events if error is None else [Event(EventKind.ERROR, time_s, shorten(_message_text(error)))]
+
+
+def _unreadable(data: bytes, exc: ValueError) -> WireError:
+    return WireError(f"{exc} in {shorten(data.decode('utf-8', 'replace'), 200)!r}")
 
 
 def _delta_events(delta: _Delta, time_s: float, transcript_is_text: bool) -> list[Event]:
@@ -221,6 +269,16 @@ def _delta_events(delta: _Delta, time_s: float, transcript_is_text: bool) -> lis
     if not events and delta.role:
         events.append(Event(EventKind.ROLE, time_s, delta.role))
     return events
+
+
+def _logprob_events(logprobs: _Logprobs, time_s: float) -> list[Event]:
+    if not logprobs.content:
+        return []
+    scored = tuple(
+        TokenLogprob(each.token, each.logprob, tuple((other.token, other.logprob) for other in each.top_logprobs or ()))
+        for each in logprobs.content
+    )
+    return [Event(EventKind.LOGPROBS, time_s, logprobs=scored)]
 
 
 def _tool_texts(calls: list[_ToolCall]) -> Iterator[str]:

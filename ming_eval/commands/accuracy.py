@@ -28,6 +28,7 @@ from ming_eval.commands.common import (
     show,
     words,
 )
+from ming_eval.commands.config_option import ConfigOption, engine_args, from_config
 from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def accuracy(
     dialect: DialectOption = None,
     header: HeaderOption = None,
     api_key_env: ApiKeyOption = None,
+    config: ConfigOption = None,  # noqa: ARG001 - has done its work when the others are read
     out: OutOption = DEFAULT_OUT,
     json_path: JsonOption = None,
 ) -> None:
@@ -118,7 +120,8 @@ def accuracy(
         if list_suites:
             _show_suites(json_path)
             raise typer.Exit
-        named, engine_args = _split(suites or [], words(ctx))
+        typed_suites, typed_engine_args = _split(suites or [], words(ctx))
+        named = from_config(ctx, "suites", typed_suites)
         typed = {
             "suites": tuple(named),
             "protocol": protocol,
@@ -143,7 +146,7 @@ def accuracy(
             dialect=dialect,
             headers=header or [],
             key_variable=api_key_env,
-            engine_args=engine_args,
+            engine_args=engine_args(ctx, typed_engine_args),
         )
         if resume is None:
             finished = _start(ctx, typed, servers, out)

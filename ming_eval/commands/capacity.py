@@ -49,7 +49,12 @@ def choose_extras(
         raise UsageError("--search finds the capacity of one server: name one --backend")
     if plan.shape not in (Shape.CLOSED, Shape.WAVES):
         raise UsageError("--search goes along requests in flight: leave out --rate, --trace and --arrivals")
-    return Extras(parse_search(search, plan.concurrencies, plan.max_error_rate), cost)
+    if len(plan.tasks) > 1:
+        raise UsageError("--search finds the capacity for one task: name one with --task")
+    wanted = parse_search(search, plan.concurrencies, plan.max_error_rate)
+    if not plan.slos and any(limit.figure == "goodput" for limit in wanted.limits):
+        raise UsageError("--search 'goodput>...' needs limits for single requests: give --slo")
+    return Extras(wanted, cost)
 
 
 async def measure_search(

@@ -29,6 +29,7 @@ from ming_eval.commands.common import (
     show,
     words,
 )
+from ming_eval.commands.config_option import ConfigOption, engine_args
 
 if TYPE_CHECKING:
     from ming_eval.commands.coverage_run import FinishedCoverage
@@ -77,6 +78,7 @@ def coverage(
     dialect: DialectOption = None,
     header: HeaderOption = None,
     api_key_env: ApiKeyOption = None,
+    config: ConfigOption = None,  # noqa: ARG001 - has done its work when the others are read
     out: OutOption = DEFAULT_OUT,
     json_path: JsonOption = None,
 ) -> None:
@@ -93,7 +95,7 @@ def coverage(
             dialect=dialect,
             headers=header or [],
             key_variable=api_key_env,
-            engine_args=ctx.args,
+            engine_args=engine_args(ctx, ctx.args),
         )
         finished = _run(words(ctx), servers, out, plan, cases)
         show(_text(finished), finished.summary, json_path)

@@ -3,71 +3,93 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from ming_eval.client import wire
+from ming_eval.commands.duration import Experience, find_experience
 from ming_eval.errors import UsageError
 from ming_eval.load.lengths import Lengths, parse_lengths
-from ming_eval.load.plan import Level, LoadPlan, Shape
-from ming_eval.load.synthetic import LengthSource, Vocabulary
+from ming_eval.load.plan import OPEN_SHAPES, Level, LoadPlan, Shape
+from ming_eval.load.synthetic import guessed_vocabulary
 from ming_eval.load.workload import load_prompts, plan_points
-from ming_eval.report.grid import MISSING, Grid, number
+from ming_eval.report.grid import Grid, number
 from ming_eval.targets import Target, find_dialect
 
-_GUESSED_TOKENS_PER_WORD = 1.3
 
+def dry_run_text(plan: LoadPlan, targets: Sequence[Target], out: Path) -> str:
+    """Points, requests, tokens and time of a plan, and its first request.
 
-def dry_run_text(plan: LoadPlan, targets: Sequence[Target]) -> str:
-    """Points, requests, tokens and time of a plan, and its first request; times only where the plan fixes them.
+    Times are there where the plan fixes them, or where a run of the same server in `out` lets them be guessed.
 
     Raises:
         UsageError: the plan has no point.
     """
     header = ["load", "warm-up", "requests", "output tokens", "s"]
-    rows = [_row(level, plan) for level in plan.ordered_levels()]
+    experience = find_experience(out, targets)
+    rows = [_row(level, plan, experience) for level in plan.ordered_levels()]
     num_backends = max(1, len(targets))
-    total = sum(plan.num_requests(level) + plan.num_warmup(level) for level in plan.levels()) * num_backends
+    once = sum(plan.num_requests(level) + plan.num_warmup(level) for level in plan.levels())
+    total = once * num_backends * plan.repeats
     lines = [
         Grid(header, rows).text(),
-        f"{total} requests to {num_backends} backend{'s' if num_backends > 1 else ''}, warm-up included."
+        f"{total} requests to {num_backends} backend{'s' if num_backends > 1 else ''}"
+        + (f" in {plan.repeats} passes" if plan.repeats > 1 else "")
+        + ", warm-up included."
         + ("" if plan.is_counted else " Another rule may end a point earlier.")
-        + " The time of a closed loop is up to the server.",
+        + _about_time(plan, experience),
         "",
         _first_request(plan, targets),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(level: Level, plan: LoadPlan) -> list[str]:
+def _about_time(plan: LoadPlan, experience: Experience | None) -> str:
+    if plan.shape in OPEN_SHAPES or plan.duration_s is not None:
+        return ""
+    if experience is None:
+        return " The time of a closed loop is up to the server."
+    return f" Times are guessed from {experience.run}, a pass, without warm-up."
+
+
+def _row(level: Level, plan: LoadPlan, experience: Experience | None) -> list[str]:
     count, lengths = plan.num_requests(level), _lengths(plan)
-    tokens = f"{count * (lengths.low + lengths.high) / 2:.0f}"
-    return [level.title, str(plan.num_warmup(level)), str(count), tokens, _seconds(level, plan)]
+    mean = (lengths.low + lengths.high) / 2
+    seconds = _seconds(level, plan)
+    if seconds is None and experience is not None and plan.shape is not Shape.TRACE:
+        seconds = experience.seconds(level, count, mean)
+    return [level.title, str(plan.num_warmup(level)), str(count), f"{count * mean:.0f}", number(seconds)]
 
 
 def _lengths(plan: LoadPlan) -> Lengths:
     return parse_lengths(plan.output_tokens or str(plan.max_tokens), "--output-tokens")
 
 
-def _seconds(level: Level, plan: LoadPlan) -> str:
+def _seconds(level: Level, plan: LoadPlan) -> float | None:
     """How long requests are sent; answers come on top."""
     limits = [plan.duration_s] if plan.duration_s is not None else []
     if level.rate_per_s is not None and plan.shape is not Shape.RAMP:
         limits.append(math.ceil(plan.num_requests(level) / level.rate_per_s))
-    return number(min(limits)) if limits else MISSING
+    return min(limits, default=None)
 
 
 def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
     vocabulary = None
     prompts = load_prompts(plan.prompts)
     if plan.input_tokens is not None:  # the real one is measured at the server
-        words = sorted({word for prompt in prompts for word in prompt.text.lower().split() if word.isalpha()})
-        vocabulary = Vocabulary(words, _GUESSED_TOKENS_PER_WORD, LengthSource.ESTIMATE)
+        vocabulary = guessed_vocabulary(prompt.text for prompt in prompts)
     point = next(plan_points(plan, prompts, vocabulary), None)
     if point is None:
         raise UsageError("the plan has no point")
     target = targets[0] if targets else None
     request = point.measured[0]
     body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
-    where = f"{target.base_url}/chat/completions" if target else "the bundled engine"
+    where = target.request_url if target else "the bundled engine"
     model = "" if target and target.model else " (the model is asked of the server)"
-    return f"{request.id}, to {where}{model}:\n{body.decode()}"
+    return f"{request.id}, to {where}{model}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
+
+
+def _without_files(body: str) -> str:
+    """`body` with the middle of encoded files left out."""
+    return re.sub(r"([A-Za-z0-9+/]{24})[A-Za-z0-9+/]{200,}={0,2}", r"\1...", body)

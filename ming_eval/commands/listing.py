@@ -27,16 +27,18 @@ class What(StrEnum):
 
     PROFILES = "profiles"
     PROMPTS = "prompts"
+    DATASETS = "datasets"
     DIALECTS = "dialects"
 
 
 def list_names(
     what: Annotated[
-        str | None, typer.Argument(metavar="[profiles|prompts|dialects]", help="Which of them; all when left out.")
+        str | None,
+        typer.Argument(metavar="[profiles|prompts|datasets|dialects]", help="Which of them; all when left out."),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """List profiles, prompt sets and dialects."""
+    """List profiles, prompt sets, data sets and dialects."""
     with exit_on_error():
         tables = {kind.value: _table(kind) for kind in ([_chosen(what)] if what else What)}
         text = "\n".join(f"{name}\n{table.text()}" for name, table in tables.items())
@@ -55,6 +57,8 @@ def _table(kind: What) -> Grid:
             return _profiles()
         case What.PROMPTS:
             return _prompts()
+        case What.DATASETS:
+            return _datasets()
         case What.DIALECTS:
             return _dialects()
 
@@ -73,6 +77,17 @@ def _prompts() -> Grid:
 
     rows = [[name, str(len(load_prompts(name))), about] for name, (_, about) in PROMPT_SETS.items()]
     return Grid(["name", "prompts", "what is in it"], rows, num_labels=3)
+
+
+def _datasets() -> Grid:
+    from ming_eval.load.datasets import NAMED_SETS
+    from ming_eval.report.grid import Grid
+
+    rows = [
+        [each.name, each.task.value, each.title, each.hub.repo if each.hub else "a folder only", each.layout]
+        for each in NAMED_SETS.values()
+    ]
+    return Grid(["name", "task", "what it is", "hub", "files below --dataset-dir"], rows, num_labels=5)
 
 
 def _dialects() -> Grid:

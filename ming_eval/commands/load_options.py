@@ -96,11 +96,26 @@ OutputTokensOption = Annotated[
 TokenizerOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A tokenizer.json that counts where the server has no /tokenize.")
 ]
+ExtraBodyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON", help="""Fields for the body of every request: '{"top_k": 1}'; they win over the usual ones."""
+    ),
+]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|ray",
+        help="Processes that share the load, where one core is too little: 4; on the hosts of a Ray cluster: "
+        "ray://HOST:10001, 8@ray://HOST:10001, or ray for the one that this host is in.",
+    ),
+]
 SearchOption = Annotated[
     str | None,
     typer.Option(
         metavar="LIMITS",
-        help="Find the highest load that meets limits such as 'ttft_ms.p99<500 and tpot_ms.p95<50', "
+        help="Find the highest load that meets limits such as 'ttft_ms.p99<500 and tpot_ms.p95<50', 'rtf.p95<0.8' or "
+        "'goodput>0.95' (of --slo), "
         "between the ends of --concurrency.",
     ),
 ]

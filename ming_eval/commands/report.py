@@ -162,22 +162,30 @@ def _with_records(run: StoredRun, summary: Summary) -> SweepRun:
     from ming_eval.report.overlay import SweepRun
     from ming_eval.run_folder import read_records
 
-    return SweepRun(run.manifest, summary, read_records(run.folder))
+    return SweepRun(run.manifest, summary, read_records(run.folder), run.folder)
 
 
 def _comparison(sweeps: Sequence[SweepRun]) -> list[Section]:
-    """A section where there are several systems; why they do not compare, where they do not."""
-    from ming_eval.compare.comparison import compare_all
+    """A section where there are several systems; of those that do not compare with the first one, why."""
+    from ming_eval.compare.comparison import compare
     from ming_eval.compare.page import comparison_section
     from ming_eval.compare.system import load_all
     from ming_eval.report.html import Section, warning
 
     if sum(len(run.summary.backends) for run in sweeps) < 2:
         return []
+    found, refusals = [], ""
     try:
-        return [comparison_section(compare_all(load_all([(run.manifest, run.records) for run in sweeps])))]
+        first, *others = load_all([(run.manifest, run.records) for run in sweeps])
     except MingEvalError as exc:
         return [Section("comparison", "Comparison", warning(f"None: {exc}"))]
+    for other in others:
+        try:
+            found.append(compare(first, other))
+        except MingEvalError as exc:
+            refusals += warning(f"None of {other.label}: {exc}")
+    body = comparison_section(found).body if found else ""
+    return [Section("comparison", "Comparison", refusals + body)]
 
 
 def _write_plots(sweeps: Sequence[SweepRun], folder: Path) -> None:

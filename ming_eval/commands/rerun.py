@@ -35,6 +35,7 @@ def rerun(
         from ming_eval.commands.resume import stored_servers
         from ming_eval.commands.session import Job
         from ming_eval.commands.sweep import run_and_describe
+        from ming_eval.load.conversations import History
         from ming_eval.load.repeat import compare_requests
         from ming_eval.load.summary import read_plan
         from ming_eval.run_folder import find_run, read_records
@@ -45,6 +46,8 @@ def rerun(
         servers = stored_servers(manifest, header or [], api_key_env)
         job = Job("sweep", manifest.command, servers, out, plan.seed, manifest.settings, note=manifest.note)
         finished, text = run_and_describe(job, plan)
-        repeated = compare_requests(read_records(stored), read_records(finished.folder))
+        repeated = compare_requests(
+            read_records(stored), read_records(finished.folder), hold_replies=plan.history is History.REPLIES
+        )
         show(f"{repeated}\n\n{text}", finished.summary, json_path)
     raise typer.Exit(finished.summary.verdict.exit_code or int(not repeated.is_exact))

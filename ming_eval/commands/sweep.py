@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ming_eval.commands import load_options
+from ming_eval.commands import load_options, workload_options
 from ming_eval.commands.backends import (
     ApiKeyOption,
     BackendOption,
@@ -30,7 +30,7 @@ from ming_eval.commands.common import (
     show,
     words,
 )
-from ming_eval.commands.config_option import ConfigOption
+from ming_eval.commands.config_option import ConfigOption, engine_args
 from ming_eval.commands.resume import resumed_job
 
 if TYPE_CHECKING:
@@ -60,8 +60,16 @@ Examples:
       and the share of requests with a first output within 500 ms
   ming-eval sweep --concurrency 1..256 --search "ttft_ms.p99<500 and tpot_ms.p95<50"
       the highest load that meets both limits
-  ming-eval sweep --config nightly.toml --seed 7
-      options from a TOML file (max-tokens = 128), the seed from here
+  ming-eval sweep --task I2T,T2S --concurrency 1..8 --image-size 896
+      pictures in, speech out: points of each, media made for every request
+  ming-eval sweep --dataset food101 --dataset-dir ~/data/food-101
+      photographs of a published set instead
+  ming-eval sweep --turns 4 --think-time 2 --concurrency 8
+      conversations of four turns
+  ming-eval sweep --repeats 5 --concurrency 8
+      five passes, with intervals over them
+  ming-eval sweep --config nightly.yaml --seed 7
+      options from a YAML or TOML file (max-tokens: 128), the seed from here
   ming-eval sweep --resume 20260615T101500Z-sweep-a
       finish a run that was cut short
 """
@@ -99,6 +107,19 @@ def sweep(
     input_tokens: load_options.InputTokensOption = None,
     output_tokens: load_options.OutputTokensOption = None,
     tokenizer: load_options.TokenizerOption = None,
+    task: workload_options.TaskOption = None,
+    dataset: workload_options.DatasetOption = None,
+    dataset_dir: workload_options.DatasetDirOption = None,
+    files: workload_options.FilesOption = 1,
+    image_size: workload_options.ImageSizeOption = "448",
+    audio_seconds: workload_options.AudioSecondsOption = 4.0,
+    video_seconds: workload_options.VideoSecondsOption = 2.0,
+    video_size: workload_options.VideoSizeOption = "320x240",
+    turns: workload_options.TurnsOption = None,
+    think_time: workload_options.ThinkTimeOption = 0.0,
+    history: workload_options.HistoryOption = None,
+    repeats: workload_options.RepeatsOption = 1,
+    logprobs: workload_options.LogprobsOption = None,
     duration: load_options.DurationOption = None,
     until: load_options.UntilOption = None,
     stop_error_rate: load_options.StopErrorRateOption = None,
@@ -107,6 +128,8 @@ def sweep(
     rest: load_options.RestOption = 0.0,
     outage_limit: load_options.OutageLimitOption = 30.0,
     nonce: load_options.NonceOption = True,
+    extra_body: load_options.ExtraBodyOption = None,
+    workers: load_options.WorkersOption = "1",
     slo: load_options.SloOption = None,
     max_error_rate: MaxErrorRateOption = 0.05,
     timeout: TimeoutOption = None,
@@ -129,6 +152,7 @@ def sweep(
             job, plan = resumed_job(ctx, resume, out=out, headers=header or [], key_variable=api_key_env)
             _finish(_run(job, plan), json_path)
         from ming_eval.commands.capacity import choose_extras
+        from ming_eval.load.conversations import History
         from ming_eval.load.plan import Order, Shape
         from ming_eval.load.profiles import find_profile, override, plan_load
         from ming_eval.load.shaping import ShapeOptions, choose, shape_load
@@ -159,6 +183,17 @@ def sweep(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             tokenizer=tokenizer,
+            extra_body=extra_body,
+            workers=workers,
+            tasks=task,
+            dataset=dataset,
+            dataset_dir=dataset_dir,
+            media=workload_options.media_shape(files, image_size, audio_seconds, video_seconds, video_size),
+            turns=turns,
+            think_s=think_time,
+            history=choose(History, "--history", history),
+            repeats=repeats,
+            logprobs=logprobs,
         )
         base = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
         plan = shape_load(base, options)
@@ -168,12 +203,12 @@ def sweep(
             dialect=dialect,
             headers=header or [],
             key_variable=api_key_env,
-            engine_args=ctx.args,
+            engine_args=engine_args(ctx, ctx.args),
         )
         if dry_run:
             from ming_eval.commands.dry_run import dry_run_text
 
-            typer.echo(dry_run_text(plan, servers.targets), nl=False)
+            typer.echo(dry_run_text(plan, servers.targets, out), nl=False)
             raise typer.Exit
         extras = choose_extras(plan, len(servers.targets), search, gpus, price_per_hour)
         _finish(_run(_job(words(ctx), servers, out, plan, note), plan, extras), json_path)

@@ -10,15 +10,18 @@ from pathlib import Path
 from ming_eval.commands.capacity import Extras, Findings, find_out, measure_search
 from ming_eval.commands.session import Job, run_job, write_reports
 from ming_eval.commands.side_by_side import SideBySide, side_by_side
+from ming_eval.load.crew import Crew
 from ming_eval.load.host import make_room, warn_if_busy
 from ming_eval.load.kept import Kept
+from ming_eval.load.links import check_links, find_links
 from ming_eval.load.plan import LoadPlan
 from ming_eval.load.summary import INTERRUPTED, summarise_run
 from ming_eval.load.sweep import Sweep
+from ming_eval.load.workload import prepare_sources
 from ming_eval.report.markdown import sweep_markdown
 from ming_eval.report.progress import Progress
 from ming_eval.results import Summary, Verdict
-from ming_eval.run_folder import REQUESTS_FILE, RequestLog, drop_cut_lines, read_phases, read_records
+from ming_eval.run_folder import RequestLog, drop_cut_lines, has_records, merge_workers
 from ming_eval.targets import Target
 
 NO_EXTRAS = Extras()
@@ -43,6 +46,9 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
         DataError: results cannot be written.
     """
     make_room(plan)
+    check_links(plan)
+    for line in prepare_sources(plan):
+        progress.say(line)
     kept = Kept() if job.resume is None else _left_by_another(job.resume)
     limit: Verdict | None = None
 
@@ -51,7 +57,10 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
         warn_if_busy(progress.say)
 
         async def sweep(plan: LoadPlan) -> None:
-            await Sweep(plan, targets, log, progress, kept, zero_s).run()
+            if plan.is_shared:
+                await Crew(plan, targets, log, progress, kept, zero_s, find_links(plan)).run()
+            else:
+                await Sweep(plan, targets, log, progress, kept, zero_s).run()
 
         try:
             async with asyncio.timeout(plan.max_time_s):
@@ -78,7 +87,7 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
 
 def _left_by_another(folder: Path) -> Kept:
     """What a process that did not get to its end has written."""
-    if not (folder / REQUESTS_FILE).exists():
-        return Kept()
-    drop_cut_lines(folder)
-    return Kept(list(read_records(folder)), list(read_phases(folder)))
+    if has_records(folder):
+        drop_cut_lines(folder)
+        merge_workers(folder)
+    return Kept.stored(folder)

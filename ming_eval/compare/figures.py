@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -15,7 +15,19 @@ from ming_eval.metrics import latency, stats
 from ming_eval.types import RequestRecord
 
 THROUGHPUT = "output_tokens_per_s"
-IN_TABLE = (THROUGHPUT, "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.mean", "itl_ms.p99", "e2e_ms.p50", "e2e_ms.p99")
+IN_TABLE = (
+    THROUGHPUT,
+    "ttft_ms.p50",
+    "ttft_ms.p99",
+    "tpot_ms.mean",
+    "itl_ms.p99",
+    "e2e_ms.p50",
+    "e2e_ms.p99",
+    "ttfa_ms.p50",  # from here on of speech only: where there is none, they are in no table and in no correction
+    "ttfa_ms.p99",
+    "rtf.mean",
+    "rtf.p99",
+)
 
 Samples = Callable[[RequestRecord], Sequence[float]]
 Draw = Callable[[int], Draws]  # number of requests -> resamples of them
@@ -33,7 +45,10 @@ LATENCIES: Mapping[str, Samples] = {
     "e2e_ms": _single(latency.e2e_s),
     "itl_ms": latency.itl_samples_s,
     "icl_ms": latency.icl_samples_s,
+    "upload_ms": _single(lambda record: record.upload_s if record.ok else None),
+    "rtf": _single(stats.rtf),
 }
+_FACTORS = frozenset({"rtf"})  # without a unit; all others are measured in seconds
 STATISTICS: Mapping[str, float | None] = {"mean": None, "p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -82,7 +97,8 @@ def measure(name: str, pairs: Pairs, draw: Draw) -> Measured | None:
     firsts, seconds = [a for a, _ in both], [b for _, b in both]
     share = STATISTICS[statistic]
     found = _means(firsts, seconds, draw) if share is None else _quantiles(firsts, seconds, share, draw)
-    return Measured(1000 * found.first, 1000 * found.second, found.ratio)
+    scale = 1 if latency_name in _FACTORS else 1000
+    return Measured(scale * found.first, scale * found.second, found.ratio)
 
 
 def _means(firsts: Sequence[Sequence[float]], seconds: Sequence[Sequence[float]], draw: Draw) -> Measured:
@@ -128,11 +144,18 @@ def _work(records: Sequence[RequestRecord]) -> tuple[Array, Array]:
     have run out of work, is in neither system's figure. In an open loop it is the time since the completion before.
     """
     if any(record.intended_s is not None for record in records):
-        records = sorted(records, key=lambda record: record.done_s)
-        start_s = min(latency.t0_s(record) for record in records)
-        times = [after - before for before, after in pairwise([start_s, *(record.done_s for record in records)])]
+        records = sorted(records, key=lambda record: (record.repeat, record.done_s))
+        times = [
+            time_s for _, each in groupby(records, key=lambda record: record.repeat) for time_s in _gaps(list(each))
+        ]
     else:
         num_slots = min(records[0].concurrency, len(records))
         times = [(record.done_s - record.sent_s) / num_slots for record in records]
     tokens = [float(record.num_output_tokens or 0) if record.ok else 0.0 for record in records]
     return np.array(tokens), np.array(times)
+
+
+def _gaps(records: Sequence[RequestRecord]) -> list[float]:
+    """Seconds between completions in one pass over the points, from the first request that was due."""
+    start_s = min(latency.t0_s(record) for record in records)
+    return [after - before for before, after in pairwise([start_s, *(record.done_s for record in records)])]

@@ -29,6 +29,9 @@ _HARMLESS = frozenset(
         "outage_limit_s",
         "max_time_s",
         "slos",
+        "tasks",  # points of different tasks never meet
+        "repeats",
+        "dataset_dir",  # the digests of the requests tell whether the same lies there
     }
 )
 
@@ -73,18 +76,28 @@ def check_alike(first: System, second: System, found: Sequence[Difference], *, f
 
 
 def _settings(first: System, second: System) -> Iterator[Difference]:
+    """Of settings that both runs know: one of them may be older than an option."""
     a, b = first.manifest.settings, second.manifest.settings
-    for name in dict.fromkeys([*a, *b]):
-        if a.get(name) != b.get(name):
+    for name in a:
+        if name in b and a[name] != b[name]:
             yield Difference(name, str(a.get(name)), str(b.get(name)), forbids=name not in _HARMLESS)
 
 
 def _bodies(first: System, second: System, pairs: Sequence[Pairs]) -> Iterator[Difference]:
-    """Request bytes by their digests; servers of another model or dialect are rightly asked in other words."""
+    """Request bytes by their digests; servers of another model or dialect are rightly asked in other words.
+
+    So are later turns of a conversation that holds what the server itself has said.
+    """
     a, b = first.backend, second.backend
     if (a.model, a.dialect) != (b.model, b.dialect):
         return
-    asked = [pair for each in pairs for pair in zip(each.first, each.second, strict=True)]
+    holds_replies = first.manifest.settings.get("history", "replies") == "replies"
+    asked = [
+        pair
+        for each in pairs
+        for pair in zip(each.first, each.second, strict=True)
+        if not (holds_replies and (pair[0].turn or 1) > 1)
+    ]
     known = [(x.request_sha256, y.request_sha256) for x, y in asked if x.request_sha256 and y.request_sha256]
     if num_other := sum(x != y for x, y in known):
         yield Difference("request bodies", f"{len(known)} requests", f"{num_other} with other bytes", forbids=True)

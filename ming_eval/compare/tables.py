@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from ming_eval.compare.agreement import Agreement
+from ming_eval.compare.agreement import Agreement, Parting
 from ming_eval.compare.comparison import Comparison, FailureComparison, FigureComparison, PointComparison, Verdict
 from ming_eval.compare.resampling import Effect
 from ming_eval.report.grid import MISSING, Grid, number, percent
@@ -37,15 +37,26 @@ def _agreement_text(agreement: Agreement) -> str:
     lines = [f"Answers of {second} against those of {first}", "", _agreement_grid(agreement).text().rstrip()]
     for point in agreement.points:
         lines += [
-            f"- {point.load} {each.id}: after {each.words} words {each.first!r} became {each.second!r}"
+            f"- {point.load} {each.id}: after {each.words} words {each.first!r} became {each.second!r}{_close(each)}"
             for each in point.partings
         ]
     lines += [f"- unlike: {difference}" for difference in agreement.differences]
     return "\n".join(lines) + "\n"
 
 
+def _close(parting: Parting) -> str:
+    """How close a call the first differing token was."""
+    if parting.token is None:
+        return ""
+    gaps = f", gap {number(parting.first_gap)} / {number(parting.second_gap)}"
+    return f" (token {parting.token}{gaps if parting.first_gap or parting.second_gap else ''})"
+
+
 def _agreement_grid(agreement: Agreement) -> Grid:
     header = ["load", "answers", "identical", "share", "95 % interval", "words before parting (median)"]
+    has_logprobs = any(point.tokens or point.median_tokens is not None for point in agreement.points)
+    if has_logprobs:
+        header += ["tokens before parting (median)", "gap there (median)", "difference of log p before"]
     rows = [
         [
             point.load,
@@ -54,10 +65,20 @@ def _agreement_grid(agreement: Agreement) -> Grid:
             percent(point.share),
             f"{percent(point.interval.low)} to {percent(point.interval.high)}",
             number(point.median_words),
+            *(
+                [number(point.median_tokens), number(point.median_gap), _small(point.logprob_difference)]
+                if has_logprobs
+                else []
+            ),
         ]
         for point in agreement.points
     ]
     return Grid(header, rows)
+
+
+def _small(value: float | None) -> str:
+    """A difference that may be that of rounding alone."""
+    return MISSING if value is None else f"{value:.2g}"
 
 
 def headline(comparison: Comparison) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ming_eval.coverage.cases import Case, MediaFile
-from ming_eval.coverage.judge import judge, media_tokens
+from ming_eval.coverage.judge import Status, judge, media_tokens
 from ming_eval.coverage.speech import speech_of
 from ming_eval.metrics import latency
 from ming_eval.results import CoverageCase, InputFile
@@ -56,6 +56,35 @@ def case_result(case: Case, reply: Reply, control: RequestRecord | None, audio_f
         audio_s=speech.audio_s,
         sample_rate_hz=speech.sample_rate_hz,
         audio_file=audio_file,
+    )
+
+
+def unsent_case(case: Case, backend: str, reason: str) -> CoverageCase:
+    """A case that cannot be written in the dialect of its server: unsupported, and nothing was sent."""
+    return CoverageCase(
+        backend=backend,
+        modality=case.task.value,
+        id=case.id,
+        status=Status.UNSUPPORTED.value,
+        reason=reason,
+        prompt=case.prompt,
+        inputs=tuple(_input(file) for file in case.media),
+        failure=None,
+        http_status=None,
+        finish_reason=None,
+        ttft_ms=None,
+        tpot_ms=None,
+        e2e_ms=None,
+        output_tokens=None,
+        token_source=None,
+        output_tokens_per_s=None,
+        prompt_tokens=None,
+        cached_tokens=None,
+        control_prompt_tokens=None,
+        media_tokens=None,
+        output="",
+        mentions=case.mentions,
+        mentioned=(),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Protocol
 from ming_eval.client.client import Client
 from ming_eval.client.exchange import Timeouts
 from ming_eval.client.garbage import frozen_garbage
-from ming_eval.coverage.case_result import case_result
+from ming_eval.coverage.case_result import case_result, unsent_case
 from ming_eval.coverage.cases import Case, CaseSet
 from ming_eval.coverage.plan import CoveragePlan
+from ming_eval.errors import DataError
 from ming_eval.metrics.latency import make_record, reply_of
 from ming_eval.results import CoverageCase
 from ming_eval.run_folder import RequestLog
@@ -70,10 +71,14 @@ class Coverage:
 
     async def _run_task(self, client: Client, task: Task) -> None:
         warmup = self._cases.warmups[task]
-        self._observer.case_started(client.target.name, warmup.id)
-        await self._send(client, warmup.request(), warmup=True)
+        if _cannot_write(client, warmup) is None:
+            self._observer.case_started(client.target.name, warmup.id)
+            await self._send(client, warmup.request(), warmup=True)
         for case in self._cases.of(task):
-            await self._run_case(client, case)
+            if (reason := _cannot_write(client, case)) is None:
+                await self._run_case(client, case)
+            else:
+                self._end_case(unsent_case(case, client.target.name, reason))
 
     async def _run_case(self, client: Client, case: Case) -> None:
         self._observer.case_started(client.target.name, case.id)
@@ -83,7 +88,9 @@ class Coverage:
         reply = await self._send(client, request, warmup=False)
         control = await self._control(client, case)
         saved = self._log.save_audio(reply) if reply.audio else None
-        result = case_result(case, reply, control, saved)
+        self._end_case(case_result(case, reply, control, saved))
+
+    def _end_case(self, result: CoverageCase) -> None:
         self._results.append(result)
         self._observer.case_ended(result)
 
@@ -99,3 +106,12 @@ class Coverage:
         record = make_record(exchange, index=self._num_sent, concurrency=1, warmup=warmup, zero_s=self._zero_s, slot=0)
         self._num_sent += 1
         return self._log.add(reply_of(exchange, record))
+
+
+def _cannot_write(client: Client, case: Case) -> str | None:
+    """Why a case has no form in the server's dialect; None where it has."""
+    try:
+        client.prepare(case.request())
+    except DataError as exc:
+        return str(exc)
+    return None

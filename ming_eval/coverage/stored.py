@@ -11,7 +11,7 @@ from ming_eval.errors import DataError
 from ming_eval.manifest import Manifest
 from ming_eval.results import CoverageCase
 from ming_eval.run_folder import SavedReply, audio_file, read_records, read_replies
-from ming_eval.types import Reply, RequestRecord
+from ming_eval.types import Reply, RequestRecord, Task
 
 
 def stored_results(folder: Path, manifest: Manifest, cases: CaseSet) -> list[CoverageCase]:
@@ -24,7 +24,12 @@ def stored_results(folder: Path, manifest: Manifest, cases: CaseSet) -> list[Cov
     if version != cases.version:
         raise DataError(f"{folder} ran version {version} of the cases, this is version {cases.version}: run it again")
     records = {(record.backend, record.id): record for record in read_records(folder)}
-    saved = {backend.name: read_replies(folder, backend.name, 1) for backend in manifest.backends}
+    saved = {
+        backend.name: {
+            name: reply for task in Task for name, reply in read_replies(folder, backend.name, 1, task=task).items()
+        }
+        for backend in manifest.backends
+    }
     by_id = {case.id: case for case in cases.cases}
     found = []
     for (backend, request_id), record in records.items():

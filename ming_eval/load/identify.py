@@ -11,11 +11,12 @@ from ming_eval.errors import TargetError
 from ming_eval.results import Backend
 from ming_eval.targets import DIALECTS, Target
 
-_DIALECT_OF_OWNER = {
+DIALECT_OF_OWNER = {
     "ming-eval": "ming",
     "vllm": "vllm",
     "sglang": "sglang",
     "llamacpp": "llamacpp",
+    "mstar": "mstar",
 }  # `owned_by` of the model card
 
 
@@ -31,7 +32,7 @@ async def identify(
     card = _pick(target, cards, warn)
     version = await probe.fetch_version(target)
     owner = card.get("owned_by") if card else None
-    dialect = DIALECTS[_DIALECT_OF_OWNER.get(str(owner), target.dialect.name)] if guess_dialect else target.dialect
+    dialect = DIALECTS[DIALECT_OF_OWNER.get(str(owner), target.dialect.name)] if guess_dialect else target.dialect
     settled = replace(target, model=target.model or (str(card["id"]) if card else None), dialect=dialect)
     return settled, Backend(
         name=target.name,
@@ -49,7 +50,7 @@ async def _model_cards(target: Target) -> list[dict[str, Any]]:
     try:
         return await probe.fetch_models(target)
     except TargetError:
-        if target.model is None:
+        if target.model is None and target.dialect.names_model:
             raise
         return []  # not every server lists its models; one that is not there fails at the next question
 
@@ -57,6 +58,8 @@ async def _model_cards(target: Target) -> list[dict[str, Any]]:
 def _pick(target: Target, cards: list[dict[str, Any]], warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The card of the model to measure: the one asked for, else the first."""
     if target.model is None:
+        if not cards and not target.dialect.names_model:
+            return None
         if not cards:
             raise TargetError(f"{target.name} lists no model: name one with --model")
         return cards[0]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ming_eval.errors import UsageError
-from ming_eval.types import RequestRecord
+from ming_eval.load.conversations import History, Layout, lay_out
+from ming_eval.load.lengths import parse_lengths
+from ming_eval.load.media import MediaShape
+from ming_eval.types import Phase, RequestRecord, Task
 
 MAX_CONCURRENCY = 65_536  # more connections than one address has ports
 MAX_RATE_PER_S = 100_000.0
@@ -44,23 +48,26 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The load of one point: requests in flight, and for an open loop the rate at which they come.
+    """The load of one point: requests in flight, and for an open loop the rate at which they come; and of what kind.
 
     In an open loop `concurrency` is only the most that may be in flight.
     """
 
     concurrency: int
     rate_per_s: float | None = None
+    task: Task = Task.T2T
 
     @property
     def label(self) -> str:
-        """`c8` for 8 in flight, `r2.5` for 2.5 per second; in ids and file names."""
-        return f"c{self.concurrency}" if self.rate_per_s is None else f"r{self.rate_per_s:g}"
+        """`c8` for 8 in flight, `r2.5` for 2.5 per second, `i2t-c8` where it is not text to text; in ids."""
+        load = f"c{self.concurrency}" if self.rate_per_s is None else f"r{self.rate_per_s:g}"
+        return load if self.task is Task.T2T else f"{self.task.value.lower()}-{load}"
 
     @property
     def title(self) -> str:
-        """For people: `c=8`, `2.5/s`."""
-        return f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
+        """For people: `c=8`, `2.5/s`, `I2T c=8`."""
+        load = f"c={self.concurrency}" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
+        return load if self.task is Task.T2T else f"{self.task.value} {load}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,14 @@ class LoadPlan:
     that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
     bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
+    `extra` goes into the JSON body of every request, over what is there.
+    `workers` processes share each point, on the hosts of the Ray cluster `cluster` where one is named; None is one for
+    each of its hosts.
+
+    Every task of `tasks` has points of its own. `dataset` is a name of `load.datasets` or a folder of media,
+    `dataset_dir` where a named one lies; without it, media of the `media` shape are made. `turns` is how many turns a
+    conversation has, as lengths are typed; None asks single questions. `think_s` is kept between turns. All points are
+    visited `repeats` times. `logprobs` is how many alternatives are asked for at every token, None for none.
     """
 
     profile: str
@@ -106,23 +121,51 @@ class LoadPlan:
     input_tokens: str | None = None
     output_tokens: str | None = None
     tokenizer: str | None = None
+    tasks: tuple[Task, ...] = (Task.T2T,)
+    dataset: str | None = None
+    dataset_dir: str | None = None
+    media: MediaShape = field(default_factory=MediaShape)
+    turns: str | None = None
+    think_s: float = 0.0
+    history: History = History.REPLIES
+    repeats: int = 1
+    logprobs: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = 1
+    cluster: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """True when other processes than this one make the load."""
+        return self.workers != 1 or self.cluster is not None
 
     def levels(self) -> tuple[Level, ...]:
-        """The points, rising."""
+        """The points, rising, task by task."""
+        return tuple(level for task in self.tasks for level in self._levels_of(task))
+
+    def _levels_of(self, task: Task) -> list[Level]:
         if self.shape in OPEN_SHAPES:
-            return tuple(Level(self.concurrencies[0], rate) for rate in self.rates_per_s)
+            return [Level(self.concurrencies[0], rate, task) for rate in self.rates_per_s]
         if self.shape is Shape.RAMP:
-            return (Level(self.concurrencies[0], self.rates_per_s[-1]),)
-        return tuple(Level(concurrency) for concurrency in self.concurrencies)
+            return [Level(self.concurrencies[0], self.rates_per_s[-1], task)]
+        return [Level(concurrency, None, task) for concurrency in self.concurrencies]
 
     def ordered_levels(self) -> tuple[Level, ...]:
-        """The points as they are visited."""
-        levels = list(self.levels())
+        """The points as they are visited, once."""
         if self.order is Order.RANDOM:
+            levels = list(self.levels())
             random.Random(f"points {self.seed}").shuffle(levels)
-        elif self.order is Order.INTERLEAVED:
-            levels = [levels[-(i // 2) - 1] if i % 2 else levels[i // 2] for i in range(len(levels))]
-        return tuple(levels)
+            return tuple(levels)
+        if self.order is Order.INTERLEAVED:
+            return tuple(level for task in self.tasks for level in _low_and_high(self._levels_of(task)))
+        return self.levels()
+
+    def layout(self, level: Level, repeat: int) -> Layout | None:
+        """Which requests of a point belong to which conversation; None where there are none."""
+        if self.turns is None:
+            return None
+        label = level.label if repeat == 1 else f"{level.label} {repeat}"
+        return lay_out(parse_lengths(self.turns, "--turns"), self.num_requests(level), self.seed, label)
 
     @property
     def is_counted(self) -> bool:
@@ -133,8 +176,14 @@ class LoadPlan:
         """Measured requests of a point; the most there can be where another rule ends it."""
         if self.requests is not None:
             return self.requests
+        if self.turns is not None:
+            turns = parse_lengths(self.turns, "--turns")
+            return math.ceil((turns.low + turns.high) / 2) * self._default_requests(level)
+        return self._default_requests(level)
+
+    def _default_requests(self, level: Level) -> int:
         if self.shape is Shape.RAMP:
-            return math.ceil(sum(self.rates_per_s) / 2 * (self.duration_s or _OPEN_LOOP_S))
+            return math.ceil((self.rates_per_s[0] + self.rates_per_s[-1]) / 2 * (self.duration_s or _OPEN_LOOP_S))
         if level.rate_per_s is not None:
             spare = 1 if self.duration_s is None else 2  # drawn gaps may bring more than the rate says
             return max(16, math.ceil(spare * level.rate_per_s * (self.duration_s or _OPEN_LOOP_S)))
@@ -149,9 +198,13 @@ class LoadPlan:
         return self.warmup_waves * min(level.concurrency, math.ceil(level.rate_per_s))
 
 
-def level_of(record: RequestRecord) -> Level:
-    """The point that a record belongs to."""
-    return Level(record.concurrency, record.rate_per_s)
+def level_of(part: RequestRecord | Phase) -> Level:
+    """The point that a record or a phase belongs to."""
+    return Level(part.concurrency, part.rate_per_s, part.task)
+
+
+def _low_and_high(levels: Sequence[Level]) -> list[Level]:
+    return [levels[-(i // 2) - 1] if i % 2 else levels[i // 2] for i in range(len(levels))]
 
 
 def parse_concurrency(text: str) -> tuple[int, ...]:

@@ -30,10 +30,20 @@ class Repeated:
         return f"request bodies: {self.same} of {total} are the same bytes" + "".join(f", {note}" for note in notes)
 
 
-def compare_requests(first: Iterable[RequestRecord], second: Iterable[RequestRecord]) -> Repeated:
-    """Warm-up included; a request is known by its backend and its id."""
+def compare_requests(
+    first: Iterable[RequestRecord], second: Iterable[RequestRecord], *, hold_replies: bool = True
+) -> Repeated:
+    """Warm-up included; a request is known by its backend and its id.
+
+    Later turns of a conversation that `hold_replies` of the server are left out: another answer makes another request.
+    """
     firsts, seconds = (
-        {(record.backend, record.id): record.request_sha256 for record in each} for each in (first, second)
+        {
+            (record.backend, record.id): record.request_sha256
+            for record in each
+            if not (hold_replies and (record.turn or 1) > 1)
+        }
+        for each in (first, second)
     )
     shared = [key for key in firsts if key in seconds]
     known = [key for key in shared if firsts[key] is not None and seconds[key] is not None]

@@ -10,18 +10,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from itertools import islice
 
 from ming_eval.client.client import Client
 from ming_eval.client.exchange import Exchange
 from ming_eval.load.arrivals import Arrivals
 from ming_eval.load.breaker import BROKEN_CONNECTION, Breaker
+from ming_eval.load.conversations import Conversations
 from ming_eval.types import Request
 
 OnExchange = Callable[[int, int, Exchange], None]  # index, slot, what happened
 ShouldStop = Callable[[float | None], bool]  # given when the next request is due, on the client's clock
 
 _Ended = tuple[int, int, Exchange]
+
+MOST_AHEAD_BYTES = 2**30
+_LARGE_BODY_BYTES = 2**17
 
 
 async def send_all(
@@ -57,26 +62,68 @@ async def send_all(
 
 
 class Bodies:
-    """Requests with their bodies, built before they are needed: all of them at once, or `ahead` of a long supply."""
+    """Requests with their bodies, built before they are needed: all of them at once, or `ahead` of a long supply.
 
-    def __init__(self, client: Client, requests: Iterable[Request], ahead: int | None = None) -> None:
+    No more than `MOST_AHEAD_BYTES` are held; where media are larger than that, the rest is built as requests end. With
+    `conversations` the requests are first turns, and each turn after them is built when the one before has ended.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        requests: Iterable[Request],
+        ahead: int | None = None,
+        conversations: Conversations | None = None,
+    ) -> None:
         self._client = client
         self._requests = iter(requests)
+        self._conversations = conversations
         self._ready: deque[tuple[Request, bytes]] = deque()
+        self._num_bytes = 0
+        self._digests: dict[str, str] = {}
         self._build(ahead)
+
+    def __bool__(self) -> bool:
+        """True while something is left that was built."""
+        return bool(self._ready)
 
     def next(self) -> tuple[Request, bytes] | None:
         """The next request, None when there is none."""
         if not self._ready:
             self._build(1)
-        return self._ready.popleft() if self._ready else None
+        if not self._ready:
+            return None
+        request, body = self._ready.popleft()
+        self._num_bytes -= len(body)
+        return request, body
+
+    def following(self, exchange: Exchange) -> tuple[Request, bytes] | None:
+        """The next turn of a conversation, None after the last one or outside conversations."""
+        request = None if self._conversations is None else self._conversations.following(exchange)
+        return None if request is None else (request, self._client.prepare(request))
+
+    @property
+    def think_s(self) -> float:
+        """How long a user takes between two turns."""
+        return 0.0 if self._conversations is None else self._conversations.think_s
+
+    def digest(self, request: Request) -> str | None:
+        """SHA-256 of a large body, found before the clock started: it takes milliseconds. None for a small one."""
+        return self._digests.pop(request.id, None)
 
     def refill(self) -> None:
         """Build one more, at a moment when nothing waits for it."""
         self._build(1)
 
     def _build(self, count: int | None) -> None:
-        self._ready += ((request, self._client.prepare(request)) for request in islice(self._requests, count))
+        for request in islice(self._requests, count):
+            body = self._client.prepare(request)
+            self._ready.append((request, body))
+            self._num_bytes += len(body)
+            if len(body) > _LARGE_BODY_BYTES:
+                self._digests[request.id] = sha256(body.partition(b"\r\n\r\n")[2]).hexdigest()
+            if self._num_bytes > MOST_AHEAD_BYTES:
+                return
 
 
 class _Run:
@@ -114,16 +161,29 @@ class _Run:
             if self._should_stop(intended_s):
                 self._give_up()
                 break
-            exchange = await self._client.send(request, body, intended_s=intended_s)
-            self._ended.put_nowait((index, slot, exchange))
+            exchange = await self._send(index, slot, request, body, intended_s)
+            while (turn := self._bodies.following(exchange)) is not None:
+                assert exchange.done_s is not None
+                due_s = exchange.done_s + self._bodies.think_s
+                if self._should_stop(due_s):
+                    break
+                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+                exchange = await self._send(index, slot, *turn, None if intended_s is None else due_s)
             if self._waves is not None:
                 self._waves.one_ended()
-            if self._breaker is not None and exchange.failure in BROKEN_CONNECTION:
-                assert exchange.done_s is not None
-                await self._breaker.check(exchange.done_s)
         self._num_open_slots -= 1
         if self._num_open_slots == 0:
             self._ended.put_nowait(None)
+
+    async def _send(self, index: int, slot: int, request: Request, body: bytes, intended_s: float | None) -> Exchange:
+        """Send one request and hand its exchange over; wait where the server turns out to be away."""
+        exchange = await self._client.send(request, body, intended_s=intended_s)
+        exchange.request_sha256 = self._bodies.digest(request)
+        self._ended.put_nowait((index, slot, exchange))
+        if self._breaker is not None and exchange.failure in BROKEN_CONNECTION:
+            assert exchange.done_s is not None
+            await self._breaker.check(exchange.done_s)
+        return exchange
 
     async def hand_on(self, on_exchange: OnExchange) -> None:
         """Give every exchange away as it ends, then prepare a request in its place."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 from ming_eval.errors import UsageError
 from ming_eval.load.kept import Kept
@@ -15,12 +14,16 @@ from ming_eval.results import Distribution, Point
 
 _LIMIT = re.compile(r"\s*([a-z0-9_]+)(?:\.([a-z0-9]+))?\s*([<>])\s*(\d+(?:\.\d+)?)\s*")
 _STATISTICS = ("mean", "p50", "p95", "p99", "min", "max")
+_OF_SPEECH = ("ttfa_ms", "rtf", "rtf_gen", "prebuffer_ms")
 _CLOSE = 0.05  # of the load: a gap smaller than this is not halved any more
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a figure of a point must stay below (`<`) or above (`>`); `figure` as in `summary.json`."""
+    """What a figure of a point must stay below (`<`) or above (`>`).
+
+    `figure` as in `summary.json`; those of speech without `speech.` in front, and `goodput` for its share.
+    """
 
     figure: str
     is_upper: bool
@@ -28,12 +31,14 @@ class Limit:
 
     def is_met(self, point: Point) -> bool:
         """False also where the figure has no value: nothing was measured that meets it."""
-        value: float | None = attrgetter(self.figure)(point)
+        value = _read(point, self.figure)
         return value is not None and (value < self.value if self.is_upper else value > self.value)
 
     def is_sure(self, point: Point) -> bool | None:
         """True or False where the figure's whole interval lies on one side, None where it does not or is not known."""
         interval = point.intervals.get(self.figure)
+        if self.figure == "goodput" and point.goodput is not None:
+            interval = point.goodput.interval
         if interval is None or interval.low <= self.value <= interval.high:
             return None
         return (interval.high < self.value) == self.is_upper
@@ -151,9 +156,19 @@ async def run_search(
     while (load := search.next_load(outcomes)) is not None:
         step = replace(plan, concurrencies=(*outcomes, load), order=Order.GIVEN)
         await measure(step)
-        level = Level(load)
+        level = Level(load, None, plan.tasks[0])
         mine = [record for record in kept.records if record.backend == backend and level_of(record) == level]
         outcomes[load] = search.is_met(summarise_point(mine, backend, level, step))
+
+
+def _read(point: Point, figure: str) -> float | None:
+    """The figure of a point, None where it has no value."""
+    name, _, statistic = figure.partition(".")
+    if name == "goodput":
+        return None if point.goodput is None else point.goodput.share
+    owner = point.speech if name in _OF_SPEECH else point
+    value = None if owner is None else getattr(owner, name)
+    return getattr(value, statistic) if statistic and value is not None else value
 
 
 def _limit(part: str, text: str) -> Limit:
@@ -163,10 +178,11 @@ def _limit(part: str, text: str) -> Limit:
     name, statistic, sign, value = match.groups()
     field = Point.__dataclass_fields__.get(name)
     is_latency = field is not None and field.type in ("Distribution", Distribution)
-    is_rate = name in ("output_tokens_per_s", "requests_per_s")
-    if not ((is_latency and statistic in _STATISTICS) or (is_rate and statistic is None)):
+    is_single = name in ("output_tokens_per_s", "requests_per_s", "goodput")
+    has_statistics = is_latency or name in _OF_SPEECH
+    if not ((has_statistics and statistic in _STATISTICS) or (is_single and statistic is None)):
         raise UsageError(
-            f"unknown figure {part.strip()!r}: choose output_tokens_per_s, requests_per_s, or a latency such as "
-            f"ttft_ms followed by .{', .'.join(_STATISTICS)}"
+            f"unknown figure {part.strip()!r}: choose output_tokens_per_s, requests_per_s, goodput (of --slo), or a "
+            f"latency such as ttft_ms, ttfa_ms or rtf followed by .{', .'.join(_STATISTICS)}"
         )
     return Limit(f"{name}.{statistic}" if statistic else name, sign == "<", float(value))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from ming_eval.errors import UsageError
+from ming_eval.load.conversations import History
 from ming_eval.load.lengths import parse_lengths
+from ming_eval.load.media import MediaShape
 from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
 from ming_eval.load.trace import read_trace
 from ming_eval.metrics.slo import parse_slos
+from ming_eval.types import Task
 
 E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_MAX_IN_FLIGHT = 256
+MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,17 @@ class ShapeOptions:
     input_tokens: str | None = None
     output_tokens: str | None = None
     tokenizer: Path | None = None
+    workers: str = "1"
+    extra_body: str | None = None
+    tasks: str | None = None
+    dataset: str | None = None
+    dataset_dir: Path | None = None
+    media: MediaShape = field(default_factory=MediaShape)
+    turns: str | None = None
+    think_s: float = 0.0
+    history: History | None = None
+    repeats: int = 1
+    logprobs: int | None = None
 
 
 def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
@@ -51,7 +68,12 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         DataError: the trace cannot be read.
     """
     shape = _shape(options)
+    workers, cluster = parse_workers(options.workers)
+    if shape is Shape.WAVES and (workers != 1 or cluster is not None):
+        raise UsageError("--arrivals waves is made by one process: a wave begins when all of the one before has ended")
     _check_lengths(options)
+    tasks = _tasks(options)
+    _check_workload(options, shape, tasks)
     plan = replace(
         plan,
         shape=shape,
@@ -67,6 +89,18 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+        extra=parse_body(options.extra_body),
+        workers=workers,
+        cluster=cluster,
+        tasks=tasks,
+        dataset=options.dataset,
+        dataset_dir=None if options.dataset_dir is None else str(options.dataset_dir),
+        media=options.media,
+        turns=options.turns,
+        think_s=options.think_s,
+        history=options.history or History.REPLIES,
+        repeats=options.repeats,
+        logprobs=options.logprobs,
     )
     if shape in (Shape.CLOSED, Shape.WAVES):
         return plan
@@ -105,6 +139,32 @@ def parse_until(text: str) -> float:
     return float(match[1]) / 100
 
 
+def parse_body(text: str | None) -> dict[str, Any]:
+    """The fields in `{"top_k": 1}`; none for None.
+
+    Raises:
+        UsageError: the text is no JSON object.
+    """
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except msgspec.DecodeError as exc:
+        raise UsageError(f"bad --extra-body {text!r}: write a JSON object such as '{{\"top_k\": 1}}' ({exc})") from exc
+
+
+def parse_workers(text: str) -> tuple[int | None, str | None]:
+    """Number of processes and Ray cluster in `4`, `ray`, `ray://head:10001` or `8@ray://head:10001`.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    match = re.fullmatch(r"(?:(\d+)(?:@(?=.)|$))?(ray(?:://\S+)?)?", text.strip())
+    if match is None or not any(match.groups()) or (match[1] and not 1 <= int(match[1]) <= MAX_WORKERS):
+        raise UsageError(
+            f"bad --workers {text!r}: write a number of processes (4), ray, ray://HOST:PORT, or 8@ray://HOST:PORT"
+        )
+    return int(match[1]) if match[1] else None, match[2]
+
+
 def _shape(options: ShapeOptions) -> Shape:
     """The shape that was asked for, or follows from what else was given."""
     shape = options.arrivals or _implied(options)
@@ -130,6 +190,38 @@ def _check_lengths(options: ShapeOptions) -> None:
             parse_lengths(text, option)
     if options.tokenizer is not None and options.input_tokens is None:
         raise UsageError("--tokenizer counts the words of --input-tokens, which is not given")
+
+
+def _tasks(options: ShapeOptions) -> tuple[Task, ...]:
+    """The tasks in `I2T,T2S`, each once, in the order of `Task`; without one, what the data set is for."""
+    if options.tasks is None:
+        if options.dataset is None:
+            return (Task.T2T,)
+        from ming_eval.load.datasets import default_task
+
+        return (default_task(options.dataset),)
+    names = [name.strip().upper() for name in options.tasks.split(",")]
+    for name in names:
+        if name not in Task.__members__:
+            raise UsageError(f"unknown task {name!r} in {options.tasks!r}: choose from {','.join(Task)}")
+    return tuple(task for task in Task if task in names)
+
+
+def _check_workload(options: ShapeOptions, shape: Shape, tasks: Sequence[Task]) -> None:
+    has_media = any(task.value[0] != "T" for task in tasks)
+    if options.dataset is not None or options.dataset_dir is not None or has_media:
+        from ming_eval.load.datasets import check_source
+
+        check_source(tasks, options.dataset, None if options.dataset_dir is None else str(options.dataset_dir))
+    if shape is Shape.TRACE and (has_media or options.turns is not None or options.repeats > 1):
+        raise UsageError("--trace replays single text requests, once: leave out --task, --turns and --repeats")
+    if options.turns is None:
+        if options.think_s or options.history is not None:
+            raise UsageError("--think-time and --history belong to conversations: give --turns")
+        return
+    parse_lengths(options.turns, "--turns")
+    if shape is Shape.WAVES:
+        raise UsageError("--arrivals waves and --turns do not go together: a wave ends with its slowest request")
 
 
 def _implied(options: ShapeOptions) -> Shape:

@@ -32,6 +32,7 @@ class Stopper:
 
     def __init__(self, rules: StopRules) -> None:
         self.reason: str | None = None
+        self._met: str | None = None  # a rule other than the time
         self._rules = rules
         self._deadline_s: float | None = None
         self._num_ended = 0
@@ -39,16 +40,18 @@ class Stopper:
         self._e2e = _Running()
 
     def should_stop(self, due_s: float | None = None) -> bool:
-        """True when nothing more shall be sent; `due_s` is when the next request is due on the client's clock.
+        """True when this request shall not be sent; `due_s` is when it is due on the client's clock.
 
-        The first call starts the time.
+        The first call starts the time. A request that is due too late says nothing about those that are due before it
+        and wait beside it: only the other rules end a point for all.
         """
         now_s = time.perf_counter()
         if self._deadline_s is None:
             self._deadline_s = math.inf if self._rules.duration_s is None else now_s + self._rules.duration_s
-        if self.reason is None and max(now_s, due_s or 0.0) >= self._deadline_s:
+        if self._met is None and max(now_s, due_s or 0.0) >= self._deadline_s:
             self.reason = f"after {self._rules.duration_s:g} s"
-        return self.reason is not None
+            return True
+        return self._met is not None
 
     def see(self, record: RequestRecord) -> None:
         """Take in a request that has ended."""
@@ -56,8 +59,9 @@ class Stopper:
         self._num_failed += not record.ok
         if (e2e_s := latency.e2e_s(record)) is not None:
             self._e2e.add(e2e_s)
-        if self.reason is None:
-            self.reason = self._check_errors() or self._check_interval()
+        if self._met is None:
+            self._met = self._check_errors() or self._check_interval()
+            self.reason = self._met or self.reason
 
     def _check_errors(self) -> str | None:
         limit = self._rules.error_rate

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
+from operator import attrgetter
 
 import msgspec
 
@@ -14,9 +16,21 @@ from ming_eval.manifest import Manifest
 from ming_eval.metrics import audio, latency, stats
 from ming_eval.metrics.cutting import cut_out
 from ming_eval.metrics.prometheus import energy, server_view
-from ming_eval.metrics.uncertainty import intervals
+from ming_eval.metrics.stats import Interval
+from ming_eval.metrics.uncertainty import intervals, over_passes
 from ming_eval.metrics.validity import assess, worst_of
-from ming_eval.results import Achieved, Distribution, Goodput, Point, Speech, Steady, Summary, Verdict
+from ming_eval.results import (
+    Achieved,
+    Distribution,
+    Goodput,
+    Pass,
+    Point,
+    Speech,
+    Steady,
+    Summary,
+    TurnFigures,
+    Verdict,
+)
 from ming_eval.types import Outage, Phase, RequestRecord, Task, TokenSource
 
 INTERRUPTED = Verdict("interrupted", 130, "stopped by a signal before the end")
@@ -42,7 +56,7 @@ def summarise_run(
         mine = [r for r in records if r.backend == backend.name and level_of(r) == level]
         own_phases = [p for p in phases if _is_at(p, backend.name, level)]
         if mine:
-            is_cut = cut_short is not None and not any(phase.complete for phase in own_phases)
+            is_cut = cut_short is not None and sum(phase.complete for phase in own_phases) < plan.repeats
             points.append(summarise_point(mine, backend.name, level, plan, own_phases, is_cut=is_cut))
         elif cut_short is not None:
             not_started.append(f"{backend.name} {level.title}")
@@ -69,11 +83,11 @@ def summarise_run(
 
 
 def _is_at(phase: Phase, backend: str, level: Level) -> bool:
-    return phase.backend == backend and Level(phase.concurrency, phase.rate_per_s) == level
+    return phase.backend == backend and level_of(phase) == level
 
 
 def _name(point: Point) -> str:
-    return f"{point.backend} {Level(point.concurrency, point.rate_per_s).title}"
+    return f"{point.backend} {Level(point.concurrency, point.rate_per_s, Task(point.task)).title}"
 
 
 def read_plan(manifest: Manifest) -> LoadPlan:
@@ -112,13 +126,15 @@ def summarise_point(
     joined, busy = cut_out(measured, breaks), cut_out(measured, [*breaks, *outages])
     whole = stats.throughput(joined)
     rates = None if is_cut else whole
-    planned = plan.num_requests(level)
+    planned = plan.num_requests(level) * plan.repeats
     is_closed = level.rate_per_s is None and plan.shape is not Shape.TRACE
-    steady = stats.steady(_by_slot(busy, min(level.concurrency, planned))) if is_closed else _NO_SLOTS
-    achieved = stats.achieved_concurrency(busy)
+    by_pass = _by_pass(busy)
+    steady = _steady_of(by_pass, min(level.concurrency, plan.num_requests(level))) if is_closed else _NO_SLOTS
+    achieved = _achieved_of(by_pass)
+    passes = _passes(records, backend, level, plan, phases) if plan.repeats > 1 else ()
     return Point(
         backend=backend,
-        task=records[0].task.value if records else Task.T2T.value,
+        task=level.task.value,
         concurrency=level.concurrency,
         rate_per_s=level.rate_per_s,
         planned=planned,
@@ -156,6 +172,12 @@ def summarise_point(
         e2e_ms=distribution_ms(latency.e2e_s(record) for record in good),
         send_lag_ms=distribution_ms(latency.send_lag_s(record) for record in measured),
         stream_end_lag_ms=distribution_ms(latency.stream_end_lag_s(record) for record in good),
+        connect_ms=distribution_ms(time_s for phase in phases for time_s in phase.connects_s),
+        upload_ms=distribution_ms(record.upload_s for record in good),
+        request_bytes=sum(record.num_request_bytes for record in measured) / len(measured) if measured else None,
+        passes=passes,
+        pass_intervals=_pass_intervals(passes),
+        turns=_turns(measured),
         speech=_speech(good),
         goodput=_goodput(measured, plan, rates),
         intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
@@ -167,10 +189,99 @@ def summarise_point(
         validity=assess(
             measured,
             [phase.health for phase in phases if phase.health is not None],
-            requested=min(level.concurrency, planned) if plan.shape is Shape.CLOSED and not is_cut else None,
+            requested=_requested(plan, level) if plan.shape is Shape.CLOSED and not is_cut else None,
             achieved=achieved,
             are_prompts_unique=plan.nonce,
         ),
+    )
+
+
+def _requested(plan: LoadPlan, level: Level) -> int | None:
+    """Requests that should be in flight; None in conversations, which end one by one and may have pauses."""
+    return min(level.concurrency, plan.num_requests(level)) if plan.turns is None else None
+
+
+def _by_pass(records: Sequence[RequestRecord]) -> list[list[RequestRecord]]:
+    found: dict[int, list[RequestRecord]] = {}
+    for record in records:
+        found.setdefault(record.repeat, []).append(record)
+    return list(found.values())
+
+
+def _steady_of(passes: Sequence[Sequence[RequestRecord]], num_slots: int) -> stats.Steady:
+    """The steady windows of all passes together; the first reason why one of them has none."""
+    found = [stats.steady(_by_slot(each, num_slots)) for each in passes] or [stats.steady([])]
+    windows = [each.throughput for each in found if each.throughput is not None]
+    if len(windows) < len(found):
+        return next(each for each in found if each.throughput is None)
+    tokens = [window.num_tokens for window in windows]
+    wall_s = sum(window.wall_s for window in windows)
+    requests = sum(window.num_requests for window in windows)
+    known = [count for count in tokens if count is not None]
+    return stats.Steady(stats.Throughput(0.0, wall_s, requests, sum(known) if len(known) == len(tokens) else None))
+
+
+def _achieved_of(passes: Sequence[Sequence[RequestRecord]]) -> stats.Achieved | None:
+    """Over all passes: between two of them nothing is in flight, which is no fault."""
+    found = [achieved for each in passes if (achieved := stats.achieved_concurrency(each)) is not None]
+    if not found:
+        return None
+    return stats.Achieved(sum(each.mean for each in found) / len(found), max(each.max for each in found))
+
+
+def _passes(
+    records: Sequence[RequestRecord], backend: str, level: Level, plan: LoadPlan, phases: Sequence[Phase]
+) -> tuple[Pass, ...]:
+    once, found = replace(plan, repeats=1), []
+    for repeat in range(1, plan.repeats + 1):
+        mine = [record for record in records if record.repeat == repeat]
+        if any(not record.warmup for record in mine):
+            point = summarise_point(mine, backend, level, once, [phase for phase in phases if phase.repeat == repeat])
+            found.append(
+                Pass(
+                    repeat=repeat,
+                    requests=point.requests,
+                    failed=point.failed,
+                    requests_per_s=point.requests_per_s,
+                    output_tokens_per_s=point.output_tokens_per_s,
+                    ttft_ms=point.ttft_ms,
+                    tpot_ms=point.tpot_ms,
+                    e2e_ms=point.e2e_ms,
+                )
+            )
+    return tuple(found)
+
+
+def _pass_intervals(passes: Sequence[Pass]) -> dict[str, Interval]:
+    figures = ["requests_per_s", "output_tokens_per_s"]
+    figures += [f"{name}.{what}" for name in ("ttft_ms", "tpot_ms", "e2e_ms") for what in ("mean", "p50", "p95", "p99")]
+    found = {figure: over_passes([attrgetter(figure)(each) for each in passes]) for figure in figures}
+    return {figure: interval for figure, interval in found.items() if interval is not None}
+
+
+def _turns(measured: Sequence[RequestRecord]) -> tuple[TurnFigures, ...]:
+    by_turn: dict[int, list[RequestRecord]] = {}
+    for record in measured:
+        if record.turn is not None:
+            by_turn.setdefault(record.turn, []).append(record)
+    return tuple(_turn(number, by_turn[number]) for number in sorted(by_turn))
+
+
+def _turn(number: int, records: Sequence[RequestRecord]) -> TurnFigures:
+    good = [record for record in records if record.ok]
+    prompt_tokens, cached = (
+        _total(record.num_prompt_tokens for record in good),
+        _total(record.num_cached_tokens for record in good),
+    )
+    return TurnFigures(
+        turn=number,
+        requests=len(records),
+        failed=len(records) - len(good),
+        prompt_tokens=None if prompt_tokens is None else prompt_tokens / len(good),
+        cached_share=cached / prompt_tokens if cached is not None and prompt_tokens else None,
+        ttft_ms=distribution_ms(latency.ttft_s(record) for record in good),
+        tpot_ms=distribution_ms(latency.tpot_s(record) for record in good),
+        e2e_ms=distribution_ms(latency.e2e_s(record) for record in good),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +16,12 @@ from ming_eval.client.exchange import Exchange, Timeouts
 from ming_eval.client.garbage import frozen_garbage
 from ming_eval.load.arrivals import Arrivals, ClosedLoop, OpenLoop, Ramp, Replay, Spacing
 from ming_eval.load.breaker import Breaker
+from ming_eval.load.conversations import unbroken
 from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
 from ming_eval.load.plan import Level, LoadPlan, Shape
 from ming_eval.load.runner import Bodies, OnExchange, send_all
+from ming_eval.load.share import Gate, OpenGate, Share, Sliced
 from ming_eval.load.stopping import Stopper, StopRules
 from ming_eval.load.synthetic import Vocabulary, find_vocabulary
 from ming_eval.load.trace import read_trace
@@ -27,10 +30,15 @@ from ming_eval.load.workload import PointWork, Prompt, load_prompts, plan_points
 from ming_eval.metrics.latency import make_record, reply_of
 from ming_eval.run_folder import RequestLog
 from ming_eval.targets import Target
-from ming_eval.types import Outage, Phase, RequestRecord
+from ming_eval.types import Media, Outage, Phase, RequestRecord, Task
 
 _AHEAD_PER_SLOT = 4
 _FEWEST_AHEAD = 64
+_MOST_CONNECTS = 1000
+WHOLE = Share()
+ALONE = OpenGate()
+_LARGEST_SAMPLE_BYTES = 4_000_000
+_KEPT_SPOKEN = 3  # answers of a point whose speech is kept, to be listened to
 
 
 class Observer(Protocol):
@@ -49,7 +57,7 @@ class Sweep:
     """Runs a plan; what has ended goes into `kept`, also when the run is cut short.
 
     What is in `kept` already was done by an earlier process and is not done again; `zero_s` is the run's clock zero on
-    this process's clock.
+    this process's clock. `share` is this process's part of each point, `gate` where it waits for the other processes.
     """
 
     def __init__(
@@ -60,6 +68,8 @@ class Sweep:
         observer: Observer,
         kept: Kept,
         zero_s: float,
+        share: Share = WHOLE,
+        gate: Gate = ALONE,
     ) -> None:
         self._plan = plan
         self._targets = tuple(targets)
@@ -70,7 +80,10 @@ class Sweep:
         limit_s = plan.timeout_s
         self._timeouts = Timeouts() if limit_s is None else Timeouts(first_s=limit_s, idle_s=limit_s)
         self._zero_s = zero_s
+        self._share = share
+        self._gate = gate
         self._length_source: str | None = None
+        self._sampled: set[Task] = set()
 
     async def run(self) -> None:
         """All points. Every backend gets the same requests, one after the other, a-b, b-a, a-b, ...
@@ -85,7 +98,7 @@ class Sweep:
         for turn, work in enumerate(plan_points(self._plan, prompts, vocabulary)):
             # Turned round each time: a drift of the host or the network then favours neither system.
             for target in self._targets if turn % 2 == 0 else reversed(self._targets):
-                if (target.name, work.level) in self._done.complete:
+                if (target.name, work.level, work.repeat) in self._done.complete:
                     continue
                 if not is_first:
                     await asyncio.sleep(self._plan.rest_s)
@@ -105,45 +118,77 @@ class Sweep:
 
     async def _run_point(self, target: Target, work: PointWork) -> None:
         async with Client(target, connections=self._num_slots(work), timeouts=self._timeouts) as client:
+            missing = self._missing(client.target, work)
+            own = self._own(range(len(work.warmup) if missing else 0), work.level)
+            warmup = Bodies(client, (work.warmup[i] for i in own))
+            # Media before the warm-up, so that the server has no time to cool down while they are read and encoded.
+            early = self._bodies(client, work, missing) if work.level.task.value[0] != "T" else None
+            self._keep_sample(work)
             with frozen_garbage():
-                if indices := self._missing(client.target, work):
-                    await self._warm_up(client, work)
-                await self._measure(client, work, indices)
+                await self._gate.wait()
+                await self._warm_up(client, work, warmup)
+                bodies = self._bodies(client, work, missing) if early is None else early
+                await self._measure(client, work, missing, bodies)
+
+    def _keep_sample(self, work: PointWork) -> None:
+        task = work.level.task
+        if task in self._sampled or task.value[0] == "T" or not work.measured or self._share.index > 0:
+            return
+        self._sampled.add(task)
+        for part in work.measured[0].messages[0].parts:
+            if isinstance(part, Media) and len(part.data) <= _LARGEST_SAMPLE_BYTES:
+                self._log.save_sample(task, part)
+                return
+
+    def _bodies(self, client: Client, work: PointWork, missing: Sequence[int]) -> Bodies:
+        """Of this process's part of what is missing."""
+        indices = self._own(missing, work.level)
+        ahead = None if self._plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * work.level.concurrency)
+        return Bodies(client, (work.measured[i] for i in indices), ahead, work.conversations)
 
     def _missing(self, target: Target, work: PointWork) -> Sequence[int]:
-        """Which of the measured requests have not ended in an earlier process."""
+        """Which of the measured requests have not ended in an earlier process; of conversations, their first turns."""
         everything = range(len(work.measured))
-        ended = self._done.indices.get((target.name, work.level))
-        return [i for i in everything if i not in ended] if ended else everything
+        ended = self._done.indices.get((target.name, work.level, work.repeat))
+        missing = [i for i in everything if i not in ended] if ended else everything
+        return missing if work.layout is None else unbroken(work.layout, missing)
 
     def _num_slots(self, work: PointWork) -> int:
-        return min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        """Of the point, those that have something to do; the share of this process is taken of all of its slots."""
+        whole = min(work.level.concurrency, max(len(work.measured), len(work.warmup), 1))
+        return self._share.num_slots(whole)
 
-    async def _warm_up(self, client: Client, work: PointWork) -> None:
+    async def _warm_up(self, client: Client, work: PointWork, bodies: Bodies) -> None:
         """At the point's own load, so that pools, caches and batch sizes of the server are what they will be."""
-        if not work.warmup:
+        if not bodies:
             return
-        self._observer.point_started(client.target.name, work.level.title, len(work.warmup), warmup=True)
-        keep = self._keeper(work.level, range(len(work.warmup)), warmup=True)
-        await send_all(client, self._warmup_arrivals(work.level), work.warmup, keep)
+        indices = self._own(range(len(work.warmup)), work.level)
+        self._observer.point_started(client.target.name, work.level.title, len(indices), warmup=True)
+        keep = self._keeper(work, indices, warmup=True)
+        await send_all(client, self._sliced(self._warmup_arrivals(work.level)), bodies, keep)
         self._observer.point_ended()
 
-    async def _measure(self, client: Client, work: PointWork, indices: Sequence[int]) -> None:
-        """Send what is missing and keep a phase of it, also when it is cut short."""
+    async def _measure(self, client: Client, work: PointWork, missing: Sequence[int], bodies: Bodies) -> None:
+        """Send this process's part of what is missing and keep a phase of it, also when it is cut short."""
         plan, target, level = self._plan, client.target, work.level
-        ahead = None if plan.is_counted else max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * level.concurrency)
-        bodies = Bodies(client, (work.measured[i] for i in indices), ahead)
-        stopper = Stopper(self._stop_rules(target, level))
+        indices = self._own(missing, level)
+        stopper = Stopper(self._stop_rules(target, work))
         breaker = Breaker(client.reconnect, lambda: probe.takes_work(target), limit_s=plan.outage_limit_s)
-        self._observer.point_started(target.name, level.title, len(indices), warmup=False)
-        async with Watcher(target, self._zero_s) as watcher, Monitor(client.receive_stamps) as monitor:
+        num_units = len(work.measured) if work.layout is None else len(work.layout.starts)
+        arrivals = self._sliced(self._arrivals(level, skip=num_units - len(missing)))
+        self._observer.point_started(target.name, level.title, _num_requests(work, indices), warmup=False)
+        await self._gate.wait()
+        if not arrivals.slots:
+            return
+        watcher = Watcher(target, self._zero_s, is_needed=self._share.index == 0)
+        async with watcher, Monitor(client.receive_stamps) as monitor:
             started_s, complete = time.perf_counter(), False
             try:
                 await send_all(
                     client,
-                    self._arrivals(level, skip=len(work.measured) - len(indices)),
+                    arrivals,
                     bodies,
-                    self._keeper(level, indices, warmup=False, stopper=stopper),
+                    self._keeper(work, indices, warmup=False, stopper=stopper),
                     should_stop=stopper.should_stop,
                     breaker=breaker if plan.outage_limit_s else None,
                 )
@@ -165,6 +210,10 @@ class Sweep:
                         length_source=self._length_source,
                         server=watcher.server_samples(),
                         gpus=watcher.gpu_samples(),
+                        task=level.task,
+                        repeat=work.repeat,
+                        connects_s=tuple(round(time_s, 6) for time_s in client.connect_times_s[:_MOST_CONNECTS]),
+                        processes=min(self._share.count, level.concurrency),
                     )
                 )
         self._observer.point_ended()
@@ -172,22 +221,32 @@ class Sweep:
             self._observer.say(f"  {target.name} was away for {outage.end_s - outage.start_s:.2f} s")
 
     def _keeper(
-        self, level: Level, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
+        self, work: PointWork, indices: Sequence[int], *, warmup: bool, stopper: Stopper | None = None
     ) -> OnExchange:
         """What turns an exchange into a record, and hands it to everybody who keeps one."""
+        level = work.level
 
         def keep(position: int, slot: int, exchange: Exchange) -> None:
-            made = make_record(
-                exchange, index=indices[position], concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s
-            )
-            full = replace(made, slot=slot, rate_per_s=level.rate_per_s)
-            record = self._log.add(reply_of(exchange, full)).record  # without secrets that the server echoed
+            turn = exchange.request.turn
+            index = indices[position] if turn is None or warmup else turn.index
+            made = make_record(exchange, index=index, concurrency=level.concurrency, warmup=warmup, zero_s=self._zero_s)
+            full = replace(made, slot=self._share.slot(slot), rate_per_s=level.rate_per_s, repeat=work.repeat)
+            reply = self._log.add(reply_of(exchange, full))  # without secrets that the server echoed
+            record = reply.record
+            if reply.audio and not warmup and index < _KEPT_SPOKEN and work.repeat == 1:
+                self._log.save_audio(reply)
             self._kept.records.append(record)
             self._observer.request_ended(record)
             if stopper is not None:
                 stopper.see(record)
 
         return keep
+
+    def _own(self, values: Sequence[int], level: Level) -> Sequence[int]:
+        return self._share.take(values, level.concurrency)
+
+    def _sliced(self, arrivals: Arrivals) -> Arrivals:
+        return arrivals if self._share.is_whole else Sliced(arrivals, self._share)
 
     def _end_phase(self, phase: Phase) -> None:
         self._log.add_phase(phase)
@@ -196,13 +255,15 @@ class Sweep:
     def _since_zero(self, outage: Outage) -> Outage:
         return Outage(outage.start_s - self._zero_s, outage.end_s - self._zero_s)
 
-    def _stop_rules(self, target: Target, level: Level) -> StopRules:
+    def _stop_rules(self, target: Target, work: PointWork) -> StopRules:
         """Of the time of a point, this process may use what an earlier one has left."""
         plan = self._plan
         left_s = plan.duration_s
         if left_s is not None:
-            left_s = max(0.0, left_s - self._done.used_s.get((target.name, level), 0.0))
-        return StopRules(left_s, plan.stop_error_rate, plan.until_ci)
+            left_s = max(0.0, left_s - self._done.used_s.get((target.name, work.level, work.repeat), 0.0))
+        # Of n processes each sees an nth: the mean of all is known better by the root of n.
+        until_ci = None if plan.until_ci is None else plan.until_ci * math.sqrt(self._share.count)
+        return StopRules(left_s, plan.stop_error_rate, until_ci)
 
     def _arrivals(self, level: Level, *, skip: int) -> Arrivals:
         """The shape of the load; of an open loop, after the first `skip` requests."""
@@ -228,3 +289,11 @@ class Sweep:
         if level.rate_per_s is None:
             return ClosedLoop(level.concurrency)
         return OpenLoop(level.rate_per_s, level.concurrency, Spacing.CONSTANT)
+
+
+def _num_requests(work: PointWork, indices: Sequence[int]) -> int:
+    """How many requests start from those at `indices`, which are first turns where there are conversations."""
+    layout = work.layout
+    if layout is None:
+        return len(indices)
+    return sum(len(layout.indices(layout.turn(index).conversation)) for index in indices)

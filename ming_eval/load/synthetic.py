@@ -21,6 +21,7 @@ Count = Callable[[str], Awaitable[int]]
 _LEAD = "the"  # words are counted behind another one: at the beginning of a text some tokenizers cut them otherwise
 _GROUP = 32
 _FEWEST_WORDS = 50
+_GUESSED_TOKENS_PER_WORD = 1.3
 _PROBE_WORDS = (20, 220)  # lengths at which an estimate is calibrated
 
 
@@ -34,15 +35,31 @@ class LengthSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words to write prompts with, and how many tokens one of them takes."""
+    """Words to write prompts with, and how many tokens one of them takes.
+
+    `lead_tokens` is what the first word of every text takes, 0 where texts have no word in common. A tokenizer may cut
+    a word otherwise where a text begins, or join it to what a chat template puts in front: one known word settles that.
+    """
 
     words: Sequence[str]
     tokens_per_word: float
     source: LengthSource
+    lead_tokens: int = 0
 
     def text(self, num_tokens: int, rng: random.Random) -> str:
-        """As many words as make `num_tokens`; drawn, so that no two texts begin alike."""
+        """As many words as make `num_tokens`; drawn, so that no two texts go on alike."""
+        if self.lead_tokens:
+            return " ".join([_LEAD, *rng.choices(self.words, k=max(0, num_tokens - self.lead_tokens))])
         return " ".join(rng.choices(self.words, k=max(1, round(num_tokens / self.tokens_per_word))))
+
+
+def guessed_vocabulary(texts: Iterable[str]) -> Vocabulary:
+    """Words of `texts` where no server is asked: for what must look like text and need not have an exact length."""
+    return Vocabulary(_words(texts), _GUESSED_TOKENS_PER_WORD, LengthSource.ESTIMATE)
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    return sorted({word for text in texts for word in re.findall(r"\b[a-z]{3,9}\b", text)})
 
 
 async def find_vocabulary(target: Target, texts: Iterable[str], tokenizer: Path | None) -> Vocabulary:
@@ -53,7 +70,7 @@ async def find_vocabulary(target: Target, texts: Iterable[str], tokenizer: Path 
         DataError: `tokenizer` cannot be read.
         TargetError: nothing of the three can be had.
     """
-    words = sorted({word for text in texts for word in re.findall(r"\b[a-z]{3,9}\b", text)})
+    words = _words(texts)
     if await probe.count_tokens(target, _LEAD) is not None:
         return await _exact(words, _by_server(target), LengthSource.SERVER)
     if tokenizer is not None:
@@ -108,7 +125,7 @@ async def _exact(words: Sequence[str], count: Count, source: LengthSource) -> Vo
         raise TargetError(
             f"only {len(single)} common words are one token each by the {source}: leave --input-tokens out"
         )
-    return Vocabulary(single, 1.0, source)
+    return Vocabulary(single, 1.0, source, lead)
 
 
 async def _single_tokens(words: Sequence[str], count: Count, lead: int) -> list[str]:

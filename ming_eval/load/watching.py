@@ -23,20 +23,24 @@ class Watcher:
     """An async context manager around what is measured. Pages are only kept meanwhile, and read afterwards.
 
     A server without known metrics is asked once and then left alone. GPUs are watched where NVML is installed and the
-    server runs on this host.
+    server runs on this host. One that is not needed, since another process looks, does nothing.
     """
 
-    def __init__(self, target: Target, zero_s: float) -> None:
+    def __init__(self, target: Target, zero_s: float, *, is_needed: bool = True) -> None:
         self._target = target
         self._zero_s = zero_s
         self._pages: list[tuple[float, str]] = []
         self._gpu_samples: list[GpuSample] = []
-        self._gpus = _Gpus.of_host() if urlsplit(target.base_url).hostname in _LOCAL_HOSTS else None
+        is_here = urlsplit(target.base_url).hostname in _LOCAL_HOSTS
+        self._gpus = _Gpus.of_host() if is_needed and is_here else None
+        self._is_needed = is_needed
         self._is_useful = False
         self._ticker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._look()
+        self._look_at_gpus()
+        if self._is_needed:
+            await self._look()
         self._is_useful = bool(self.server_samples())
         if self._is_useful or self._gpus is not None:
             self._ticker = asyncio.create_task(self._keep_looking())
@@ -52,6 +56,7 @@ class Watcher:
 
     async def look_again(self, *, may_ask: bool) -> None:
         """The look after the point; the server is left alone unless `may_ask`."""
+        self._look_at_gpus()
         if self._is_useful and may_ask:
             await self._look()
 
@@ -67,10 +72,13 @@ class Watcher:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD_S)
-            if self._gpus is not None:
-                self._gpu_samples.append(self._gpus.sample(time.perf_counter() - self._zero_s))
+            self._look_at_gpus()
             if self._is_useful:
                 await self._look()
+
+    def _look_at_gpus(self) -> None:
+        if self._gpus is not None:
+            self._gpu_samples.append(self._gpus.sample(time.perf_counter() - self._zero_s))
 
     async def _look(self) -> None:
         try:
@@ -105,7 +113,15 @@ class _Gpus:
     def sample(self, time_s: float) -> GpuSample:
         watts = sum(self._nvml.nvmlDeviceGetPowerUsage(handle) / 1000 for handle in self._handles)
         busy = sum(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100 for handle in self._handles)
-        return GpuSample(time_s, watts, busy / len(self._handles))
+        return GpuSample(time_s, watts, busy / len(self._handles), self._energy_j())
+
+    def _energy_j(self) -> float | None:
+        """By the GPUs' own counters, which see what happens between two looks."""
+        try:
+            counted = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles]
+            return float(sum(counted)) / 1000
+        except self._nvml.NVMLError:  # older than Volta, or a driver that hides it
+            return None
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()

@@ -1,4 +1,4 @@
-"""What is sent: bundled prompts in a seeded order, never the same text twice in a run."""
+"""What is sent: prompts in a seeded order, never the same text twice in a run, with media where the task takes some."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ming_eval.errors import UsageError
+from ming_eval.load.conversations import Conversations, History, Layout
 from ming_eval.load.lengths import Lengths, parse_lengths
 from ming_eval.load.plan import Level, LoadPlan
-from ming_eval.load.synthetic import Vocabulary
+from ming_eval.load.synthetic import Vocabulary, guessed_vocabulary
 from ming_eval.load.trace import TraceRow, read_trace
-from ming_eval.types import Message, Request, Text
+from ming_eval.types import Message, Part, Request, Task, Text
+
+if TYPE_CHECKING:
+    from ming_eval.load.datasets import Source
 
 PROMPT_SETS: dict[str, tuple[str, str]] = {  # name: (file below `suites`, what is in it)
     "chat": ("chat/prompts.jsonl", "general questions of 6 to 150 words, most in English"),
+    "image": ("chat/image.jsonl", "questions that fit any picture"),
+    "audio": ("chat/audio.jsonl", "questions that fit any recording"),
+    "video": ("chat/video.jsonl", "questions that fit any clip"),
+    "speech": ("chat/speech.jsonl", "requests that are answered aloud in a sentence or two"),
 }
+_SET_OF_INPUT = {"I": "image", "A": "audio", "V": "video"}
 
 _NONCES = 10**9
 _NONCE_STRIDE = (
@@ -38,11 +48,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class PointWork:
-    """The requests of one point: the same ones for every backend. No text occurs twice, warm-up included."""
+    """The requests of one point: the same ones for every backend. No text occurs twice, warm-up included.
+
+    `repeat` counts the passes over the points from 1. With `layout` the measured requests are turns of conversations,
+    each without the turns before it, which `conversations` puts in front of it.
+    """
 
     level: Level
     warmup: Sequence[Request]
     measured: Sequence[Request]
+    repeat: int = 1
+    layout: Layout | None = None
+    conversations: Conversations | None = None
 
 
 def load_prompts(name: str) -> tuple[Prompt, ...]:
@@ -69,17 +86,26 @@ class Texts:
     def __init__(self, prompts: Sequence[Prompt], seed: int, *, nonce: bool = True) -> None:
         self._prompts = prompts
         self._seed = seed
-        self._nonce = nonce
-        self._first_nonce = random.Random(f"nonce {seed}").randrange(_NONCES)
+        self._first_nonce = random.Random(f"nonce {seed}").randrange(_NONCES) if nonce else None
         self._order: tuple[int, Sequence[Prompt]] = (-1, ())  # the round that was used last
 
     def __getitem__(self, index: int) -> str:
+        nonce = self.nonce(index)
+        return self.words(index) if nonce is None else f"{nonce} {self.words(index)}"
+
+    def nonce(self, index: int) -> str | None:
+        """The number in front of text i."""
+        if self._first_nonce is None:
+            return None
+        return f"{(self._first_nonce + index * _NONCE_STRIDE) % _NONCES:09d}"
+
+    def words(self, index: int) -> str:
+        """Text i without its number."""
         number, place = divmod(index, len(self._prompts))
         if self._order[0] != number:
             order = random.Random(f"order {self._seed} {number}").sample(self._prompts, len(self._prompts))
             self._order = number, order
-        text = self._order[1][place].text
-        return f"{(self._first_nonce + index * _NONCE_STRIDE) % _NONCES:09d} {text}" if self._nonce else text
+        return self._order[1][place].text
 
 
 class Requests(Sequence[Request]):
@@ -113,6 +139,15 @@ class DrawnTexts:
         self._seed = seed
 
     def __getitem__(self, index: int) -> str:
+        return self.words(index)
+
+    def nonce(self, index: int) -> str | None:
+        """None: drawn words differ from the first one on."""
+        del index
+        return None
+
+    def words(self, index: int) -> str:
+        """Text i."""
         rng = random.Random(f"text {self._seed} {index}")
         return self._vocabulary.text(self._lengths.draw(rng), rng)
 
@@ -120,55 +155,146 @@ class DrawnTexts:
 def plan_points(plan: LoadPlan, prompts: Sequence[Prompt], vocabulary: Vocabulary | None = None) -> Iterator[PointWork]:
     """The requests of each point of `plan` in the order of visits, a function of the arguments alone.
 
-    `vocabulary` is there when the plan asks for lengths of the prompts.
+    `prompts` are for text to text; other tasks have sets of their own. `vocabulary` is there when the plan asks for
+    lengths of the prompts.
     """
-    texts: Texts | DrawnTexts = Texts(prompts, plan.seed, nonce=plan.nonce)
-    if plan.input_tokens is not None:
-        assert vocabulary is not None
-        texts = DrawnTexts(vocabulary, parse_lengths(plan.input_tokens, "--input-tokens"), plan.seed)
     rows = read_trace(Path(plan.trace)) if plan.trace is not None else ()
+    writers = {task: _Writer(plan, task, prompts, vocabulary) for task in plan.tasks}
     starts = dict(zip(plan.levels(), _starts(plan), strict=True))
-    for level in plan.ordered_levels():
-        start, num_warmup = starts[level], plan.num_warmup(level)
-        yield PointWork(
-            level,
-            Requests(_maker(f"{level.label}-warmup-", texts, start, plan), num_warmup),
-            Requests(_maker(f"{level.label}-", texts, start + num_warmup, plan, rows), plan.num_requests(level)),
-        )
+    for repeat in range(1, plan.repeats + 1):
+        for level in plan.ordered_levels():
+            num_warmup, count = plan.num_warmup(level), plan.num_requests(level)
+            start = starts[level] + (repeat - 1) * (num_warmup + count)
+            label = level.label if repeat == 1 else f"{level.label}-pass{repeat}"
+            layout = plan.layout(level, repeat)
+            make = _maker(f"{label}-", writers[level.task], start + num_warmup, plan, rows, layout)
+            yield PointWork(
+                level,
+                Requests(_maker(f"{label}-warmup-", writers[level.task], start, plan), num_warmup),
+                Requests(make, count),
+                repeat,
+                layout,
+                None if layout is None else _conversations(plan, make, vocabulary, prompts),
+            )
 
 
 def _starts(plan: LoadPlan) -> Iterator[int]:
-    """The number of each point's first text; it does not depend on the order of visits."""
-    return accumulate((plan.num_warmup(level) + plan.num_requests(level) for level in plan.levels()[:-1]), initial=0)
+    """The number of each point's first text; it does not depend on the order of visits, nor on points behind it."""
+    return accumulate(
+        (plan.repeats * (plan.num_warmup(level) + plan.num_requests(level)) for level in plan.levels()[:-1]), initial=0
+    )
+
+
+class _Writer:
+    """User turns of one task by number: media, words, and in front of both the nonce."""
+
+    def __init__(self, plan: LoadPlan, task: Task, prompts: Sequence[Prompt], vocabulary: Vocabulary | None) -> None:
+        self._plan = plan
+        self.task = task
+        own = _SET_OF_INPUT.get(task.value[0], "speech" if task is Task.T2S else None)
+        own_prompts = prompts if own is None else load_prompts(own)
+        self._texts: Texts | DrawnTexts = Texts(own_prompts, plan.seed, nonce=plan.nonce)
+        if plan.input_tokens is not None:
+            assert vocabulary is not None
+            self._texts = DrawnTexts(vocabulary, parse_lengths(plan.input_tokens, "--input-tokens"), plan.seed)
+        self._asks_text_only = plan.dataset is None and task.value[0] == "T"
+
+    def parts(self, index: int, *, is_later_turn: bool) -> tuple[Part, ...]:
+        """Later turns bring no media, and need no nonce: the conversation before them has one."""
+        if is_later_turn:
+            return (Text(self._texts.words(index)),)
+        if self._asks_text_only:
+            return (Text(self._texts[index]),)
+        ask, nonce = self._source.ask(index), self._texts.nonce(index)
+        text = self._texts.words(index) if ask.text is None else ask.text
+        if not ask.media:
+            return (Text(text if nonce is None else f"{nonce} {text}"),)
+        # In front of the media, or a prefix cache would know those that come again.
+        return (*(() if nonce is None else (Text(nonce),)), *ask.media, Text(text))
+
+    @cached_property
+    def _source(self) -> Source:
+        from ming_eval.load.datasets import find_source  # reads suites; text alone need not pay for it
+
+        plan = self._plan
+        return find_source(self.task, plan.dataset, plan.dataset_dir, plan.media, plan.seed, _num_texts(plan))
+
+
+def prepare_sources(plan: LoadPlan) -> list[str]:
+    """Open the data sets of a plan before anything is measured; what there is to say of them.
+
+    Raises:
+        UsageError: a package is missing.
+        DataError: the data is not there or not what it should be.
+    """
+    if plan.dataset is None:
+        return []
+    from ming_eval.load.datasets import find_source
+
+    needed, lines = _num_texts(plan), []
+    for task in plan.tasks:
+        source = find_source(task, plan.dataset, plan.dataset_dir, plan.media, plan.seed, needed)
+        source.ask(0)
+        lines.append(f"{task}: {source.about}")
+        if source.count is not None and plan.is_counted and source.count < needed:
+            lines.append(f"  {needed} requests use them more than once: what the server keeps of media may help it")
+    return lines
+
+
+def _num_texts(plan: LoadPlan) -> int:
+    return sum(plan.repeats * (plan.num_warmup(level) + plan.num_requests(level)) for level in plan.levels())
 
 
 def _maker(
-    prefix: str, texts: Texts | DrawnTexts, start: int, plan: LoadPlan, rows: Sequence[TraceRow] = ()
+    prefix: str,
+    writer: _Writer,
+    start: int,
+    plan: LoadPlan,
+    rows: Sequence[TraceRow] = (),
+    layout: Layout | None = None,
 ) -> Callable[[int], Request]:
     """Request i of a stretch; a trace's own text and length win where it has them."""
 
     lengths = parse_lengths(plan.output_tokens or str(plan.max_tokens), "--output-tokens")
 
     def make(index: int) -> Request:
-        # Drawn by number: request i is as long on every system.
-        num_tokens = lengths.draw(random.Random(f"length {plan.seed} {start + index}"))
-        request = replace(_request(f"{prefix}{index}", texts[start + index], plan), max_tokens=num_tokens)
+        turn = None if layout is None else layout.turn(index)
+        request = Request(
+            id=f"{prefix}{index}",
+            messages=(
+                Message("user", writer.parts(start + index, is_later_turn=turn is not None and turn.number > 1)),
+            ),
+            task=writer.task,
+            # Drawn by number: request i is as long on every system.
+            max_tokens=lengths.draw(random.Random(f"length {plan.seed} {start + index}")),
+            temperature=0.0,
+            seed=plan.seed,
+            ignore_eos=plan.ignore_eos,
+            extra=_logprobs(plan) | dict(plan.extra),
+            turn=turn,
+        )
         return _as_recorded(request, rows[index]) if rows else request
 
     return make
 
 
+def _logprobs(plan: LoadPlan) -> dict[str, Any]:
+    return {} if plan.logprobs is None else {"logprobs": True, "top_logprobs": plan.logprobs}
+
+
+def _conversations(
+    plan: LoadPlan, make: Callable[[int], Request], vocabulary: Vocabulary | None, prompts: Sequence[Prompt]
+) -> Conversations:
+    if plan.history is History.REPLIES:
+        return Conversations(make, plan.think_s)
+    words = vocabulary or guessed_vocabulary(prompt.text for prompt in prompts)
+
+    def scripted(index: int) -> str:
+        return words.text(make(index).max_tokens or plan.max_tokens, random.Random(f"answer {plan.seed} {index}"))
+
+    return Conversations(make, plan.think_s, scripted)
+
+
 def _as_recorded(request: Request, row: TraceRow) -> Request:
     messages = request.messages if row.text is None else (Message("user", (Text(row.text),)),)
     return replace(request, messages=messages, max_tokens=row.output_tokens or request.max_tokens)
-
-
-def _request(request_id: str, text: str, plan: LoadPlan) -> Request:
-    return Request(
-        id=request_id,
-        messages=(Message("user", (Text(text),)),),
-        max_tokens=plan.max_tokens,
-        temperature=0.0,
-        seed=plan.seed,
-        ignore_eos=plan.ignore_eos,
-    )

@@ -78,6 +78,8 @@ def audio_pieces(events: Iterable[Event], sample_rate_hz: int | None = None) -> 
     pieces: list[AudioPiece] = []
     for event in events:
         if event.kind is EventKind.AUDIO:
+            if event.sample_rate_hz is not None:
+                pcm = PcmFormat(event.sample_rate_hz)
             pcm, samples = _read_piece(event.audio, pcm)
             if samples:
                 pieces.append(AudioPiece(event.time_s, samples, pcm))

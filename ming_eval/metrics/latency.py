@@ -61,7 +61,10 @@ def make_record(
         http_status=exchange.http_status,
         error=exchange.error,
         num_request_bytes=exchange.num_request_bytes,
-        request_sha256=sha256(exchange.request_body).hexdigest(),
+        request_sha256=exchange.request_sha256 or sha256(exchange.request_body).hexdigest(),
+        upload_s=None if exchange.uploaded_s is None else exchange.uploaded_s - exchange.sent_s,
+        conversation=None if exchange.request.turn is None else exchange.request.turn.conversation,
+        turn=None if exchange.request.turn is None else exchange.request.turn.number,
         num_text_chars=sum(len(event.text) for event in texts),
         num_audio_bytes=sum(len(piece.samples) for piece in pieces),
         audio_s=audio_s(pieces),
@@ -82,6 +85,7 @@ def reply_of(exchange: Exchange, record: RequestRecord) -> Reply:
         reasoning=_joined(exchange.events, EventKind.REASONING),
         audio=join_audio(audio_pieces(exchange.events, exchange.sample_rate_hz)),
         request_body=exchange.request_body,
+        logprobs=tuple(each for event in exchange.events for each in event.logprobs),
     )
 
 

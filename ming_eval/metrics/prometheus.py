@@ -58,11 +58,16 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Of all GPUs of the client's host while a point ran, whatever ran on them."""
+    """Of all GPUs of the client's host while a point ran, whatever ran on them.
+
+    `joules` are counted by the GPUs themselves between the first and the last look, where they do; per output token
+    they are otherwise mean power times time.
+    """
 
     power_w: float
     busy: float
     joules_per_token: float | None
+    joules: float | None = None
 
 
 def parse_sample(text: str, time_s: float) -> ServerSample | None:
@@ -96,12 +101,15 @@ def server_view(phases: Iterable[Sequence[ServerSample]]) -> ServerView | None:
 
 def energy(phases: Iterable[Sequence[GpuSample]], wall_s: float | None, num_tokens: int | None) -> Energy | None:
     """Mean power and use over the point, and what a token cost; None without samples."""
-    every = [sample for samples in phases for sample in samples]
+    parts = [samples for samples in phases if samples]
+    every = [sample for samples in parts for sample in samples]
     if not every:
         return None
     power_w = sum(sample.power_w for sample in every) / len(every)
     busy = sum(sample.busy for sample in every) / len(every)
-    return Energy(power_w, busy, power_w * wall_s / num_tokens if wall_s and num_tokens else None)
+    joules = _growth((sample.energy_j for sample in samples) for samples in parts)
+    used = joules if joules is not None else power_w * wall_s if wall_s else None
+    return Energy(power_w, busy, used / num_tokens if used is not None and num_tokens else None, joules)
 
 
 def _value(field: str, series: dict[str, list[float]]) -> float | None:

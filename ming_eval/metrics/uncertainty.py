@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import fsum, sqrt
 from typing import TYPE_CHECKING
 
 from ming_eval.metrics import latency
+from ming_eval.metrics.intervals import student_t_quantile
 from ming_eval.metrics.stats import Interval
 from ming_eval.types import RequestRecord
 
@@ -41,6 +43,17 @@ def intervals(
     if closed_loop_tokens_per_s is not None and len(good) >= _FEWEST and None not in counts:
         found["output_tokens_per_s"] = _of_throughput(good, closed_loop_tokens_per_s, seed)
     return found
+
+
+def over_passes(values: Sequence[float | None]) -> Interval | None:
+    """95 % interval of Student's t for the mean of a figure over passes; None with fewer than two, or one unknown."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2 or len(known) < len(values):
+        return None
+    centre = fsum(known) / len(known)
+    error = sqrt(fsum((value - centre) ** 2 for value in known) / (len(known) - 1) / len(known))
+    half = student_t_quantile(0.975, len(known) - 1) * error
+    return Interval(round(max(0.0, centre - half), 4), round(centre + half, 4))  # rates and times are never negative
 
 
 def _of_latency(values: Sequence[float], seed: int) -> dict[str, Interval]:

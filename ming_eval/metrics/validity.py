@@ -26,14 +26,17 @@ class Trust(StrEnum):
     INVALID = "invalid"
 
 
+_TEMPLATE_TOKENS = 64  # a common beginning of prompts up to this length is taken for that of a chat template
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
     """What the client saw of itself while a point was measured; None where it could not see it.
 
     `cpu_share` is of one core, `connection_reuse` the share of requests that found an open connection, `cached_share`
-    the share of prompt tokens that the server says it had in its cache. `ttft_drift` is the median TTFT of the second
-    half over that of the first where the halves differ beyond chance; well below 1, a cache has warmed up, or the
-    server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
+    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the
+    median TTFT of the second half over that of the first where the halves differ beyond chance; well below 1, a cache
+    has warmed up, or the server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
     """
 
     verdict: Trust
@@ -73,6 +76,7 @@ class _Limit:
     invalid: float
     unit: str
     falling: bool = False
+    hint: str = ""
 
     def judge(self, validity: Validity) -> tuple[Trust, str] | None:
         value = self.read(validity)
@@ -81,7 +85,7 @@ class _Limit:
         trust = Trust.INVALID if self._passes(value, self.invalid) else Trust.SUSPECT
         limit = self.invalid if trust is Trust.INVALID else self.suspect
         side = "below" if self.falling else "above"
-        return trust, f"{self.what} {value:.3g}{self.unit}, {side} {limit:g}{self.unit}"
+        return trust, f"{self.what} {value:.3g}{self.unit}, {side} {limit:g}{self.unit}{self.hint}"
 
     def _passes(self, value: float, limit: float) -> bool:
         return value < limit if self.falling else value > limit
@@ -93,7 +97,7 @@ def _shortfall(validity: Validity) -> float | None:
 
 
 _LIMITS_OF_THE_CLIENT = (
-    _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core"),
+    _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core", hint=": share the load with --workers"),
     _Limit("event-loop lag p99", lambda v: v.loop_lag_p99_ms, 5.0, 20.0, " ms"),
     _Limit("receive lag p99", lambda v: v.receive_lag_p99_ms, 3.0, 10.0, " ms"),
     _Limit("send lag p99", lambda v: v.send_lag_p99_ms, 5.0, 20.0, " ms"),
@@ -168,13 +172,20 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
 
 
 def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
-    """Share of the prompt tokens that came from a cache, over the requests for which the server says so."""
+    """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
+
+    What all requests have from it is left out, up to the length of a chat template, which they rightly share; so are
+    later turns of a conversation, which rightly find the turns before them.
+    """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
         for record in measured
-        if record.num_cached_tokens is not None and record.num_prompt_tokens
+        if record.num_cached_tokens is not None and record.num_prompt_tokens and (record.turn or 1) == 1
     ]
-    return sum(cached for cached, _ in known) / sum(total for _, total in known) if known else None
+    if not known:
+        return None
+    template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
+    return sum(cached - template for cached, _ in known) / sum(total for _, total in known)
 
 
 def _ttft_drift(measured: Sequence[RequestRecord]) -> float | None:

@@ -98,6 +98,8 @@ def load_charts(run: SweepRun) -> list[Chart]:
         ("ttft", "Time to first token", "ms", _of("ttft_ms")),
         ("tpot", "Time per output token", "ms", (("mean", lambda p: p.tpot_ms.mean),)),
         ("e2e", "End to end", "ms", _of("e2e_ms")),
+        ("ttfa", "Time to first sound", "ms", _of_speech("ttfa_ms")),
+        ("rtf", "Real-time factor", "seconds per second of speech", _of_speech("rtf")),
     )
     found = [
         Chart(f"load-{name}", title, x_label, unit, _lines(run, _load, figures), x_log=True, x_ticks=ticks)
@@ -134,7 +136,7 @@ def timelines(run: SweepRun) -> list[Timeline]:
     found = []
     for system, (name, points) in enumerate(curves(run.summary).items()):
         top = max(points, key=_load)
-        records = [record for record in run.records if _is_of(record, name, load_name(top))]
+        records = [record for record in run.records if _is_of(record, top, load_name(top)) and record.repeat == 1]
         if records:
             found.append(_timeline(system, f"{name}, {load_name(top)}", records))
     return found
@@ -147,6 +149,13 @@ _Figure = tuple[str, Callable[[Point], float | None]]
 
 def _of(field: str) -> tuple[_Figure, ...]:
     return (("p50", lambda p: getattr(p, field).p50), ("p99", lambda p: getattr(p, field).p99))
+
+
+def _of_speech(field: str) -> tuple[_Figure, ...]:
+    def read(figure: str) -> Callable[[Point], float | None]:
+        return lambda point: None if point.speech is None else getattr(getattr(point.speech, field), figure)
+
+    return (("p50", read("p50")), ("p99", read("p99")))
 
 
 def _load(point: Point) -> float:
@@ -198,10 +207,10 @@ def _spread(loads: Sequence[str]) -> list[str]:
 
 
 def _distributions(run: SweepRun, load: str, samples: Callable[[RequestRecord], Iterable[float]]) -> Iterable[Line]:
-    for system, backend in enumerate(curves(run.summary)):
-        values = [v for record in run.records if _is_of(record, backend, load) for v in samples(record) if v > 0]
+    for system, (name, points) in enumerate(curves(run.summary).items()):
+        values = [v for record in run.records if _is_of(record, points[0], load) for v in samples(record) if v > 0]
         if len(values) > 1:
-            yield _cumulative(system, backend, np.sort(np.array(values)))
+            yield _cumulative(system, name, np.sort(np.array(values)))
 
 
 def _cumulative(system: int, name: str, ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Line:
@@ -223,8 +232,10 @@ def _gaps_ms(record: RequestRecord) -> Iterable[float]:
     return (1000 * gap for gap in latency.itl_samples_s(record))
 
 
-def _is_of(record: RequestRecord, backend: str, load: str) -> bool:
-    return record.backend == backend and not record.warmup and load_name(record) == load
+def _is_of(record: RequestRecord, point: Point, load: str) -> bool:
+    """True for a measured request of the point's backend and task, at `load`."""
+    is_alike = (record.backend, record.task) == (point.backend, point.task)
+    return is_alike and not record.warmup and load_name(record) == load
 
 
 # --- Timeline ----------------------------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ from ming_eval.report.coverage_table import case_grid, modality_grid
 from ming_eval.report.document import facts
 from ming_eval.report.grid import number
 from ming_eval.report.html import Section, bullet_list, data_url, note, table, warning
+from ming_eval.report.media_page import MAX_EMBEDDED_BYTES, player
 from ming_eval.results import CoverageCase, CoverageSummary, InputFile
-
-_MAX_EMBEDDED_BYTES = 4_000_000  # of one file: a page must open in a browser
 
 
 def coverage_sections(folder: Path, manifest: Manifest, summary: CoverageSummary) -> list[Section]:
@@ -47,22 +46,15 @@ def _case(folder: Path, case: CoverageCase) -> str:
 def _input(file: InputFile) -> str:
     """What was sent, where it is one of the bundled files; a line that describes it otherwise."""
     path = resources.files("suites").joinpath("coverage", "media", file.name)
-    if not path.is_file() or file.bytes > _MAX_EMBEDDED_BYTES:
+    if not path.is_file() or file.bytes > MAX_EMBEDDED_BYTES:
         return f'<span class="note">{escape(file.name)} ({file.bytes} bytes)</span>'
-    return _player(file.kind, data_url(path.read_bytes(), file.mime), file.name)
+    return player(file.kind, data_url(path.read_bytes(), file.mime), file.name)
 
 
 def _speech(folder: Path, case: CoverageCase) -> str:
     if case.audio_file is None:
         return ""
     path = folder / case.audio_file
-    if path.suffix != ".wav" or not path.is_file() or path.stat().st_size > _MAX_EMBEDDED_BYTES:
+    if path.suffix != ".wav" or not path.is_file() or path.stat().st_size > MAX_EMBEDDED_BYTES:
         return f'<p class="note">speech in {escape(case.audio_file)}</p>'
-    return f'<div class="media">{_player("audio", data_url(path.read_bytes(), "audio/wav"), "answer")}</div>'
-
-
-def _player(kind: str, url: str, name: str) -> str:
-    label = escape(name)
-    if kind == "image":
-        return f'<img src="{url}" alt="{label}" title="{label}">'
-    return f'<{kind} controls preload="metadata" src="{url}" aria-label="{label}"></{kind}>'
+    return f'<div class="media">{player("audio", data_url(path.read_bytes(), "audio/wav"), "answer")}</div>'

@@ -8,6 +8,7 @@ from ming_eval.manifest import Manifest
 from ming_eval.report.document import bullets, how_to_repeat, named, warnings
 from ming_eval.report.observations import observations
 from ming_eval.report.sweep_table import sweep_grid, table_notes
+from ming_eval.report.workload_tables import workload_tables
 from ming_eval.results import Summary
 
 _LEGEND = (
@@ -25,6 +26,7 @@ def sweep_markdown(summary: Summary, manifest: Manifest, *more: str) -> str:
         sweep_grid(summary).markdown().rstrip(),
         *map(_literal, table_notes(summary)),
         _LEGEND,
+        *(f"## {title}\n\n{grid.markdown().rstrip()}\n\n{text}" for title, text, grid in workload_tables(summary)),
         "## Observations",
         bullets(observations(summary)),
         *more,

@@ -21,11 +21,11 @@ _Check = Callable[[Sequence[Point]], str | None]
 
 
 def observations(summary: Summary) -> list[str]:
-    """What the run shows, as plain sentences; per backend where there are several."""
+    """What the run shows, as plain sentences; per backend where there are several. A load names its task."""
     found = [failures(summary), *unfinished(summary)]
     by_backend = curves(summary)
-    for name, points in by_backend.items():
-        prefix = f"{name}: " if len(by_backend) > 1 else ""
+    for points in by_backend.values():
+        prefix = f"{points[0].backend}: " if len(summary.backends) > 1 else ""
         found += [prefix + line for line in _of_backend(points)]
     return [*found, *short_replies(summary), *_of_run(summary.points), *validity_lines(summary)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ming_eval.manifest import Manifest
 from ming_eval.results import Summary
@@ -13,11 +14,12 @@ from ming_eval.types import RequestRecord
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """A stored sweep: what was measured, its figures, and every request."""
+    """A stored sweep: what was measured, its figures, and every request; `folder` holds speech and samples of media."""
 
     manifest: Manifest
     summary: Summary
     records: Sequence[RequestRecord]
+    folder: Path | None = None
 
 
 def unique_labels(names: Sequence[tuple[str, str]]) -> list[str]:

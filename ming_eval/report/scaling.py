@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from ming_eval.results import Point, Summary
+from ming_eval.types import Task
 
 KNEE_ELASTICITY = 0.5  # below it, doubling the load brings less than 41 % more throughput
 
@@ -21,10 +22,16 @@ class Knee:
 
 
 def curves(summary: Summary) -> dict[str, list[Point]]:
-    """The points of each backend, by rising load."""
-    ordered = sorted(summary.points, key=lambda point: (point.backend, point.load))
-    found = {name: list(points) for name, points in groupby(ordered, key=lambda point: point.backend)}
-    return {backend.name: found[backend.name] for backend in summary.backends if backend.name in found}
+    """The points of each backend by rising load; of each task of a backend where there are several."""
+    ordered = sorted(summary.points, key=lambda point: (point.backend, point.task, point.load))
+    found = {key: list(points) for key, points in groupby(ordered, key=lambda point: (point.backend, point.task))}
+    tasks = [task for task in Task if any(task == point.task for point in summary.points)]
+    return {
+        f"{backend.name} {task}" if len(tasks) > 1 else backend.name: found[backend.name, task]
+        for backend in summary.backends
+        for task in tasks
+        if (backend.name, task) in found
+    }
 
 
 def speedup(point: Point, base: Point) -> float | None:

@@ -10,6 +10,7 @@ from ming_eval.report.charts import Chart, Line, Mark, Timeline
 
 _WIDTH, _HEIGHT = 560, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 14, 46
+_LABEL_WIDTH = 36  # of a mark that says its load
 _ROW_HEIGHT = 9
 _TIMELINE_WIDTH = 1140
 NUM_COLOURS = 8
@@ -91,7 +92,11 @@ def _mark(line: Line, mark: Mark, x: Axis, y: Axis) -> str:
     across, up = x.place(mark.x), y.place(mark.y)
     dot = f'<circle class="dot {_colour(line.system)}" cx="{across:.1f}" cy="{up:.1f}" r="3.5"/>'
     reach = f'<circle class="reach" cx="{across:.1f}" cy="{up:.1f}" r="11"/>'
-    text = _text(across + 7, up - 7, mark.label, f"tick {_colour(line.system)}", "start") if mark.label else ""
+    text = ""
+    if mark.label:
+        is_at_edge = across > x.end - _LABEL_WIDTH
+        place, anchor = (across - 7, "end") if is_at_edge else (across + 7, "start")
+        text = _text(place, up - 7, mark.label, f"tick {_colour(line.system)}", anchor)
     return f'{text}<g class="pt" data-tip="{escape(mark.tip)}">{dot}{reach}</g>'
 
 

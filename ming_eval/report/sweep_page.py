@@ -10,11 +10,13 @@ from ming_eval.report.charts import Chart, Line, Timeline, distribution_charts, 
 from ming_eval.report.document import facts
 from ming_eval.report.grid import number, percent
 from ming_eval.report.html import Section, bullet_list, note, table, warning
+from ming_eval.report.media_page import media_cards
 from ming_eval.report.observations import observations
 from ming_eval.report.overlay import SweepRun, overlay
 from ming_eval.report.scaling import curves
 from ming_eval.report.svg import NUM_COLOURS, chart_svg, timeline_svg
 from ming_eval.report.sweep_table import sweep_grid, table_notes
+from ming_eval.report.workload_tables import workload_tables
 from ming_eval.results import Backend, Point
 
 _POINTS_NOTE = (
@@ -34,18 +36,36 @@ def sweep_sections(runs: Sequence[SweepRun]) -> list[Section]:
     """Overview, curves, points, distributions, timelines, and how to repeat it."""
     run = overlay(runs)
     found = [
-        Section("overview", "Overview", _warnings(runs) + _cards(run) + bullet_list(observations(run.summary))),
+        Section("overview", "Overview", _warnings(runs) + _cards(run) + bullet_list(_observations(run))),
         _charts("load", "Load curves", load_charts(run)),
         Section(
             "points",
             "Points",
             table(sweep_grid(run.summary)) + "".join(map(note, [*table_notes(run.summary), _POINTS_NOTE])),
         ),
+        *_workload(run, runs),
         _charts("distributions", "Distributions", distribution_charts(run), _DISTRIBUTION_NOTE),
         _timelines(timelines(run)),
         Section("repeat", "How to repeat it", "".join(_how_to_repeat(each) for each in runs)),
     ]
     return [section for section in found if section.body]
+
+
+def _observations(run: SweepRun) -> list[str]:
+    """Without the doubts of single points, which stand above."""
+    reasons = set() if run.summary.validity is None else {f"{reason}." for reason in run.summary.validity.reasons}
+    return [line for line in observations(run.summary) if line not in reasons]
+
+
+def _workload(run: SweepRun, runs: Sequence[SweepRun]) -> list[Section]:
+    """Media and speech, turns, passes: what the run has of them."""
+    found = [
+        Section(title.lower().replace(" ", "-"), title, table(grid) + note(text))
+        for title, text, grid in workload_tables(run.summary)
+    ]
+    if cards := media_cards(runs):
+        found.append(Section("listen", "Sent and said", cards))
+    return found
 
 
 def _warnings(runs: Sequence[SweepRun]) -> str:
@@ -64,16 +84,19 @@ def _doubts(run: SweepRun) -> Iterable[str]:
     for point in run.summary.points:
         if point.validity is not None and point.validity.verdict != "valid":
             reasons = "; ".join(point.validity.reasons)
-            yield f"{point.backend} {load_name(point)} is {point.validity.verdict}: {reasons}"
+            yield f"{point.backend} {point.load_name} is {point.validity.verdict}: {reasons}"
 
 
 def _cards(run: SweepRun) -> str:
     backends = {backend.name: backend for backend in run.summary.backends}
-    cards = (_card(i, backends[name], points) for i, (name, points) in enumerate(curves(run.summary).items()))
+    cards = (
+        _card(i, name, backends[points[0].backend], points)
+        for i, (name, points) in enumerate(curves(run.summary).items())
+    )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _card(system: int, backend: Backend, points: Sequence[Point]) -> str:
+def _card(system: int, title: str, backend: Backend, points: Sequence[Point]) -> str:
     fastest = max(points, key=lambda point: point.output_tokens_per_s or 0.0)
     failed, requests = sum(point.failed for point in points), sum(point.requests for point in points)
     figures = (
@@ -86,7 +109,7 @@ def _card(system: int, backend: Backend, points: Sequence[Point]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{value} <small>{escape(unit)}</small></dd></div>"
         for name, value, unit in figures
     )
-    name = f'<div class="name"><span class="swatch s{system % NUM_COLOURS}"></span>{escape(backend.name)}</div>'
+    name = f'<div class="name"><span class="swatch s{system % NUM_COLOURS}"></span>{escape(title)}</div>'
     model = f'<div class="model">{escape(backend.model or backend.url)}</div>'
     return f'<div class="card">{name}{model}<dl class="figures">{shown}</dl></div>'
 

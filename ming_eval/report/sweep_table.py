@@ -5,6 +5,7 @@ from __future__ import annotations
 from ming_eval.report.grid import MISSING, Grid, number, pair
 from ming_eval.report.scaling import curves, speedup
 from ming_eval.results import Point, Summary
+from ming_eval.types import Task
 
 _EXAMPLE_CHARS = 200
 
@@ -14,8 +15,10 @@ def sweep_grid(summary: Summary) -> Grid:
     by_backend = curves(summary)
     first = min((points[0] for points in by_backend.values()), key=lambda point: point.load, default=None)
     is_open = first is not None and first.rate_per_s is not None
+    has_tasks = any(point.task != Task.T2T for point in summary.points)
     header = [
         "backend",
+        *(["task"] if has_tasks else []),
         "req/s asked" if is_open else "c",
         "requests",
         "failed",
@@ -25,9 +28,9 @@ def sweep_grid(summary: Summary) -> Grid:
         "TPOT",
         "ITL p99",
     ]
-    header += ["req/s", "tok/s", f"x {first.load_name if first else 'c=1'}"]
-    rows = [_row(point, points[0]) for points in by_backend.values() for point in points]
-    return Grid(header, rows)
+    header += ["req/s", "tok/s", f"x {first.load_name.split()[-1] if first else 'c=1'}"]
+    rows = [_row(point, points[0], has_tasks=has_tasks) for points in by_backend.values() for point in points]
+    return Grid(header, rows, num_labels=2 if has_tasks else 1)
 
 
 def table_notes(summary: Summary) -> list[str]:
@@ -60,10 +63,11 @@ def _shown(text: str) -> str:
     return line if len(line) <= _EXAMPLE_CHARS else f"{line[: _EXAMPLE_CHARS - 1]}…"
 
 
-def _row(point: Point, base: Point) -> list[str]:
+def _row(point: Point, base: Point, *, has_tasks: bool) -> list[str]:
     scale = speedup(point, base)
     return [
         point.backend,
+        *([point.task] if has_tasks else []),
         f"{point.load:g}{'*' if point.interrupted else ''}",
         str(point.requests),
         str(point.failed),

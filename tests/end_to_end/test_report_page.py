@@ -22,10 +22,14 @@ from ming_eval.results import CoverageCase, CoverageSummary, InputFile, Verdict
 from ming_eval.run_folder import Redactor, RequestLog
 from ming_eval.types import Reply
 from tests.end_to_end.browser import CHROMIUM, Page, open_browser
+from tests.fakes import FakeServer, Script
 from tests.ming_eval.compare.simulation import World, simulate
 from tests.ming_eval.factories import make_backend, make_manifest, make_plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install -y chromium"),
+]
 
 HOSTILE = "<img src=x onerror=fetch('https://example.com/')>"
 WORLD = World(concurrencies=(1, 4, 16), num_requests=48)
@@ -99,6 +103,29 @@ def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def coverage_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(store_coverage(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture(scope="module")
+def spoken_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of pictures that are answered aloud, half a second each."""
+    out = tmp_path_factory.mktemp("results")
+    speech = wav_header(PcmFormat(16_000), 16_000) + bytes(16_000)
+    with FakeServer.in_thread(Script(audio=(speech,))) as server:
+        options = (
+            "--task",
+            "I2S",
+            "--image-size",
+            "40",
+            "--concurrency",
+            "1,2",
+            "--requests",
+            "4",
+            "--max-tokens",
+            "2",
+        )
+        result = CliRunner().invoke(app, ["sweep", "--backend", f"s={server.url}", *options, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    return write_page(*out.iterdir())
 
 
 def write_page(*folders: Path) -> Path:
@@ -237,6 +264,18 @@ def test_media_of_a_coverage_run_are_in_the_page_and_play(coverage_page: Path) -
         assert await page.evaluate("document.querySelectorAll('#answers video').length") == 1
 
     visit(coverage_page, ask)
+
+
+def test_pictures_that_a_sweep_sent_are_seen_and_speech_is_heard(spoken_page: Path) -> None:
+    async def ask(page: Page) -> None:
+        assert await column(page, "media-and-speech", 1) == ["I2S", "I2S"]
+        assert await page.evaluate("document.querySelectorAll('#load-rtf .dot, #load-ttfa .dot').length") == 2 * 2 * 2
+        assert await page.evaluate("document.querySelector('#listen img').naturalWidth") == 40
+        players = "[...document.querySelectorAll('#listen audio')]"
+        await page.wait_for(f"{players}.every(player => player.readyState > 0)")
+        assert await page.evaluate(f"{players}.map(player => player.duration)") == [0.5] * 3
+
+    visit(spoken_page, ask)
 
 
 def _brightness(colour: str) -> float:

@@ -81,9 +81,8 @@ def test_list_shows_all_names_and_one_kind() -> None:
 def test_list_of_something_unknown_says_what_there_is() -> None:
     code, _, err = invoke("list", "nope")
     assert code == 2
-    assert err == (
-        "ming-eval: nothing is called 'nope': choose one of profiles, prompts, dialects, or leave it out for all\n"
-    )
+    names = "profiles, prompts, datasets, dialects"
+    assert err == f"ming-eval: nothing is called 'nope': choose one of {names}, or leave it out for all\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -101,9 +100,10 @@ def test_help_of_models_names_the_options_that_are_passed_on() -> None:
 def test_list_as_json() -> None:
     code, out, err = invoke("list", "prompts", "--json", "-")
     assert code == 0
-    (prompts,) = json.loads(out)["prompts"]
+    prompts, *others = json.loads(out)["prompts"]
     assert prompts["name"] == "chat"
     assert int(prompts["prompts"]) >= 120
+    assert [each["name"] for each in others] == ["image", "audio", "video", "speech"]
     assert "chat" in err  # the table makes room for the JSON
 
 

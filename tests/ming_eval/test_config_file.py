@@ -1,4 +1,4 @@
-"""Options from TOML files."""
+"""Options from TOML and YAML files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OPTIONS = {
 }
 
 
-def read(tmp_path: Path, text: str) -> dict[str, object]:
-    path = tmp_path / "run.toml"
+def read(tmp_path: Path, text: str, name: str = "run.toml") -> dict[str, object]:
+    path = tmp_path / name
     path.write_text(text)
     return dict(read_config(path, OPTIONS, {"backend"}))
 
@@ -47,3 +47,25 @@ def test_what_is_no_option_is_refused(tmp_path: Path, text: str, message: str) -
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*nope.toml"):
         read_config(tmp_path / "nope.toml", OPTIONS, ())
+
+
+def test_yaml_says_the_same_as_toml(tmp_path: Path) -> None:
+    text = "max-tokens: 128  # longer\nconcurrency: 1..8\nbackend:\n  - a=http://a\n  - b=http://b\n"
+    found = read(tmp_path, text, "run.yaml")
+    assert found == {"max_tokens": 128, "concurrency": "1..8", "backend": ["a=http://a", "b=http://b"]}
+    assert read(tmp_path, "# nothing yet\n", "run.yml") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max-token: 1", "unknown option 'max-token': did you mean max-tokens"),
+        ("- max-tokens", "is not YAML: it holds a list, not options"),
+        ("max-tokens: [1", "is not YAML: while parsing a flow sequence"),
+        ("max-tokens: {low: 1}", "max-tokens takes one value"),
+        ("max-tokens: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_what_is_no_option_is_refused_in_yaml_too(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path, text, "run.yaml")

@@ -39,7 +39,8 @@ def test_texts_go_to_one_file_per_point_warmup_left_out(tmp_path: Path) -> None:
         log.add(Reply(make_record(id="c1-0"), "eins", reasoning="hm"))
         log.add(Reply(make_record(id="c2-0", concurrency=2), "zwei"))
     (line,) = (tmp_path / outputs_file("a", 1)).read_text().splitlines()
-    assert json.loads(line) == {"id": "c1-0", "finish_reason": "length", "text": "eins", "reasoning": "hm"}
+    said = {"id": "c1-0", "finish_reason": "length", "text": "eins", "reasoning": "hm"}
+    assert json.loads(line) == said
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["a-c1.jsonl", "a-c2.jsonl"]
 
 

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from ming_eval.client import Client, Exchange
+from ming_eval.client.stamps import IS_SUPPORTED
 from ming_eval.errors import TargetError
 from ming_eval.targets import Target
-from ming_eval.types import Event, EventKind, Failure, Task
+from ming_eval.types import Event, EventKind, Failure, Message, Request, Task, Text
 from tests.fakes import FakeServer, Fault, Script, every
 from tests.ming_eval.client.helpers import QUICK, ask, client_of, exchange_with, run, send_all, text_of, words
 
@@ -368,3 +370,40 @@ def test_certificate_that_nobody_vouches_for_is_refused() -> None:
 
     with pytest.raises(TargetError, match="certificate not trusted"):
         run(play())
+
+
+@pytest.mark.parametrize("is_stamped", [True, False])
+def test_upload_time_ends_when_the_kernel_has_taken_the_last_byte(
+    is_stamped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server reads late: a small request is gone by then, one that no buffer holds is not."""
+    monkeypatch.setattr("ming_eval.client.client.IS_SUPPORTED", is_stamped and IS_SUPPORTED)
+    reading_from_s: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await asyncio.sleep(0.1)
+            reading_from_s.append(time.perf_counter())
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+            body = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+        writer.close()
+
+    async def measure() -> list[Exchange]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, Client(Target.at(url, model="m"), connections=1) as client:
+            texts = ("x", "x" * 30_000_000)
+            return [
+                await client.send(Request(text[:2], (Message("user", (Text(text),)),), stream=False)) for text in texts
+            ]
+
+    small, large = uvloop.run(measure())
+    assert (small.failure, large.failure) == (None, None)
+    assert small.uploaded_s is not None
+    assert large.uploaded_s is not None
+    assert small.sent_s <= small.uploaded_s < reading_from_s[0]
+    assert reading_from_s[1] < large.uploaded_s <= (large.done_s or 0)

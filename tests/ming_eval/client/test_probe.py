@@ -21,6 +21,31 @@ def test_model_cards() -> None:
     assert run(play()) == ["a/b", "c"]
 
 
+def test_a_question_without_a_body_says_nothing_of_one() -> None:
+    async def play() -> dict[str, str]:
+        async with FakeServer() as server:
+            await probe.fetch_models(Target.at(server.url, api_key="k", headers=[("X-Team", "a")]))
+            return server.seen[0].headers
+
+    headers = run(play())
+    assert headers.keys() & {"content-length", "content-type"} == set()
+    assert (headers["authorization"], headers["x-team"], headers["accept-encoding"]) == ("Bearer k", "a", "identity")
+
+
+def test_a_page_whose_end_is_missing_is_no_page() -> None:
+    async def play() -> None:
+        async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+            writer.close()
+
+        async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+            await probe.fetch_models(Target.at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+
+    with pytest.raises(TargetError, match=r"cannot read http.*/v1/models: the server closed the connection"):
+        run(play())
+
+
 def test_server_without_models_says_so() -> None:
     async def play() -> None:
         async with FakeServer(models_status=404) as server:

@@ -32,6 +32,9 @@ class Wire(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0  # the protocol must hear of every byte that is left
+
     def abort(self) -> None:
         self.aborted = True
 

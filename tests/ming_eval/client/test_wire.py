@@ -178,7 +178,7 @@ def test_mstar_speech_has_a_new_id_in_every_chunk_and_usage_that_counts_nothing(
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     message = {"role": "assistant", "content": "hi", "audio": {"id": "a", "data": "AQAC"}}
     reply = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": zeros}
-    events = decode_reply(json.dumps(reply).encode(), 2.0)
+    events = decode_reply(json.dumps(reply).encode(), 2.0, OPENAI)
     assert [event.kind for event in events] == ["text", "audio", "finish", "usage"]
     assert latency.count_tokens(events).source is TokenSource.EVENTS  # zero tokens beside output are no count
 
@@ -188,7 +188,7 @@ def test_whole_vllm_omni_reply_has_its_audio_in_a_second_choice() -> None:
         {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"},
         {"index": 0, "message": {"role": "assistant", "audio": {"data": "AQAC", "transcript": ""}}},
     ]
-    events = decode_reply(json.dumps({"choices": choices}).encode(), 2.0)
+    events = decode_reply(json.dumps({"choices": choices}).encode(), 2.0, OPENAI)
     assert [(event.kind, event.text, event.audio) for event in events] == [
         ("text", "hi", b""),
         ("finish", "stop", b""),
@@ -276,7 +276,7 @@ def test_random_bytes_give_events_or_a_wire_error(data: bytes) -> None:
 def whole(**message: Any) -> list[Event]:
     choices = [{"index": 0, "message": {"role": "assistant"} | message, "finish_reason": "length"}]
     reply = {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 2, "completion_tokens": 1}}
-    return decode_reply(json.dumps(reply).encode(), 2.0)
+    return decode_reply(json.dumps(reply).encode(), 2.0, OPENAI)
 
 
 TAIL = [Event(EventKind.FINISH, 2.0, "length"), Event(EventKind.USAGE, 2.0, usage=Usage(2, 1))]
@@ -301,7 +301,7 @@ def test_whole_reply_with_speech() -> None:
 def test_whole_reply_with_speech_in_a_second_choice() -> None:
     text = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}
     speech = {"index": 0, "message": {"audio": {"data": "UklGRgAA", "transcript": ""}}, "finish_reason": "stop"}
-    events = decode_reply(json.dumps({"choices": [text, speech]}).encode(), 2.0)
+    events = decode_reply(json.dumps({"choices": [text, speech]}).encode(), 2.0, OPENAI)
     kinds = [event.kind for event in events]
     assert kinds == [EventKind.TEXT, EventKind.FINISH, EventKind.AUDIO, EventKind.FINISH]
 

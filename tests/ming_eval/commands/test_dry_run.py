@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.fakes import FakeServer, Script
 from tests.ming_eval.commands.test_sweep import sweep
 
@@ -31,6 +33,22 @@ def test_the_first_request_is_the_one_that_is_sent_first(tmp_path: Path) -> None
         sweep(tmp_path, *options)
         (sent,) = server.chats
     assert shown == sent.body
+
+
+def test_a_closed_loop_has_a_time_once_the_server_was_measured(tmp_path: Path) -> None:
+    """Requests of 4 tokens took some time at one in flight; 8 of 8 tokens at two in flight: 4 waves of twice that."""
+    with FakeServer.in_thread(Script(first_s=0.01, gap_s=0.005)) as server:
+        options = ("--backend", f"s={server.url}", "--requests", "8")
+        sweep(tmp_path, *options, "--concurrency", "1", "--max-tokens", "4")
+        (folder,) = tmp_path.iterdir()
+        result = sweep(tmp_path, *options, "--concurrency", "2", "--max-tokens", "8", "--repeats", "3", "--dry-run")
+        other = sweep(tmp_path, "--backend", "x=http://127.0.0.1:9", "--concurrency", "2", "--dry-run")
+    (point,) = json.loads((folder / "summary.json").read_text())["points"]
+    load, *_, seconds = result.stdout.splitlines()[2].split()
+    assert (load, float(seconds)) == ("c=2", pytest.approx(8 * point["e2e_ms"]["mean"] / 1000, rel=0.02))
+    assert "30 requests to 1 backend in 3 passes, warm-up included." in result.stdout
+    assert f"guessed from {folder.name}" in result.stdout
+    assert other.stdout.splitlines()[2].split()[-1] == "-"
 
 
 def test_an_open_loop_has_a_time(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_ramp_gets_faster(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     intended = sorted(line["intended_s"] for line in measured(tmp_path))
     assert len(intended) == 30  # (10 + 90) / 2 x 0.6
+    assert point_of(tmp_path)["planned"] == 30
     gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
     assert all(later < earlier for earlier, later in itertools.pairwise(gaps))
 
@@ -121,6 +122,19 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
 # --- stopping ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_open_loop_sends_all_that_is_due_within_its_duration(tmp_path: Path, workers: str) -> None:
+    """At a constant 40 per second, 20 are due within 0.49 s; none of them is given up."""
+    options = ("--rate", "40", "--arrivals", "constant", "--duration", "0.49", "--workers", workers, *SMALL)
+    with FakeServer.in_thread(FAST) as server:
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert 19 <= point["requests"] <= 20
+    assert (point["failed"], point["stopped"]) == (0, "after 0.49 s")
+    assert sorted(line["index"] for line in measured(tmp_path)) == list(range(point["requests"]))
+
+
 def test_duration_ends_a_point(tmp_path: Path) -> None:
     with FakeServer.in_thread(Script(first_s=0.02)) as server:
         result = sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "2", "--duration", "0.5", *SMALL)
@@ -131,6 +145,17 @@ def test_duration_ends_a_point(tmp_path: Path) -> None:
     sent = [line["sent_s"] for line in measured(tmp_path)]
     assert max(sent) - min(sent) < 0.5
     assert summary_of(tmp_path)["partial"] is False
+
+
+def test_an_open_loop_sends_all_that_is_due_before_its_end(tmp_path: Path) -> None:
+    """50 a second at even distances for half a second: that of 0.00 s to that of 0.48 s, however many are late."""
+    with FakeServer.in_thread(Script()) as server:
+        options = ("--rate", "50", "--arrivals", "constant", "--duration", "0.5", *SMALL)
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+    assert result.exit_code == 0, result.stderr
+    point = point_of(tmp_path)
+    assert 20 <= point["requests"] <= 27  # the time starts with the first question for a request, a moment later
+    assert point["stopped"] == "after 0.5 s"
 
 
 def test_a_narrow_interval_ends_a_point(tmp_path: Path) -> None:
@@ -287,3 +312,24 @@ def test_lengths_are_drawn_for_each_request_and_equal_on_every_system(tmp_path: 
 def tokens_of(body: dict[str, Any]) -> int:
     length: int = body.get("max_completion_tokens") or body["max_tokens"]
     return length
+
+
+# --- the request -------------------------------------------------------------------------------------------------
+
+
+def test_extra_fields_of_the_body_are_sent_and_repeated(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        options = ("--concurrency", "1", "--requests", "2", *SMALL, "--extra-body", '{"top_k": 1, "temperature": 0.5}')
+        assert sweep(tmp_path, "--backend", f"s={server.url}", *options).exit_code == 0
+        assert [(chat.body["top_k"], chat.body["temperature"]) for chat in server.chats] == [(1, 0.5)] * 2
+    assert summary_of(tmp_path)["settings"]["extra"] == {"top_k": 1, "temperature": 0.5}
+    bad = sweep(tmp_path, "--backend", "s=http://127.0.0.1:9", "--extra-body", "top_k=1")
+    assert (bad.exit_code, "JSON object" in bad.stderr) == (2, True)
+
+
+def test_opening_connections_is_a_figure_of_its_own(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "3", "--requests", "6", *SMALL)
+    point = point_of(tmp_path)
+    assert (point["connect_ms"]["count"], point["reconnections"]) == (3, 0)
+    assert 0 < point["connect_ms"]["mean"] <= point["connect_ms"]["max"]

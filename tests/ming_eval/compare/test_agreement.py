@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ming_eval import manifest as manifests
-from ming_eval.compare.agreement import Parting, agree_all, part
+from ming_eval.compare.agreement import Parting, agree_all, part, part_replies
 from ming_eval.compare.system import System, load_systems
 from ming_eval.errors import DataError, UsageError
-from ming_eval.run_folder import Redactor, RequestLog
-from ming_eval.types import Failure, Reply
+from ming_eval.run_folder import Redactor, RequestLog, SavedReply
+from ming_eval.types import Failure, Reply, TokenLogprob
 from tests.ming_eval.compare.simulation import World, simulate
 
 WORLD = World(concurrencies=(1, 2), num_requests=4)
@@ -45,6 +45,28 @@ def store(folder: Path, texts: dict[str, str], **changes: object) -> System:
 )
 def test_where_texts_part(second: str, parting: Parting | None) -> None:
     assert part("q", "one two three four", second) == parting
+
+
+def test_how_close_a_call_the_first_differing_token_was() -> None:
+    """`b` was 0.1 behind `a` for the first system and 0.3 in front of it for the second; a third never saw it."""
+
+    def saved(text: str, *tokens: TokenLogprob) -> SavedReply:
+        return SavedReply("q", "stop", text, "", tokens)
+
+    same = TokenLogprob("x ", -0.5)
+    first = saved("x a", same, TokenLogprob("a", -1.0, (("a", -1.0), ("b", -1.1))))
+    second = saved("x b", TokenLogprob("x ", -0.6), TokenLogprob("b", -0.9, (("b", -0.9), ("a", -1.2))))
+    found = part_replies("q", first, second)
+    assert found is not None
+    assert (found.token, found.words, found.chars) == (1, 1, 2)
+    assert (found.first_gap, found.second_gap) == (pytest.approx(0.1), pytest.approx(0.3))
+    blind = part_replies("q", first, saved("x c", same, TokenLogprob("c", -0.1)))
+    assert blind is not None
+    assert (blind.token, blind.first_gap, blind.second_gap) == (1, None, None)
+    ended = part_replies("q", first, saved("x ", same))
+    assert ended is not None
+    assert (ended.token, ended.first_gap) == (1, None)
+    assert part_replies("q", first, first) is None
 
 
 def test_share_of_equal_answers_by_load(tmp_path: Path) -> None:

@@ -73,3 +73,13 @@ def test_dialect_is_guessed_from_the_owner_of_the_model(
     monkeypatch.setattr(probe, "fetch_models", cards)
     target, backend, _ = ask(FakeServer(), guess_dialect=guess)
     assert target.dialect.name == backend.dialect == dialect
+
+
+def test_a_dialect_that_names_no_model_needs_none() -> None:
+    async def main(server: FakeServer) -> Target:
+        async with server:
+            target = Target.at(server.url, dialect="mstar-native")
+            return (await identify(target, launched=False, guess_dialect=False, warn=print))[0]
+
+    assert asyncio.run(main(FakeServer(models_status=404))).model is None
+    assert asyncio.run(main(FakeServer(models=()))).model is None

@@ -9,7 +9,7 @@ import pytest
 from ming_eval.errors import UsageError
 from ming_eval.load.search import Search, capacity, parse_search
 from ming_eval.metrics.stats import Interval
-from ming_eval.results import Distribution, Point
+from ming_eval.results import Distribution, Goodput, Point, Speech
 from tests.ming_eval.factories import make_point
 
 
@@ -86,3 +86,18 @@ def test_every_limit_counts_and_so_do_failures_and_missing_values() -> None:
 def test_limits_without_meaning_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         search(text)
+
+
+def test_speech_and_goodput_can_be_limits_too() -> None:
+    """RTF of at most 0.9, 95 of 100 within the SLOs; a point without speech or SLOs meets neither."""
+    rtf, none = Distribution(4, 0.7, 0.7, 0.9, 0.9, 0.5, 0.9), Distribution()
+    speech = Speech(
+        requests=4, audio_s=8.0, ttfa_ms=none, rtf=rtf, rtf_gen=none, prebuffer_ms=none, stalls=0, stalled_s=0.0
+    )
+    spoken = point(2, 100.0, speech=speech, goodput=Goodput({"rtf": 1.0}, 95, 100, 0.95, Interval(0.89, 0.98), 2.0))
+    assert search("rtf.p95<1").is_met(spoken)
+    assert not search("rtf.p95<0.8").is_met(spoken)
+    assert not search("rtf.p95<1").is_met(point(2, 100.0))
+    assert search("goodput>0.9").is_met(spoken)
+    assert not search("goodput>0.9").is_met(point(2, 100.0))
+    assert [search(f"goodput>{share}").is_sure(spoken) for share in (0.8, 0.9, 0.99)] == [True, None, False]

@@ -41,6 +41,8 @@ def test_a_request_that_is_due_after_the_end_is_not_waited_for() -> None:
     stopper = Stopper(StopRules(duration_s=60.0))
     assert not stopper.should_stop(time.perf_counter() + 59.0)
     assert stopper.should_stop(time.perf_counter() + 61.0)
+    assert not stopper.should_stop(time.perf_counter() + 30.0)  # it waits in another slot, and is due in time
+    assert stopper.reason == "after 60 s"
 
 
 def test_error_rate_needs_twenty_requests() -> None:

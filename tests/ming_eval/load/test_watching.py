@@ -57,6 +57,13 @@ def fake_nvml() -> Any:
     found.nvmlDeviceGetHandleByIndex = lambda index: index
     found.nvmlDeviceGetPowerUsage = lambda handle: 100_000
     found.nvmlDeviceGetUtilizationRates = lambda handle: SimpleNamespace(gpu=100 * handle)
+    found.looks = 0
+
+    def energy(handle: int) -> int:
+        found.looks += 1
+        return 1_000 * found.looks
+
+    found.nvmlDeviceGetTotalEnergyConsumption = energy
     return found
 
 
@@ -66,6 +73,8 @@ def test_gpus_of_this_host_are_watched_where_nvml_is_installed(monkeypatch: pyte
     _, gpus = watch(FakeServer())
     assert gpus
     assert {(sample.power_w, sample.busy) for sample in gpus} == {(200.0, 0.5)}
+    assert [sample.energy_j for sample in gpus][:2] == [1.0 + 2.0, 3.0 + 4.0]
+    assert len(gpus) >= 3  # before, during, after
     assert not nvml.is_open
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ming_eval.metrics.prometheus import energy, parse_sample, server_view
+from ming_eval.metrics.prometheus import Energy, energy, parse_sample, server_view
 from ming_eval.types import GpuSample, ServerSample
 
 VLLM = """\
@@ -62,6 +62,8 @@ def test_no_samples_no_view() -> None:
 
 def test_energy_per_token() -> None:
     """300 W on average for 10 s and 1,500 tokens: 2 J each."""
+    counted = energy([[GpuSample(0.0, 200.0, 0.5, 10.0), GpuSample(1.0, 400.0, 1.0, 310.0)]], 10.0, 1500)
+    assert counted == Energy(300.0, 0.75, 0.2, 300.0)  # by the GPUs' own counters
     found = energy([[GpuSample(0.0, 200.0, 0.5), GpuSample(1.0, 400.0, 1.0)]], 10.0, 1500)
     assert found is not None
     assert (found.power_w, found.busy, found.joules_per_token) == (300.0, 0.75, 2.0)

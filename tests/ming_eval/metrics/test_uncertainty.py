@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ming_eval.metrics.uncertainty import intervals
+from ming_eval.metrics.uncertainty import intervals, over_passes
 from ming_eval.types import RequestRecord
 from tests.ming_eval.factories import make_record
 
@@ -52,3 +52,15 @@ def test_few_requests_have_no_interval() -> None:
 def test_unknown_token_counts_give_no_interval_of_the_throughput() -> None:
     records = [*sample(random.Random(0), 20), make_record(num_output_tokens=None)]
     assert "output_tokens_per_s" not in intervals(records, 100.0, seed=0)
+
+
+def test_over_passes_by_hand() -> None:
+    """Mean 10, standard error 1/sqrt(3) x 2 = 1.1547, t(2) = 4.3027: 10 +- 4.968."""
+    found = over_passes([8.0, 10.0, 12.0])
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(10 - 4.9684, abs=1e-3), pytest.approx(10 + 4.9684, abs=1e-3))
+    assert over_passes([5.0]) is None
+    assert over_passes([5.0, None]) is None
+    wide = over_passes([1.0, 3.0])
+    assert wide is not None
+    assert wide.low == 0.0  # a rate or a time is never negative

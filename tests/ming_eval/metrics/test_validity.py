@@ -77,9 +77,18 @@ def test_missing_concurrency_is_the_clients_fault() -> None:
 def test_a_warm_prefix_cache_is_a_reason_for_doubt_only_where_no_prompt_came_twice() -> None:
     warm = [make_record(id=str(i), num_prompt_tokens=100, num_cached_tokens=96) for i in range(8)]
     found = judge(health(), records=warm)
-    assert found.cached_share == 0.96
+    assert found.cached_share == pytest.approx(0.32)  # 64 of the 96 could be a chat template
     assert found.verdict is Trust.SUSPECT
     assert judge(health(), records=warm, are_prompts_unique=False).verdict is Trust.VALID
+
+
+def test_a_chat_template_and_the_turns_before_are_rightly_found_in_the_cache() -> None:
+    cold = [make_record(id=str(i), num_prompt_tokens=40 + i, num_cached_tokens=16) for i in range(8)]
+    assert judge(health(), records=cold).cached_share == 0.0
+    later = [make_record(id=f"t{i}", num_prompt_tokens=400, num_cached_tokens=380, turn=2) for i in range(8)]
+    assert judge(health(), records=[*cold, *later]).cached_share == 0.0
+    one_warm = [*cold, make_record(id="w", num_prompt_tokens=400, num_cached_tokens=380)]
+    assert judge(health(), records=one_warm).verdict is Trust.SUSPECT
 
 
 def ttfts(*milliseconds: float) -> list[RequestRecord]:
@@ -113,5 +122,5 @@ def test_a_run_is_as_good_as_its_worst_point() -> None:
     run = worst_of([("a c=1", good), ("a c=2", bad)])
     assert run is not None
     assert run.verdict is Trust.INVALID
-    assert run.reasons == ("a c=2: client CPU 0.99 of a core, above 0.95 of a core",)
+    assert run.reasons == ("a c=2: client CPU 0.99 of a core, above 0.95 of a core: share the load with --workers",)
     assert worst_of([]) is None

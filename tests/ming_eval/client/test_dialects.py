@@ -1,0 +1,183 @@
+"""Replies of servers that were not run here, written from their documentation, through the real client or the codec."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any
+
+import pytest
+
+from ming_eval.client import Client, Exchange
+from ming_eval.client.wire import content_type, decode_chunk, decode_reply, encode
+from ming_eval.errors import DataError
+from ming_eval.metrics import latency
+from ming_eval.metrics.audio import audio_pieces, audio_s
+from ming_eval.targets import DIALECTS, Target
+from ming_eval.types import Event, EventKind, Failure, Media, Message, Request, Task, Text, TokenSource
+from tests.fakes import FakeServer
+from tests.ming_eval.client.helpers import run
+
+NATIVE = DIALECTS["mstar-native"]
+IMAGE = Media("image", b"\x89PNG\r\n--", "image/png")
+
+
+def ask(*parts: Text | Media, **options: Any) -> Request:
+    return Request(id="r", messages=(Message("user", parts or (Text("hi"),)),), **options)
+
+
+def form_of(request: Request) -> dict[str, Any]:
+    """The form as another parser reads it; files as (file name, type, content)."""
+    head = f"Content-Type: {content_type(NATIVE)}\r\n\r\n".encode()
+    message = BytesParser(policy=HTTP).parsebytes(head + encode(request, "m", NATIVE))
+    fields: dict[str, Any] = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        file = part.get_filename()
+        fields[str(name)] = content.decode() if file is None else (file, part.get_content_type(), content)
+    return fields
+
+
+def line(modality: str, data: bytes, **metadata: Any) -> bytes:
+    return json.dumps({"modality": modality, "data": b64encode(data).decode(), "metadata": metadata}).encode() + b"\n"
+
+
+def generate(*pieces: bytes, request: Request | None = None) -> Exchange:
+    async def play() -> Exchange:
+        async with FakeServer(generates=pieces) as server:
+            target = Target.at(server.url + "/generate", dialect="mstar-native")
+            async with Client(target, connections=1) as client:
+                exchange = await client.send(request or ask())
+            assert server.seen[0].path == "/generate"
+            return exchange
+
+    return run(play())
+
+
+# --- M*, its own route ---
+
+
+def test_form_of_mstar() -> None:
+    form = form_of(ask(IMAGE, Text("what?"), max_tokens=9, seed=3))
+    options = json.loads(form.pop("model_kwargs"))
+    assert options == {"max_output_tokens": 9, "temperature": 0.0}
+    image = ("image0.png", "image/png", IMAGE.data)
+    assert form == {"text": "what?", "output_modalities": "text", "streaming": "true", "files": image}
+
+
+def test_form_that_asks_for_speech() -> None:
+    form = form_of(ask(task=Task.T2S, voice="lin", stream=False, extra={"top_p": 0.5}))
+    assert (form["output_modalities"], form["streaming"]) == ("text,audio", "false")
+    assert json.loads(form["model_kwargs"]) == {"temperature": 0.0, "voice": "lin", "top_p": 0.5}
+
+
+def test_form_has_no_place_for_a_conversation() -> None:
+    with pytest.raises(DataError, match="history"):
+        encode(Request(id="r", messages=(Message("system", (Text("a"),)), Message("user", ()))), None, NATIVE)
+
+
+def test_lines_of_mstar_end_with_the_body() -> None:
+    exchange = generate(line("text", b"Hel"), line("text", b"lo"))
+    assert (exchange.failure, exchange.http_status) == (None, 200)
+    record = latency.make_record(exchange, index=0, concurrency=1, warmup=False, zero_s=0.0)
+    assert (record.num_output_tokens, record.token_source, record.finish_reason) == (2, TokenSource.EVENTS, None)
+    assert latency.reply_of(exchange, record).text == "Hello"
+
+
+def test_lines_may_be_cut_anywhere() -> None:
+    whole = line("text", "né".encode()) + line("text", b"x")
+    exchange = generate(*(whole[i : i + 1] for i in range(len(whole))))
+    assert [event.text for event in exchange.events] == ["né", "x"]
+
+
+def test_speech_of_mstar_has_its_rate_in_the_metadata() -> None:
+    pieces = [line("text", b"Hi"), *(line("audio", bytes(4_800), sample_rate=24_000) for _ in range(3))]
+    exchange = generate(*pieces, request=ask(task=Task.T2S))
+    assert exchange.failure is None
+    assert audio_s(audio_pieces(exchange.events)) == pytest.approx(0.3)
+
+
+def test_whole_reply_of_mstar() -> None:
+    outputs = {"text": [{"data": b64encode(b"Hello").decode(), "metadata": {}}]}
+    body = json.dumps({"request_id": "1", "outputs": outputs}).encode()
+    assert decode_reply(body, 2.0, NATIVE) == [Event(EventKind.TEXT, 2.0, "Hello")]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "failure"),
+    [
+        ((b'{"error": "out of memory"}\n',), Failure.INBAND_ERROR),
+        ((line("text", b"a"), b'{"modality": "text", "data": "?"}\n'), Failure.MALFORMED),
+        ((line("text", b"a"), b"Internal Server Error\n"), Failure.MALFORMED),
+        ((line("text", b""),), Failure.EMPTY),
+    ],
+)
+def test_what_goes_wrong_in_lines_of_mstar(pieces: tuple[bytes, ...], failure: Failure) -> None:
+    assert generate(*pieces).failure is failure
+
+
+def test_speech_that_mstar_did_not_send_is_a_failure() -> None:
+    assert generate(line("text", b"Hi"), request=ask(task=Task.T2S)).failure is Failure.EMPTY
+
+
+# --- the OpenAI routes of others ---
+
+
+def events(dialect: str, *chunks: dict[str, Any]) -> list[Event]:
+    return [event for chunk in chunks for event in decode_chunk(json.dumps(chunk).encode(), 1.0, DIALECTS[dialect])]
+
+
+def test_mstar_counts_no_tokens_on_its_openai_routes() -> None:
+    """Usage all zero, a new audio id in every chunk: tokens are counted by events, never taken for none."""
+    none = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    found = events(
+        "mstar",
+        {"choices": [{"index": 0, "delta": {"content": "Hel"}}], "usage": none},
+        {"choices": [{"index": 0, "delta": {"content": "lo"}}]},
+        {"choices": [{"index": 0, "delta": {"audio": {"id": "audio-1", "data": "AAA="}}}]},
+        {"choices": [{"index": 0, "delta": {"audio": {"id": "audio-2", "data": "AAA="}}, "finish_reason": "stop"}]},
+    )
+    assert [event.kind.value for event in found] == ["text", "usage", "text", "audio", "audio", "finish"]
+    count = latency.count_tokens(found)
+    assert (count.total, count.source) == (2, TokenSource.EVENTS)
+
+
+def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
+    usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+    found = events(
+        "sglang-omni",
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}], "usage": usage},
+    )
+    assert latency.count_tokens(found).total == 2
+    with pytest.raises(DataError, match="cannot be sent"):
+        encode(ask(IMAGE), "m", DIALECTS["sglang-omni"])
+
+
+def test_llama_server_reasons_and_ends_with_timings() -> None:
+    found = events(
+        "llamacpp",
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}], "timings": {"predicted_n": 2}},
+        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}, "timings": {"predicted_n": 2}},
+    )
+    assert [event.kind.value for event in found] == ["role", "reasoning", "text", "finish", "usage"]
+    assert latency.count_tokens(found).source is TokenSource.USAGE
+
+
+def test_transformers_serve_sends_neither_usage_nor_a_limit_of_its_own_name() -> None:
+    found = events(
+        "transformers",
+        {"id": "req-0", "choices": [{"index": 0, "delta": {"role": "assistant"}}], "model": "m@main"},
+        {"id": "req-0", "choices": [{"index": 0, "delta": {"content": "a"}}], "model": "m@main"},
+        {"id": "req-0", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "model": "m@main"},
+    )
+    assert [event.kind.value for event in found] == ["role", "text", "finish"]
+    sent = json.loads(encode(ask(max_tokens=5, ignore_eos=True), "m", DIALECTS["transformers"]))
+    assert sent["max_tokens"] == 5
+    assert "ignore_eos" not in sent

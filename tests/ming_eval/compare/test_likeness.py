@@ -1,0 +1,42 @@
+"""What of two runs must be alike: later turns of conversations, and settings that one of them does not know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ming_eval.compare.likeness import differences
+from ming_eval.compare.system import System, pair
+from tests.ming_eval.compare.simulation import World, simulate
+
+WORLD = World(concurrencies=(1,), num_requests=4)
+
+
+def found(first: System, second: System) -> list[str]:
+    pairs = [pair(first.points[key], second.points[key]) for key in first.points]
+    return [each.what for each in differences(first, second, pairs) if each.forbids]
+
+
+def conversing(system: System, **settings: object) -> System:
+    """All requests but the first of the point as later turns, each with bytes of its own."""
+    points = {
+        key: [
+            replace(record, turn=record.index + 1, request_sha256="same" if record.index == 0 else f"{id(system)}")
+            for record in records
+        ]
+        for key, records in system.points.items()
+    }
+    return replace(system, points=points, manifest=replace(system.manifest, settings=settings))
+
+
+def test_later_turns_may_hold_what_each_server_said_unless_they_were_scripted() -> None:
+    systems = [simulate(WORLD, np.random.default_rng(0)) for _ in range(2)]
+    assert found(*(conversing(system, history="replies") for system in systems)) == []
+    assert found(*(conversing(system, history="scripted") for system in systems)) == ["request bodies"]
+
+
+def test_a_setting_that_one_run_is_too_old_to_know_is_no_difference() -> None:
+    first, second = (simulate(WORLD, np.random.default_rng(0)) for _ in range(2))
+    newer = replace(second.manifest, settings={**second.manifest.settings, "turns": None})
+    assert found(first, replace(second, manifest=newer)) == []
