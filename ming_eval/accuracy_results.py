@@ -6,7 +6,7 @@ Shares and rates are between 0 and 1. A value that does not exist is None, never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ class AccuracySummary(RunSummary):
 class ItemResult:
     """One line of `items.jsonl`: how one planned reply ended. Letters are as displayed; `order` maps them back.
 
-    `response` is the key of the reply's line in `responses.jsonl`.
+    `response` is the key of the reply's line in `responses.jsonl`. `tallies` are what the reply adds to sums that a
+    metric divides: word errors of words.
     """
 
     suite: str
@@ -174,6 +175,7 @@ class ItemResult:
     cluster: str | None
     response: str | None = None
     order: tuple[int, ...] | None = None
+    tallies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int, int]:

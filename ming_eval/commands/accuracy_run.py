@@ -102,8 +102,18 @@ def write_summary(
         lines += item_results(each.plan, scored, each.conduct.backend)
     write_items(folder, lines)
     summary = _summary(manifest, suites, verdict, max_error_rate)
-    write_reports(folder, summary, accuracy_markdown(summary, manifest))
+    write_reports(folder, summary, accuracy_markdown(summary, manifest) + _side_by_side(summary, lines))
     return summary
+
+
+def _side_by_side(summary: AccuracySummary, lines: Sequence[ItemResult]) -> str:
+    """A section that compares the backends of the run; empty where there is one, or several that share the suites."""
+    if len({suite.backend for suite in summary.suites}) < 2:
+        return ""
+    from ming_eval.compare.accuracy_runs import AnsweredRun, compare_runs
+    from ming_eval.compare.accuracy_tables import comparison_markdown
+
+    return f"\n## Comparison\n\n{comparison_markdown(compare_runs([AnsweredRun(summary, lines)]))}\n"
 
 
 class _Accuracy:

@@ -147,6 +147,7 @@ def _item_result(plan: Plan, each: Scored, backend: str) -> ItemResult:
         cluster=each.item.cluster,
         response=None if response is None or not response.key else response.key,
         order=None if plan.options.order is OptionOrder.ORIGINAL else sample.order,
+        tallies=each.score.tallies,
     )
 
 
