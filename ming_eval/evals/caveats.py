@@ -9,6 +9,7 @@ from ming_eval.evals.item import Kind, Outcome
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.sampling import stratum_of
 from ming_eval.evals.scored import Scored, count
+from ming_eval.evals.similarity import PREFIX, asks_with_voice
 
 _LEAST_PLAIN = 0.95  # share of replies that should be a bare or a marked letter
 
@@ -19,6 +20,7 @@ def caveats(plan: Plan, scored: Sequence[Scored], *, is_complete: bool, num_smal
         *_about_the_data(plan),
         *_about_the_sample(plan, scored),
         *_about_the_media(plan, scored),
+        *_about_the_voices(plan, scored),
         *_about_the_replies(plan, scored),
         *_about_the_run(scored, is_complete=is_complete),
         *_about_groups(num_small_groups),
@@ -62,6 +64,16 @@ def _about_the_media(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
 
 def _exists(each: Scored) -> bool:
     return each.item.subtitles is not None and Path(each.item.subtitles).exists()
+
+
+def _about_the_voices(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
+    if not asks_with_voice(plan):
+        return
+    measured = sum(any(name.startswith(PREFIX) for name in each.score.tallies) for each in scored)
+    if measured:
+        yield f"Similarity of speakers is a mean over {measured} of {len(scored)} replies, those whose audio is sound."
+    else:
+        yield "Similarity of speakers was not measured: name an encoder with --speaker-encoder."
 
 
 def _about_the_replies(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:

@@ -15,14 +15,14 @@ from ming_eval.evals.answerer import Speech, Tried
 from ming_eval.evals.asking import Server
 from ming_eval.evals.http import Answer, Session
 from ming_eval.evals.plan import Sample
-from ming_eval.evals.recogniser import Recogniser
+from ming_eval.evals.recogniser import Listener
 from ming_eval.types import Failure, Media, Request, Text
 
 
 class SpeechAnswerer:
     """Asks one server to speak. A voice to speak with goes along where the request holds a sound."""
 
-    def __init__(self, session: Session, server: Server, judge: Recogniser) -> None:
+    def __init__(self, session: Session, server: Server, judge: Listener) -> None:
         self._session = session
         self._server = server
         self._judge = judge

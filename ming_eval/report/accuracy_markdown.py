@@ -80,7 +80,7 @@ def estimand_grid(suite: SuiteResult) -> Grid:
         rows.insert(0, [suite.metric, share(suite.value), bounds, suite.value_interval or ""])
     if suite.value_per_item is not None:
         rows.append([f"{suite.metric}, mean over items", share(suite.value_per_item), "", "not weighted by length"])
-    rows += [[name, share(value), "", "ratio of sums"] for name, value in suite.other_metrics.items()]
+    rows += [_other_row(name, value) for name, value in suite.other_metrics.items()]
     if suite.accuracy_expected is not None and suite.unparsed:
         expected = "unparsed replies at the expected value of a random choice"
         rows.append(["accuracy, chance added", share(suite.accuracy_expected), "", expected])
@@ -92,6 +92,12 @@ def estimand_grid(suite: SuiteResult) -> Grid:
         power = "80 % power, 10 % of the items differing"
         rows.append(["smallest difference to another system", share(suite.detectable_difference), "", power])
     return Grid(["estimand", "value", "95 %", "method"], rows, num_labels=1)
+
+
+def _other_row(name: str, value: float) -> list[str]:
+    if name.startswith("similarity["):  # a cosine is no share
+        return [name, f"{value:.3f}", "", "mean cosine over utterances"]
+    return [name, share(value), "", "ratio of sums"]
 
 
 def _stratum_rows(suite: SuiteResult) -> list[list[str]]:

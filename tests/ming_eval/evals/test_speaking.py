@@ -159,9 +159,12 @@ def test_without_a_judge_nothing_is_asked() -> None:
 
 
 def test_how_a_judge_is_named() -> None:
-    target = parse_judge("openai/whisper-large-v3=http://localhost:9000")
+    target = parse_judge("openai/whisper-large-v3=http://localhost:9000").target
+    assert target is not None
     assert (target.model, target.base_url) == ("openai/whisper-large-v3", "http://localhost:9000/v1")
-    for text in ("http://localhost:9000", "whisper", "=http://x"):
+    local = parse_judge("large-v3=whisper:./large")
+    assert (local.model, local.target, local.family, local.folder) == ("large-v3", None, "whisper", Path("large"))
+    for text in ("http://localhost:9000", "whisper", "=http://x", "a=b", "a=:b", "a=b:"):
         with pytest.raises(UsageError, match="MODEL=URL"):
             parse_judge(text)
 
