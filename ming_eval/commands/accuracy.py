@@ -74,9 +74,9 @@ def accuracy(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|hub|OWNER/NAME",
-            help="Items: .jsonl in the normalised form; .csv, .parquet or a hub repository in the set's own columns; "
-            "`hub` downloads the suite's own. [default: the bundled sample]",
+            metavar="PATH|hub|OWNER/NAME[@REVISION]",
+            help="Items: .jsonl in the normalised form; .csv, .parquet, a hub repository or a folder with a copy of "
+            "one in the set's own columns; `hub` downloads the suite's own. [default: the bundled sample]",
         ),
     ] = None,
     examples: Annotated[

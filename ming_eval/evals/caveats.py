@@ -37,8 +37,8 @@ def _about_the_data(plan: Plan) -> Iterator[str]:
         yield f"Only items whose media are there: {shares}."
     elif origin.full_rows is not None and origin.rows < origin.full_rows:
         yield f"The data holds {origin.rows} of the set's {origin.full_rows} items."
-    if origin.kind == "hub" and origin.revision is None:
-        yield "The data's revision is not pinned: a later run may load other items."
+    if origin.kind == "hub" and origin.revision != plan.suite.source.revision:
+        yield f"The suite file does not pin this data: repeat the run with --data {origin.name}@{origin.revision}."
     if not origin.is_sample and plan.suite.source.repo is not None:
         yield "The set is public: a model may have been trained on it."
 

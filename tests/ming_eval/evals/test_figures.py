@@ -123,7 +123,7 @@ def test_texts_of_a_restricted_set_are_not_written(tmp_path: Path) -> None:
     [
         (DataOrigin("sample", "x", None, 4, None, "d"), "not fruit itself"),
         (DataOrigin("file", "x", None, 4, 9, "d"), "4 of the set's 9 items"),
-        (DataOrigin("hub", "x", None, 4, None, "d"), "not pinned"),
+        (DataOrigin("hub", "x/y", "1a2b", 4, None, "d"), "--data x/y@1a2b"),
     ],
 )
 def test_caveats_about_the_data(tmp_path: Path, origin: DataOrigin, sentence: str) -> None:
