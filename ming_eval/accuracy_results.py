@@ -70,7 +70,8 @@ class SuiteResult:
     `planned` counts replies: items times repeats or rotations. It is the sum of the five outcomes; `accuracy` is
     correct / planned. `value` is the suite's own `metric` with its interval, equal to `accuracy` where that is the
     metric. `possible_low` and `possible_high` are the accuracy with all errors and skips wrong or right.
-    Latencies and `requests_per_s` are of first attempts.
+    Latencies and `requests_per_s` are of first attempts. `answered_by` counts replies by server, where several share
+    the suite.
     """
 
     suite: str
@@ -138,6 +139,7 @@ class SuiteResult:
     prompt_tokens: int | None
     completion_tokens: int | None
     caveats: tuple[str, ...]
+    answered_by: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from ming_eval.accuracy_results import AccuracySummary, ItemResult, SuiteResult
 from ming_eval.client import Client, Timeouts, probe
 from ming_eval.commands.accuracy_settings import AccuracySettings
 from ming_eval.commands.session import Ended, Job, run_job, write_reports
+from ming_eval.errors import UsageError
 from ming_eval.evals.answerer import Answerer, ChatAnswerer
 from ming_eval.evals.asking import Server
 from ming_eval.evals.http import Session
@@ -152,6 +153,8 @@ class _Accuracy:
 
     async def measure(self, targets: Sequence[Target], log: RequestLog, _zero_s: float) -> None:
         """Ask every suite of every backend, or of all backends together."""
+        if self._settings.shard:
+            _refuse_other_models(targets)
         groups = [tuple(targets)] if self._settings.shard else [(target,) for target in targets]
         self._turns = [_Turn(plan, group) for group in groups for plan in self._plans]
         with ResponseLog(log.folder, log.redact) as responses:
@@ -227,6 +230,14 @@ class _Accuracy:
         if not names:
             return None
         return Verdict("errors", 1, f"{', '.join(names)}: stopped, more than half of the last 50 replies were errors")
+
+
+def _refuse_other_models(targets: Sequence[Target]) -> None:
+    """Answers of two models are not one figure."""
+    models = {target.name: target.model for target in targets}
+    if len(set(models.values())) > 1:
+        named = ", ".join(f"{name} serves {model}" for name, model in models.items())
+        raise UsageError(f"--shard spreads a suite over servers of one model, but {named}: name one with --model")
 
 
 def _local_recogniser(settings: AccuracySettings, plans: Sequence[Plan]) -> LocalRecogniser | None:

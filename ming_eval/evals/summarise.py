@@ -116,6 +116,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
             is_complete=is_complete,
             num_small_groups=sum(row.too_small for rows in groups.values() for row in rows),
         ),
+        answered_by=_counts(response.backend for response in replies),
     )
 
 

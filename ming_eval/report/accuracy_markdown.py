@@ -139,6 +139,8 @@ def reply_lines(suite: SuiteResult) -> list[str]:
         lines.append(f"Predicted letters: {_counts(suite.predicted)}; gold letters: {_counts(suite.gold)}{majority}")
     latency = suite.latency_ms
     times = f"latency p50 {number(latency.p50)} ms, p95 {number(latency.p95)} ms" if latency.count else "no latencies"
+    if len(suite.answered_by) > 1:
+        lines.append(f"Answered by: {_counts(suite.answered_by)}")
     return [
         *lines,
         f"{suite.requests} requests sent in {number(suite.wall_s)} s ({number(suite.requests_per_s)} req/s), "

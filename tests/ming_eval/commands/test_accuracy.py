@@ -172,6 +172,19 @@ def test_a_suite_spread_over_backends(tmp_path: Path) -> None:
     assert (suite["backend"], suite["planned"], suite["correct"]) == ("s+t", 40, 40)
     assert one.num_chats + two.num_chats == 40
     assert min(one.num_chats, two.num_chats) > 5
+    assert suite["answered_by"] == {"s": one.num_chats, "t": two.num_chats}
+
+
+def test_two_models_are_not_one_figure(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    with (
+        ScriptedServer.in_thread(all_right()) as one,
+        ScriptedServer.in_thread(all_right(), models=("other",)) as two,
+    ):
+        result = accuracy(tmp_path, one, *words, "--backend", f"t={two.url}", "--shard")
+    assert result.exit_code == 2
+    assert "s serves scripted, t serves other" in result.stderr
+    assert one.num_chats == two.num_chats == 0
 
 
 def test_a_stratified_sample(tmp_path: Path) -> None:

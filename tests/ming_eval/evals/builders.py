@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Tally:
 
 async def run_plan(
     plan: Plan,
-    url: str,
+    url: str | Sequence[str],
     folder: Path,
     *,
     model: str = "m",
@@ -115,14 +116,19 @@ async def run_plan(
     timeout_s: float = 5.0,
     retries: RetryPolicy = AT_ONCE,
 ) -> SuiteRun:
-    """Ask a whole plan of one server."""
-    target = Target.at(url, name="s", model=model)
+    """Ask a whole plan of one server, or of several that share it."""
+    urls = [url] if isinstance(url, str) else url
+    names = "stuvw"
+    targets = [Target.at(each, name=names[index], model=model) for index, each in enumerate(urls)]
     limits = Timeouts(first_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
-    with ResponseLog(folder, Redactor()) as log:
-        async with Client(target, connections=concurrency, timeouts=limits) as client:
-            answerer = ChatAnswerer(client, Server(model, target.base_url))
-            run = SuiteRun(plan, [answerer], log, Tally(), concurrency=concurrency, retries=retries)
-            await run.run()
+    async with AsyncExitStack() as stack:
+        log = stack.enter_context(ResponseLog(folder, Redactor()))
+        answerers = []
+        for target in targets:
+            client = await stack.enter_async_context(Client(target, connections=concurrency, timeouts=limits))
+            answerers.append(ChatAnswerer(client, Server(model, target.base_url)))
+        run = SuiteRun(plan, answerers, log, Tally(), concurrency=concurrency, retries=retries)
+        await run.run()
     return run
 
 
