@@ -79,7 +79,10 @@ def _about_the_voices(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
 def _about_the_replies(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
     if plan.suite.kind is not Kind.MCQ or plan.options.method is not Method.GENERATE:
         return
-    replies = [each for each in scored if each.score.outcome not in (Outcome.ERROR, Outcome.SKIPPED)]
+    asked = [
+        each for each in scored if (each.item.kind or plan.suite.kind) is Kind.MCQ
+    ]  # open questions have no letter
+    replies = [each for each in asked if each.score.outcome not in (Outcome.ERROR, Outcome.SKIPPED)]
     plain = sum(each.score.rule in ("bare", "marked") for each in replies)
     if replies and plain < _LEAST_PLAIN * len(replies):
         yield (

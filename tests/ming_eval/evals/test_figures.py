@@ -135,6 +135,9 @@ def test_a_caveat_when_few_replies_are_plain_letters(tmp_path: Path) -> None:
     plan = mcq_plan(tmp_path, 4)
     plain = result(plan, ["A", "B", "Answer: C", "D"]).caveats
     assert not any("bare letter" in caveat for caveat in plain)
+    items = [make_item(id=f"q{i}", kind=Kind.TEXT, choices=(), answer="7") for i in range(4)]
+    open_ones = result(with_items(plan, items), ["7", "7", "7", "8"]).caveats
+    assert not any("bare letter" in caveat for caveat in open_ones)
     wordy = result(plan, ["A", "B", "C. Berries", "Nuts"]).caveats
     assert any("Only 2 of 4 replies are a bare letter" in caveat for caveat in wordy)
 
