@@ -152,9 +152,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "audio_class": "Speech",
     },
 }
+ROWS["librispeech-other"] = ROWS["librispeech"]
 ANSWERS: dict[str, Any] = {
     "gsm8k": "1007",
-    "librispeech": "A MAN SAID TO THE UNIVERSE",
+    **dict.fromkeys(("librispeech", "librispeech-other"), "A MAN SAID TO THE UNIVERSE"),
     "fleurs": "however",
     "fleurs-zh": "这 并 不 是",
     "ifeval": (
