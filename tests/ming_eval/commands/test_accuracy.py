@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from ming_eval.cli import app
 from ming_eval.commands.accuracy_run import server_identity
 from ming_eval.targets import Target
+from tests import fake_engine
 from tests.fakes import FakeServer
 from tests.ming_eval.evals.builders import MCQ_SUITE, mcq_rows, write_rows, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
@@ -465,6 +466,33 @@ def test_report_shows_an_accuracy_run(tmp_path: Path) -> None:
     assert "8 / 10" in page
     (row,) = csv.DictReader((tmp_path / "suites.csv").open(newline=""))
     assert (row["suite"], row["accuracy"]) == ("fruit", "0.8")
+
+
+@pytest.mark.parametrize(("checkpoint", "reused"), [("one", 6), ("other", 0)])
+def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
+    tmp_path: Path, checkpoint: str, reused: int
+) -> None:
+    fake_engine.install(tmp_path)
+    words = prepare(tmp_path, 6)
+
+    def run(digest: str, *more: str) -> None:
+        environment = os.environ | {"FAKE_CHECKPOINT": digest, "PYTHONPATH": str(ROOT)}
+        command = [
+            sys.executable,
+            "-c",
+            "from ming_eval.cli import main; main()",
+            "accuracy",
+            "--out",
+            "results",
+            *more,
+        ]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    run("one", *words)
+    run(checkpoint, "--resume", run_folder(tmp_path).name)
+    (suite,) = read(run_folder(tmp_path) / "summary.json")["suites"]
+    assert (suite["planned"], suite["error"], suite["reused"]) == (6, 0, reused)
 
 
 def test_a_launched_engine_is_known_by_its_checkpoint(tmp_path: Path) -> None:
