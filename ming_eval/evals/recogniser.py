@@ -92,7 +92,7 @@ class Recogniser:
         answer = await self._session.post("chat/completions", json=self._chat(wav))
         if answer.lacks_route:
             url = self._session.target.base_url
-            raise TargetError(f"the judge at {url} has neither /audio/transcriptions nor /chat/completions")
+            raise TargetError(f"the judge at {url} has no /audio/transcriptions, and /chat/completions: {answer.error}")
         return _read(answer, _said)
 
     def _form(self, wav: bytes) -> aiohttp.FormData:

@@ -46,7 +46,7 @@ class SpeechAnswerer:
         answer = await self._session.post("audio/speech", json=self._body(request))
         if answer.lacks_route:
             url = f"{self._session.target.base_url}/audio/speech"
-            raise TargetError(f"{url} answers HTTP {answer.status}: speech suites need that endpoint")
+            raise TargetError(f"speech suites need {url}: {answer.error}")
         if answer.failure is not None:
             return Tried.failed(answer)
         audio_s, rate_hz = wav_length(answer.body)
