@@ -62,8 +62,8 @@ class AccuracyComparison:
 
     An item that was asked several times is right in `cells` when more than half of its replies are; the differences are
     of its mean. `mcnemar_p` is of the cells, `p` of the `test` that decides; `p_adjusted` is by Holm's procedure over
-    all suites that were compared, and `verdict` follows it. `paired` is None for error rates, whose items do not weigh
-    alike. `same_answers` is the share of items to which both gave the same answers, None where none could be read.
+    all suites that were compared, and `verdict` follows it. `paired` and `detectable_difference` are None for error
+    rates, whose items do not weigh alike. `same_answers` is the share of items to which both gave the same answers, None where none could be read.
     `forbidden` says what of the questions differs, empty unless the comparison was forced; `notes` what else does.
     """
 
@@ -134,6 +134,7 @@ def compare_suites(
     clusters, test = _clusters(pairs), _test(first, pairs, max(len(each) for each in ours.values()))
     cells = _cells(pairs)
     paired, bootstrap = _estimates(pairs, clusters, test)
+    smallest = detectable_difference(cells.total, cells.num_discordant / cells.total)
     return AccuracyComparison(
         suite=first.suite,
         metric=first.metric,
@@ -150,7 +151,7 @@ def compare_suites(
         test=test,
         p=_probability(test, cells, paired, bootstrap),
         num_unmatched=len(ours.keys() ^ theirs.keys()),
-        detectable_difference=detectable_difference(cells.total, cells.num_discordant / cells.total),
+        detectable_difference=None if test is Test.BOOTSTRAP else smallest,
         same_answers=_same_answers(ours, theirs),
         forbidden=forbidden,
         notes=tuple(_notes(first, second)),

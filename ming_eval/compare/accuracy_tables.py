@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from ming_eval.compare.accuracy import AccuracyComparison, GroupComparison, Test
 from ming_eval.compare.comparison import Verdict
@@ -129,7 +130,7 @@ def _cells(each: AccuracyComparison) -> list[str]:
         each.suite,
         each.second,
         str(each.items),
-        *map(str, (cells.both, cells.only_first, cells.only_second, cells.neither)),
+        *([MISSING] * 4 if each.test is Test.BOOTSTRAP else map(str, astuple(cells))),
         points(each.difference.value),
         MISSING if each.paired is None else _interval(each.paired),
         _interval(each.bootstrap),
