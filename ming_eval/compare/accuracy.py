@@ -63,8 +63,9 @@ class AccuracyComparison:
     An item that was asked several times is right in `cells` when more than half of its replies are; the differences are
     of its mean. `mcnemar_p` is of the cells, `p` of the `test` that decides; `p_adjusted` is by Holm's procedure over
     all suites that were compared, and `verdict` follows it. `paired` and `detectable_difference` are None for error
-    rates, whose items do not weigh alike. `same_answers` is the share of items to which both gave the same answers, None where none could be read.
-    `forbidden` says what of the questions differs, empty unless the comparison was forced; `notes` what else does.
+    rates, whose items do not weigh alike. `same_answers` is the share of items to which both gave the same answers,
+    None where none could be read. `forbidden` says what of the questions differs, empty unless the comparison was
+    forced; `notes` what else does.
     """
 
     suite: str
