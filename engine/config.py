@@ -70,7 +70,7 @@ class EngineConfig:
 class EngineInfo:
     """What start-up found; sent once to the server when the engine is ready.
 
-    `checkpoint_digest` identifies the weights by content of the index and configuration. `modalities` are the
+    `checkpoint_digest` identifies weights, tokenizer and configuration. `modalities` are the
     kinds of input that the checkpoint has towers for.
     """
 

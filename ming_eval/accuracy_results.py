@@ -6,7 +6,7 @@ Shares and rates are between 0 and 1. A value that does not exist is None, never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class SuiteResult:
     `planned` counts replies: items times repeats or rotations. It is the sum of the five outcomes; `accuracy` is
     correct / planned. `value` is the suite's own `metric` with its interval, equal to `accuracy` where that is the
     metric. `possible_low` and `possible_high` are the accuracy with all errors and skips wrong or right.
-    Latencies and `requests_per_s` are of first attempts.
+    Latencies and `requests_per_s` are of first attempts. `answered_by` counts replies by server, where several share
+    the suite.
     """
 
     suite: str
@@ -138,6 +139,7 @@ class SuiteResult:
     prompt_tokens: int | None
     completion_tokens: int | None
     caveats: tuple[str, ...]
+    answered_by: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,8 @@ class AccuracySummary(RunSummary):
 class ItemResult:
     """One line of `items.jsonl`: how one planned reply ended. Letters are as displayed; `order` maps them back.
 
-    `response` is the key of the reply's line in `responses.jsonl`.
+    `response` is the key of the reply's line in `responses.jsonl`. `tallies` are what the reply adds to sums that a
+    metric divides: word errors of words.
     """
 
     suite: str
@@ -174,6 +177,7 @@ class ItemResult:
     cluster: str | None
     response: str | None = None
     order: tuple[int, ...] | None = None
+    tallies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int, int]:

@@ -44,7 +44,9 @@ Path("engine-pid").write_text(str(os.getpid()))  # last: from here on signals ar
 
 
 async def main():
-    async with FakeServer(Script(gap_s=0.001), models=("tiny",), health_status=503) as server:
+    card = {"id": "tiny", "checkpoint_digest": os.environ.get("FAKE_CHECKPOINT")}
+    body = {"object": "list", "data": [card]}
+    async with FakeServer(Script(gap_s=0.001), models_body=body, health_status=503) as server:
         if "--port-file" in options:
             Path(options["--port-file"]).write_text(f"{server.port}\\n")
         if mode == "dies":

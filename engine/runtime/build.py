@@ -101,7 +101,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
         num_blocks=num_blocks,
         block_size=config.block_size,
         eos_token_ids=(cfg.llm.eos_token_id,),
-        checkpoint_digest=checkpoint.digest(),
+        checkpoint_digest=_identity(checkpoint, config.quant),
         dtype=str(dtype).removeprefix("torch."),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         tp=tp.size,
@@ -118,6 +118,11 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
 def _open_peers(cfg: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device) -> PeerMemory | None:
     vocab_share = len(tp.split(cfg.llm.vocab_size, "vocab_size"))
     return open_peers(tp.rank, tp.size, PEER_TOKENS, cfg.llm.hidden_size, vocab_share, dtype, device)
+
+
+def _identity(checkpoint: Source, quant: Quant) -> str:
+    """Whose answers these are: quantised weights are other ones than those they were made from."""
+    return checkpoint.digest() if quant == "none" else f"{checkpoint.digest()}-{quant}"
 
 
 def open_checkpoint(config: EngineConfig, cfg: ModelConfig, device: torch.device) -> Source:

@@ -202,6 +202,7 @@ class Routes:
             return await loop.run_in_executor(service.pool, parsed.finish, media)
 
     def _card(self, name: str, serving: Serving) -> dict[str, object]:
+        """A model as OpenAI lists it, with what the harness asks for: the context and whose answers these are."""
         return {
             "id": name,
             "object": "model",
@@ -209,6 +210,7 @@ class Routes:
             "owned_by": "ming-eval",
             "root": serving.names[0],
             "max_model_len": serving.info.max_model_len,
+            "checkpoint_digest": serving.info.checkpoint_digest or None,
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import WeightError
+from engine.weights.identity import checkpoint_digest
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -138,16 +138,5 @@ class Checkpoint:
             raise WeightError(f"{self.path / file_name}: cannot be read as safetensors ({error})") from None
 
     def digest(self) -> str:
-        """Identity of the weights, from the configuration, the names and the sizes of the files (not their bytes)."""
-        hasher = hashlib.sha256((self.path / "config.json").read_bytes())
-        for name, file_name in sorted(self.files.items()):
-            hasher.update(f"{name}\0{file_name}\n".encode())
-        for file_name in sorted(set(self.files.values())):
-            hasher.update(self._header(file_name))
-        return hasher.hexdigest()[:16]
-
-    def _header(self, file_name: str) -> bytes:
-        """The safetensors header with its length: names, dtypes, shapes, offsets and metadata."""
-        with (self.path / file_name).open("rb") as file:
-            size = file.read(8)
-            return size + file.read(min(int.from_bytes(size, "little"), 1 << 26))
+        """Identity of weights, tokenizer and configuration; see `checkpoint_digest`."""
+        return checkpoint_digest(self.path)

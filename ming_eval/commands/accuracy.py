@@ -52,6 +52,9 @@ Examples:
       a local file in the hub's columns, reasoning first, every item three times
   ming-eval accuracy seed-tts --judge whisper-large-v3=http://localhost:9000
       texts spoken by the bundled engine, heard by a recogniser
+  ming-eval accuracy seed-tts --data en/meta.lst --backend mine=http://localhost:8000 \\
+      --judge whisper-large-v3=whisper:./sherpa-onnx-whisper-large-v3 --speaker-encoder campplus=./campplus.onnx
+      Seed-TTS-eval itself; recogniser and speaker encoder run here
   ming-eval accuracy ./mine/suite.toml --data mine.jsonl
       a suite of your own
   ming-eval accuracy --resume 20260615T101500Z-accuracy-mine
@@ -72,9 +75,9 @@ def accuracy(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|hub|OWNER/NAME",
-            help="Items: .jsonl in the normalised form; .csv, .parquet or a hub repository in the set's own columns; "
-            "`hub` downloads the suite's own. [default: the bundled sample]",
+            metavar="PATH|hub|OWNER/NAME[@REVISION]",
+            help="Items: .jsonl in the normalised form; .csv, .parquet, a hub repository or a folder with a copy of "
+            "one in the set's own columns; `hub` downloads the suite's own. [default: the bundled sample]",
         ),
     ] = None,
     examples: Annotated[
@@ -101,7 +104,18 @@ def accuracy(
     shard: Annotated[bool, typer.Option("--shard", help="Spread each suite over all backends.")] = False,
     judge: Annotated[
         str | None,
-        typer.Option(metavar="MODEL=URL", help="Recogniser that listens to speech: /v1/audio/transcriptions or chat."),
+        typer.Option(
+            metavar="MODEL=URL|MODEL=FAMILY:DIR",
+            help="Recogniser that listens to speech: at a server (/v1/audio/transcriptions or chat), or a folder of "
+            "one in sherpa-onnx's layout, such as whisper:DIR or paraformer:DIR.",
+        ),
+    ] = None,
+    speaker_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Speaker encoder (.onnx) that tells how alike voices are; `rescore` also takes embeddings.",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Limit of one attempt.")] = 600.0,
     max_error_rate: MaxErrorRateOption = 0.05,
@@ -139,6 +153,7 @@ def accuracy(
             "timeout_s": timeout,
             "max_error_rate": max_error_rate,
             "judge": judge,
+            "speaker_encoder": speaker_encoder,
         }
         servers = choose_servers(
             backend or [],
@@ -169,11 +184,12 @@ def _order(*, shuffled: bool, rotated: bool) -> str:
 
 
 def _start(ctx: typer.Context, typed: Mapping[str, Any], servers: Servers, out: Path) -> FinishedAccuracy:
-    from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans
+    from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans, refuse_stored_embeddings
     from ming_eval.commands.session import Job
     from ming_eval.manifest import redacted_command
 
     settings = AccuracySettings.parse(typed)
+    refuse_stored_embeddings(settings)
     plans = make_plans(settings)
     settings = settings.with_digests(plans)
     job = Job("accuracy", redacted_command(words(ctx)), servers, out, settings.seed, asdict(settings))

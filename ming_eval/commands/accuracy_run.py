@@ -13,18 +13,21 @@ from ming_eval.accuracy_results import AccuracySummary, ItemResult, SuiteResult
 from ming_eval.client import Client, Timeouts, probe
 from ming_eval.commands.accuracy_settings import AccuracySettings
 from ming_eval.commands.session import Ended, Job, run_job, write_reports
+from ming_eval.errors import UsageError
 from ming_eval.evals.answerer import Answerer, ChatAnswerer
 from ming_eval.evals.asking import Server
 from ming_eval.evals.http import Session
 from ming_eval.evals.item import Kind, Outcome
 from ming_eval.evals.item_lines import write_items
+from ming_eval.evals.local_recogniser import LocalRecogniser
 from ming_eval.evals.loglikelihood import LikelihoodAnswerer
 from ming_eval.evals.plan import Method, Plan
-from ming_eval.evals.recogniser import Recogniser, parse_judge
+from ming_eval.evals.recogniser import Listener, Recogniser, parse_judge
 from ming_eval.evals.responses import Response, ResponseLog
 from ming_eval.evals.retry import RetryPolicy
 from ming_eval.evals.runner import SampleKey, SuiteRun
 from ming_eval.evals.scored import score_all
+from ming_eval.evals.similarity import SpeakerEncoder, asks_with_voice, load_encoder, with_similarity
 from ming_eval.evals.speaking import SpeechAnswerer
 from ming_eval.evals.summarise import Conduct, item_results, summarise
 from ming_eval.manifest import Manifest
@@ -78,32 +81,53 @@ def run_accuracy(
     """Ask every suite and write the run's folder; None when it was interrupted before there was anything to write.
 
     Raises:
+        UsageError: a package that is needed is missing.
         TargetError: a server is not there, or does not start.
-        DataError: results cannot be written.
+        DataError: results cannot be written, or the recogniser or the speaker encoder cannot be read.
     """
     accuracy = _Accuracy(plans, settings, progress, retries, is_launched=not job.servers.targets)
-    ended = run_job(job, accuracy.measure, progress)
-    return None if ended is None else accuracy.write(ended)
+    try:
+        ended = run_job(job, accuracy.measure, progress)
+        return None if ended is None else accuracy.write(ended)
+    finally:
+        accuracy.close()
 
 
 def write_summary(
-    folder: Path, manifest: Manifest, answers: Sequence[Answers], verdict: Verdict | None, max_error_rate: float
+    folder: Path,
+    manifest: Manifest,
+    answers: Sequence[Answers],
+    verdict: Verdict | None,
+    max_error_rate: float,
+    encoder: SpeakerEncoder | None = None,
 ) -> AccuracySummary:
     """Score answers, write `items.jsonl`, `summary.json` and `summary.md`; `verdict` is None for a run that ended.
 
     Raises:
-        DataError: they cannot be written.
+        DataError: they cannot be written, or `encoder` has no embedding of a file.
     """
     suites: list[SuiteResult] = []
     lines: list[ItemResult] = []
     for each in answers:
         scored = score_all(each.plan, each.responses)
+        if encoder is not None and asks_with_voice(each.plan):
+            scored = with_similarity(each.plan, scored, folder, encoder)
         suites.append(summarise(each.plan, scored, each.conduct))
         lines += item_results(each.plan, scored, each.conduct.backend)
     write_items(folder, lines)
     summary = _summary(manifest, suites, verdict, max_error_rate)
-    write_reports(folder, summary, accuracy_markdown(summary, manifest))
+    write_reports(folder, summary, accuracy_markdown(summary, manifest) + _side_by_side(summary, lines))
     return summary
+
+
+def _side_by_side(summary: AccuracySummary, lines: Sequence[ItemResult]) -> str:
+    """A section that compares the backends of the run; empty where there is one, or several that share the suites."""
+    if len({suite.backend for suite in summary.suites}) < 2:
+        return ""
+    from ming_eval.compare.accuracy_runs import AnsweredRun, compare_runs
+    from ming_eval.compare.accuracy_tables import comparison_markdown
+
+    return f"\n## Comparison\n\n{comparison_markdown(compare_runs([AnsweredRun(summary, lines)]))}\n"
 
 
 class _Accuracy:
@@ -123,10 +147,14 @@ class _Accuracy:
         self._progress = progress
         self._retries = retries
         self._is_launched = is_launched
+        self._ear = _local_recogniser(settings, plans)
+        self._encoder = None if settings.speaker_encoder is None else load_encoder(settings.speaker_encoder)
         self._turns: list[_Turn] = []
 
     async def measure(self, targets: Sequence[Target], log: RequestLog, _zero_s: float) -> None:
         """Ask every suite of every backend, or of all backends together."""
+        if self._settings.shard:
+            _refuse_other_models(targets)
         groups = [tuple(targets)] if self._settings.shard else [(target,) for target in targets]
         self._turns = [_Turn(plan, group) for group in groups for plan in self._plans]
         with ResponseLog(log.folder, log.redact) as responses:
@@ -148,14 +176,24 @@ class _Accuracy:
         server = await server_identity(target, is_launched=self._is_launched)
         async with AsyncExitStack() as stack:
             if plan.suite.kind is Kind.SPEECH:
-                judge = Recogniser(
-                    await stack.enter_async_context(self._session(parse_judge(self._settings.judge or "")))
-                )
+                judge = await self._listener(stack)
                 yield SpeechAnswerer(await stack.enter_async_context(self._session(target)), server, judge)
             elif plan.options.method is Method.LOGLIKELIHOOD:
                 yield LikelihoodAnswerer(await stack.enter_async_context(self._session(target)), server)
             else:
                 yield ChatAnswerer(await stack.enter_async_context(self._client(target)), server)
+
+    async def _listener(self, stack: AsyncExitStack) -> Listener:
+        target = parse_judge(self._settings.judge or "").target
+        if target is not None:
+            return Recogniser(await stack.enter_async_context(self._session(target)))
+        assert self._ear is not None, "a judge without a server is on this machine"
+        return self._ear
+
+    def close(self) -> None:
+        """Let go of what was loaded."""
+        if self._ear is not None:
+            self._ear.close()
 
     def _session(self, target: Target) -> Session:
         return Session(target, timeout_s=self._settings.timeout_s, connections=self._settings.concurrency)
@@ -172,9 +210,8 @@ class _Accuracy:
         manifests.write(manifest, ended.folder)
         answers = [self._answers(turn, was_cut_short=ended.cut_short is not None) for turn in self._turns]
         verdict = ended.cut_short or self._gave_up()
-        return FinishedAccuracy(
-            ended.folder, write_summary(ended.folder, manifest, answers, verdict, self._settings.max_error_rate)
-        )
+        summary = write_summary(ended.folder, manifest, answers, verdict, self._settings.max_error_rate, self._encoder)
+        return FinishedAccuracy(ended.folder, summary)
 
     def _answers(self, turn: _Turn, *, was_cut_short: bool) -> Answers:
         run = turn.run
@@ -193,6 +230,22 @@ class _Accuracy:
         if not names:
             return None
         return Verdict("errors", 1, f"{', '.join(names)}: stopped, more than half of the last 50 replies were errors")
+
+
+def _refuse_other_models(targets: Sequence[Target]) -> None:
+    """Answers of two models are not one figure."""
+    models = {target.name: target.model for target in targets}
+    if len(set(models.values())) > 1:
+        named = ", ".join(f"{name} serves {model}" for name, model in models.items())
+        raise UsageError(f"--shard spreads a suite over servers of one model, but {named}: name one with --model")
+
+
+def _local_recogniser(settings: AccuracySettings, plans: Sequence[Plan]) -> LocalRecogniser | None:
+    """The judge where it is on this machine, loaded before anything is asked; None where it is not, or not needed."""
+    if settings.judge is None or not any(plan.suite.kind is Kind.SPEECH for plan in plans):
+        return None
+    judge = parse_judge(settings.judge)
+    return LocalRecogniser(judge.family, judge.folder) if judge.target is None else None
 
 
 async def server_identity(target: Target, *, is_launched: bool) -> Server:

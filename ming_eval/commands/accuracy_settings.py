@@ -13,6 +13,7 @@ from ming_eval.evals.data import DataOptions
 from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import AskOptions, Method, Plan, make_plan
 from ming_eval.evals.recogniser import parse_judge
+from ming_eval.evals.similarity import asks_with_voice
 from ming_eval.evals.suite import find_suite
 from ming_eval.manifest import Manifest
 
@@ -37,6 +38,7 @@ class AccuracySettings:
     timeout_s: float
     max_error_rate: float
     judge: str | None = None
+    speaker_encoder: str | None = None
     protocol_hashes: tuple[str, ...] = ()
     item_digests: tuple[str, ...] = ()
 
@@ -103,7 +105,14 @@ def make_plans(settings: AccuracySettings) -> list[Plan]:
         raise UsageError("name one or more suites; `ming-eval accuracy --list` shows them")
     if settings.data is not None and len(settings.suites) > 1:
         raise UsageError("--data is for one suite: name one")
-    return [make_plan(find_suite(name), settings.ask_options()) for name in settings.suites]
+    plans = [make_plan(find_suite(name), settings.ask_options()) for name in settings.suites]
+    _check_encoder(settings, plans)
+    return plans
+
+
+def _check_encoder(settings: AccuracySettings, plans: Sequence[Plan]) -> None:
+    if settings.speaker_encoder is not None and not any(map(asks_with_voice, plans)):
+        raise UsageError("--speaker-encoder: no request of these suites carries a voice that speech could be alike to")
 
 
 def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: str) -> None:
@@ -119,3 +128,16 @@ def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: 
         )
     if before.item_digests != now.item_digests:
         raise UsageError(f"{run} was asked other items: repeat its options, or start a new run")
+
+
+def refuse_stored_embeddings(settings: AccuracySettings) -> None:
+    """Say where embeddings that were computed elsewhere belong: there are none before there is speech.
+
+    Raises:
+        UsageError: `settings` name a file of them.
+    """
+    if settings.speaker_encoder is not None and settings.speaker_encoder.endswith(".jsonl"):
+        raise UsageError(
+            "--speaker-encoder: embeddings come after the speech; compute those of the run's audio/ and of the voices, "
+            "then `ming-eval rescore RUN --speaker-encoder NAME=FILE.jsonl`"
+        )

@@ -140,6 +140,7 @@ def _write_page(stored: Sequence[StoredRun], folder: Path) -> Path:
     sweeps = [_with_records(run, run.summary) for run in stored if isinstance(run.summary, Summary)]
     sections = sweep_sections(sweeps) if sweeps else []
     sections[2:2] = _comparison(sweeps)
+    sections += _accuracy_comparison(stored)
     for run in stored:
         if isinstance(run.summary, CoverageSummary):
             sections += coverage_sections(run.folder, run.manifest, run.summary)
@@ -186,6 +187,23 @@ def _comparison(sweeps: Sequence[SweepRun]) -> list[Section]:
             refusals += warning(f"None of {other.label}: {exc}")
     body = comparison_section(found).body if found else ""
     return [Section("comparison", "Comparison", refusals + body)]
+
+
+def _accuracy_comparison(stored: Sequence[StoredRun]) -> list[Section]:
+    """As `_comparison`, of accuracy runs."""
+    from ming_eval.accuracy_results import AccuracySummary
+    from ming_eval.compare.accuracy_page import accuracy_comparison_section
+    from ming_eval.compare.accuracy_runs import compare_runs, read_runs
+    from ming_eval.report.html import Section, warning
+
+    runs = [(run.folder, run.summary) for run in stored if isinstance(run.summary, AccuracySummary)]
+    if sum(len({suite.backend for suite in summary.suites}) for _, summary in runs) < 2:
+        return []
+    try:
+        found = compare_runs(read_runs([folder for folder, _ in runs], [summary for _, summary in runs]))
+    except MingEvalError as exc:
+        return [Section("accuracy-comparison", "Comparison of accuracy", warning(f"None: {exc}"))]
+    return [accuracy_comparison_section(found)]
 
 
 def _write_plots(sweeps: Sequence[SweepRun], folder: Path) -> None:

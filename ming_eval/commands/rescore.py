@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +21,8 @@ Examples:
   ming-eval rescore results/20260615T101500Z-accuracy-mine
       no server is asked; summary and items of the run are written again
   ming-eval rescore 20260615T101500Z-accuracy-mine --json changes.json
+  ming-eval rescore 20260615T101500Z-accuracy-mine --speaker-encoder wavlm-large=embeddings.jsonl
+      how alike voices are, by embeddings that were computed elsewhere
 """
 
 
@@ -48,6 +50,14 @@ class Rescored:
 
 def rescore(
     run: Annotated[str, typer.Argument(metavar="RUN", help="An accuracy run's folder, or its name.")],
+    speaker_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="How alike voices are, of a speech suite: an .onnx speaker encoder, or a .jsonl of {path, embedding} "
+            "for the files in audio/ and the voices. [default: the run's own]",
+        ),
+    ] = None,
     out: OutOption = DEFAULT_OUT,
     json_path: JsonOption = None,
 ) -> None:
@@ -56,13 +66,13 @@ def rescore(
         from ming_eval.report.accuracy_table import accuracy_text
         from ming_eval.run_folder import find_run
 
-        rescored = rescore_run(find_run(run, out))
+        rescored = rescore_run(find_run(run, out), speaker_encoder)
         text = accuracy_text(rescored.summary) + "\n" + changes_text(rescored.changes)
         show(text, rescored, json_path)
 
 
-def rescore_run(folder: Path) -> Rescored:
-    """Score a run again and write its summary and items.
+def rescore_run(folder: Path, speaker_encoder: str | None = None) -> Rescored:
+    """Score a run again and write its summary and items; `speaker_encoder` goes into the manifest.
 
     Raises:
         DataError: the run, its suites or its data cannot be read, or are not what they were.
@@ -71,11 +81,17 @@ def rescore_run(folder: Path) -> Rescored:
     from ming_eval.commands.accuracy_run import write_summary
     from ming_eval.commands.stored_answers import read_answers
     from ming_eval.evals.item_lines import read_items
+    from ming_eval.evals.similarity import load_encoder
 
     manifest = manifests.read(folder)
     before = read_items(folder)
     stored = read_answers(folder, manifest, before)
-    summary = write_summary(folder, manifest, stored.answers, stored.verdict, stored.max_error_rate)
+    chosen = speaker_encoder or manifest.settings.get("speaker_encoder")
+    encoder = None if chosen is None else load_encoder(chosen)
+    if speaker_encoder is not None:
+        manifest = replace(manifest, settings={**manifest.settings, "speaker_encoder": speaker_encoder})
+        manifests.write(manifest, folder)
+    summary = write_summary(folder, manifest, stored.answers, stored.verdict, stored.max_error_rate, encoder)
     return Rescored(summary, tuple(changes(before, read_items(folder))))
 
 

@@ -104,9 +104,9 @@ def image_and_sound(save: Save) -> Iterator[Line]:
         number, colour = 1 + index % 4, _NAMES[index % len(_NAMES)]
         image = save(f"image{index:02d}.png", png(discs(1, _COLOURS[colour])))
         sound = save(f"sound{index:02d}.flac", flac(tones([number])))
-        right = f"{number} tones, {colour}"
-        wrong = [f"{number % 4 + 1} tones, {colour}", f"{number} tones, {others(_NAMES, colour)[0]}"]
-        choices, answer = placed(index, right, [*wrong, f"{number % 4 + 1} tones, {others(_NAMES, colour)[1]}"])
+        heard, misheard = counted(number), counted(number % 4 + 1)
+        wrong = [f"{misheard}, {colour}", f"{heard}, {others(_NAMES, colour)[0]}"]
+        choices, answer = placed(index, f"{heard}, {colour}", [*wrong, f"{misheard}, {others(_NAMES, colour)[1]}"])
         yield {
             "id": f"sample-{index}",
             "question": "How many tones are heard, and which colour has the disc?",
@@ -114,6 +114,11 @@ def image_and_sound(save: Save) -> Iterator[Line]:
             "answer": answer,
             "media": [{"type": "image", "path": image}, {"type": "audio", "path": sound}],
         }
+
+
+def counted(number: int) -> str:
+    """`1 tone`, `2 tones`."""
+    return f"{number} tone" if number == 1 else f"{number} tones"
 
 
 def tones(counts: Sequence[int]) -> Samples:
@@ -147,8 +152,9 @@ def clips(group: dict[str, str]) -> Callable[[Save], Iterator[Line]]:
             } | line
             way = "to the right" if moves_right else "to the left"
             back = "to the left" if moves_right else "to the right"
-            wrong = [f"{back}, {number} tones", f"{way}, {number + 1} tones", f"{back}, {number + 1} tones"]
-            choices, answer = placed(2 * index + 1, f"{way}, {number} tones", wrong)
+            heard, misheard = counted(number), counted(number + 1)
+            wrong = [f"{back}, {heard}", f"{way}, {misheard}", f"{back}, {misheard}"]
+            choices, answer = placed(2 * index + 1, f"{way}, {heard}", wrong)
             yield {
                 "id": f"clip{index:02d}-1",
                 "question": "Where does the disc move, and how many tones are heard?",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ming_eval.evals.digest import digest, digest_bytes
 from ming_eval.evals.item import Item, Kind, MediaRef
@@ -71,7 +72,7 @@ def build_request(plan: Plan, sample: Sample, attached: Attachments) -> Request:
         temperature=protocol.temperature,
         seed=plan.options.seed + sample.repeat,
         stream=False,
-        extra=protocol.extra,
+        extra=_extra(plan, sample, attached.media),
     )
 
 
@@ -94,6 +95,13 @@ def _task(plan: Plan, sample: Sample, media: Sequence[Media]) -> Task:
     source = next((_LETTER_OF_MEDIA[kind] for kind in ("video", "audio", "image") if kind in kinds), "T")
     is_speech = (sample.item.kind or plan.suite.kind) is Kind.SPEECH
     return Task(f"{source}2{'S' if is_speech else 'T'}")
+
+
+def _extra(plan: Plan, sample: Sample, media: Sequence[Media]) -> Mapping[str, Any]:
+    """The protocol's own fields; with a voice to speak with, its words."""
+    words = [ref.text for ref in sample.item.media if ref.text is not None]
+    is_speech = (sample.item.kind or plan.suite.kind) is Kind.SPEECH
+    return {**plan.protocol.extra, "ref_text": words[0]} if is_speech and media and words else plan.protocol.extra
 
 
 def _rendered(message: Message) -> list[object]:

@@ -9,6 +9,7 @@ from ming_eval.evals.item import Kind, Outcome
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.sampling import stratum_of
 from ming_eval.evals.scored import Scored, count
+from ming_eval.evals.similarity import PREFIX, asks_with_voice
 
 _LEAST_PLAIN = 0.95  # share of replies that should be a bare or a marked letter
 
@@ -19,6 +20,7 @@ def caveats(plan: Plan, scored: Sequence[Scored], *, is_complete: bool, num_smal
         *_about_the_data(plan),
         *_about_the_sample(plan, scored),
         *_about_the_media(plan, scored),
+        *_about_the_voices(plan, scored),
         *_about_the_replies(plan, scored),
         *_about_the_run(scored, is_complete=is_complete),
         *_about_groups(num_small_groups),
@@ -35,8 +37,8 @@ def _about_the_data(plan: Plan) -> Iterator[str]:
         yield f"Only items whose media are there: {shares}."
     elif origin.full_rows is not None and origin.rows < origin.full_rows:
         yield f"The data holds {origin.rows} of the set's {origin.full_rows} items."
-    if origin.kind == "hub" and origin.revision is None:
-        yield "The data's revision is not pinned: a later run may load other items."
+    if origin.kind == "hub" and origin.revision != plan.suite.source.revision:
+        yield f"The suite file does not pin this data: repeat the run with --data {origin.name}@{origin.revision}."
     if not origin.is_sample and plan.suite.source.repo is not None:
         yield "The set is public: a model may have been trained on it."
 
@@ -64,10 +66,23 @@ def _exists(each: Scored) -> bool:
     return each.item.subtitles is not None and Path(each.item.subtitles).exists()
 
 
+def _about_the_voices(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
+    if not asks_with_voice(plan):
+        return
+    measured = sum(any(name.startswith(PREFIX) for name in each.score.tallies) for each in scored)
+    if measured:
+        yield f"Similarity of speakers is a mean over {measured} of {len(scored)} replies, those whose audio is sound."
+    else:
+        yield "Similarity of speakers was not measured: name an encoder with --speaker-encoder."
+
+
 def _about_the_replies(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
     if plan.suite.kind is not Kind.MCQ or plan.options.method is not Method.GENERATE:
         return
-    replies = [each for each in scored if each.score.outcome not in (Outcome.ERROR, Outcome.SKIPPED)]
+    asked = [
+        each for each in scored if (each.item.kind or plan.suite.kind) is Kind.MCQ
+    ]  # open questions have no letter
+    replies = [each for each in asked if each.score.outcome not in (Outcome.ERROR, Outcome.SKIPPED)]
     plain = sum(each.score.rule in ("bare", "marked") for each in replies)
     if replies and plain < _LEAST_PLAIN * len(replies):
         yield (

@@ -150,13 +150,14 @@ def _media(row: Mapping[str, Any], number: int, fields: MediaFields, root: Path 
         return
     assert fields.column is not None
     value = row[fields.column]
+    text = None if fields.text is None else str(row[fields.text])
     if value is None:  # a column of a question with fewer files
         return
     if isinstance(value, Mapping):  # as the hub stores files: {"bytes": ..., "path": ...}
         name = value.get("path") or f"row-{number}"
-        yield MediaRef(kind, _below(str(name), root), value.get("bytes"))
+        yield MediaRef(kind, _below(str(name), root), value.get("bytes"), text)
     else:
-        yield MediaRef(kind, _below(str(value), root))
+        yield MediaRef(kind, _below(str(value), root), text=text)
 
 
 def _group(row: Mapping[str, Any], column: str | MappedGroup) -> str:

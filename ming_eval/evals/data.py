@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -15,8 +14,8 @@ from ming_eval.errors import DataError, UsageError
 from ming_eval.evals import columns, normalised
 from ming_eval.evals.digest import digest
 from ming_eval.evals.files import Row, read_rows
+from ming_eval.evals.hub import current_revision, hub_rows, split_revision
 from ming_eval.evals.item import Item
-from ming_eval.evals.optional import require
 from ming_eval.evals.sampling import by_stratum
 from ming_eval.evals.sources import LOADERS
 from ming_eval.evals.suite import Suite
@@ -76,19 +75,24 @@ def _place(suite: Suite, data: str | None) -> tuple[str, str, str | None]:
         if not path.exists():
             raise UsageError(f"suite {suite.name} has no bundled sample: name its data with --data")
         return ("file" if source.path is not None else "sample"), str(path), None
-    if data == HUB or data == source.repo:
-        if source.repo is None:
-            raise UsageError(f"suite {suite.name} names no repository: give a file with --data PATH")
-        return "hub", source.repo, source.revision
     if Path(data).exists():
         return "file", data, None
-    if data.count("/") == 1 and not Path(data).suffix:
-        return "hub", data, None
-    raise DataError(f"no data at {data!r}: name a file, a repository OWNER/NAME, or `hub` for the suite's own")
+    name, revision = split_revision(data)
+    if name == HUB and source.repo is None:
+        raise UsageError(f"suite {suite.name} names no repository: give a file with --data PATH")
+    if name in (HUB, source.repo):
+        assert source.repo is not None
+        return "hub", source.repo, revision or source.revision or current_revision(source.repo)
+    if name.count("/") == 1 and not Path(name).suffix:
+        return "hub", name, revision or current_revision(name)
+    raise DataError(
+        f"no data at {data!r}: name a file or folder, a repository OWNER/NAME, or `hub` for the suite's own"
+    )
 
 
 def _rows(suite: Suite, kind: str, name: str, revision: str | None, split: str | None) -> list[Row]:
-    rows = _hub_rows(suite, name, revision, split) if kind == "hub" else read_rows(Path(name))
+    path = Path(name)
+    rows = hub_rows(suite, name, revision, split) if kind == "hub" or path.is_dir() else read_rows(path)
     loader = suite.source.loader
     if loader is None or (rows and normalised.is_normalised(rows[0])):
         return rows
@@ -100,36 +104,16 @@ def _rows(suite: Suite, kind: str, name: str, revision: str | None, split: str |
         raise DataError(f"{name}: no column {exc.args[0]!r}; the data has {', '.join(rows[0])}") from exc
 
 
-def _hub_rows(suite: Suite, repo: str, revision: str | None, split: str | None) -> list[Row]:
-    datasets = require("datasets", purpose=f"loading {repo} from the hub")
-    config = suite.source.config
-    configs = config if isinstance(config, tuple) else (config,)
-    rows: list[Row] = []
-    for name in configs:
-        try:
-            table = datasets.load_dataset(repo, name, split=split, revision=revision)
-        except (OSError, ValueError) as exc:  # no network, no such repository, no such configuration or split
-            where = f"{repo} ({name or 'default'}, {split}, revision {revision or 'main'})"
-            first_line = str(exc).partition("\n")[0]
-            raise DataError(f"cannot load {where} from the hub: {first_line}; or use --data PATH") from exc
-        rows += _undecoded(datasets, suite, table)
-    return rows
-
-
-def _undecoded(datasets: Any, suite: Suite, table: Any) -> list[Row]:
-    """The rows with images and sounds as the bytes that are stored, instead of pixels and samples."""
-    for fields in suite.media:
-        if fields.column is not None and fields.type in ("image", "audio"):
-            feature = datasets.Image if fields.type == "image" else datasets.Audio
-            table = table.cast_column(fields.column, feature(decode=False))
-    return list(table)
-
-
-def _items(suite: Suite, rows: Sequence[dict[str, Any]], where: Path, media_root: str | None) -> list[Item]:
-    root = Path(media_root) if media_root is not None else where.parent if where.is_file() else None
+def _items(suite: Suite, rows: Sequence[Row], where: Path, media_root: str | None) -> list[Item]:
+    root = Path(media_root) if media_root is not None else _folder_of(where)
     if rows and normalised.is_normalised(rows[0]):
         return list(normalised.items_of(rows, suite.kind, str(where), root or where.parent))
     return list(columns.items_of(rows, suite, root))
+
+
+def _folder_of(data: Path) -> Path | None:
+    """Where the files of a local set are; None for one from the hub."""
+    return data if data.is_dir() else data.parent if data.is_file() else None
 
 
 def _with_media(suite: Suite, items: Sequence[Item]) -> tuple[list[Item], dict[str, tuple[int, int]] | None]:
@@ -157,7 +141,7 @@ def _examples(suite: Suite, kind: str, name: str, revision: str | None, options:
     if options.examples is not None:
         path = Path(options.examples)
         return tuple(_items(suite, read_rows(path), path, options.media_root))
-    if kind == "hub" and suite.source.examples is not None:
+    if (kind == "hub" or Path(name).is_dir()) and suite.source.examples is not None:
         rows = _rows(suite, kind, name, revision, suite.source.examples)
         return tuple(_items(suite, rows, Path(name), options.media_root))
     raise UsageError(f"this protocol of {suite.name} shows solved examples: name a file of them with --examples PATH")

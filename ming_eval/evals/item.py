@@ -48,11 +48,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MediaRef:
-    """A file that goes with a question. `data` is there instead of a file where the data set holds the bytes."""
+    """A file that goes with a question. `data` is there instead of a file where the data set holds the bytes.
+
+    `text` is what is said in a sound, where that goes along with it: the words of a voice to speak with.
+    """
 
     type: Literal["image", "audio", "video"]
     path: str
     data: bytes | None = field(default=None, repr=False)
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class LikelihoodAnswerer:
         answer = await self._session.post("completions", json=self._body(prompts, request))
         if answer.lacks_route:
             url = f"{self._session.target.base_url}/completions"
-            raise TargetError(f"{url} answers HTTP {answer.status}: --method loglikelihood needs that endpoint")
+            raise TargetError(f"--method loglikelihood needs {url}: {answer.error}")
         return Tried.failed(answer) if answer.failure is not None else _read(answer, context, prompts)
 
     def _body(self, prompts: Sequence[str], request: Request) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ming_eval.evals.item import Gold, Instruction, Item, Kind, MediaRef
 class _Media(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["image", "audio", "video"]
     path: str
+    text: str | None = None
 
 
 class _Instruction(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,7 +62,7 @@ def _item(row: _Row, kind: Kind, folder: Path) -> Item:
         question=row.question,
         answer=checked_answer(row.answer, row.choices, row.kind or kind),
         choices=row.choices,
-        media=tuple(MediaRef(each.type, str(folder / each.path)) for each in row.media),
+        media=tuple(MediaRef(each.type, str(folder / each.path), text=each.text) for each in row.media),
         group=row.group,
         cluster=row.cluster,
         subtitles=None if row.subtitles is None else str(folder / row.subtitles),

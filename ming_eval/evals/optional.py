@@ -8,8 +8,8 @@ from types import ModuleType
 from ming_eval.errors import UsageError
 
 
-def require(module: str, *, purpose: str) -> ModuleType:
-    """The module, imported.
+def require(module: str, *, purpose: str, extra: str = "suites") -> ModuleType:
+    """The module, imported; `extra` is the one of this package that brings it.
 
     Raises:
         UsageError: it is not installed.
@@ -17,5 +17,5 @@ def require(module: str, *, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as exc:
-        package = module.partition(".")[0]
-        raise UsageError(f"{purpose} needs {package}: run `pip install 'ming-eval[suites]'`") from exc
+        package = module.partition(".")[0].replace("_", "-")
+        raise UsageError(f"{purpose} needs {package}: run `pip install 'ming-eval[{extra}]'`") from exc

@@ -1,10 +1,12 @@
-"""A recogniser behind an OpenAI-compatible endpoint: what it hears in a file."""
+"""Who listens to speech: a recogniser behind an OpenAI-compatible endpoint, or one on this machine."""
 
 from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
@@ -33,16 +35,40 @@ class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
 
-def parse_judge(text: str) -> Target:
-    """The recogniser in `MODEL=URL`.
+class Listener(Protocol):
+    """Hears what is said in a WAV file."""
+
+    async def transcribe(self, wav: bytes) -> tuple[str | None, Answer]:
+        """What was heard, None when the recogniser failed; with the answer that says why."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The recogniser that `--judge` names: at `target`, or of a `family` in a `folder`. `model` names the metric."""
+
+    model: str
+    target: Target | None = None
+    family: str = ""
+    folder: Path = Path()
+
+
+def parse_judge(text: str) -> Judge:
+    """The recogniser in `MODEL=URL` or `MODEL=FAMILY:FOLDER`.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: it is of neither form.
     """
-    model, equals, url = text.partition("=")
-    if not equals or not model or "://" not in url:
-        raise UsageError(f"--judge {text!r}: write MODEL=URL, such as whisper-large-v3=http://localhost:9000")
-    return Target.at(url, name=model.replace("/", "_"), model=model)
+    model, equals, place = text.partition("=")
+    if equals and model and "://" in place:
+        return Judge(model, Target.at(place, name=model.replace("/", "_"), model=model))
+    family, colon, folder = place.partition(":")
+    if not (equals and model and family and colon and folder):
+        raise UsageError(
+            f"--judge {text!r}: write MODEL=URL, such as whisper-large-v3=http://localhost:9000, or "
+            "MODEL=FAMILY:FOLDER for one on this machine, such as whisper-large-v3=whisper:./whisper-large-v3"
+        )
+    return Judge(model, family=family, folder=Path(folder))
 
 
 class Recogniser:
@@ -66,7 +92,7 @@ class Recogniser:
         answer = await self._session.post("chat/completions", json=self._chat(wav))
         if answer.lacks_route:
             url = self._session.target.base_url
-            raise TargetError(f"the judge at {url} has neither /audio/transcriptions nor /chat/completions")
+            raise TargetError(f"the judge at {url} has no /audio/transcriptions, and /chat/completions: {answer.error}")
         return _read(answer, _said)
 
     def _form(self, wav: bytes) -> aiohttp.FormData:

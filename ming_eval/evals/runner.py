@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ming_eval.errors import DataError
@@ -17,6 +17,7 @@ from ming_eval.evals.judging import is_final, judge
 from ming_eval.evals.plan import Plan, Sample
 from ming_eval.evals.responses import Attempt, Response, ResponseLog
 from ming_eval.evals.retry import RetryPolicy
+from ming_eval.evals.sharing import Seat, Table
 from ming_eval.types import Request
 
 _WINDOW = 50  # replies over which the error share is watched
@@ -34,8 +35,8 @@ class Observer(Protocol):
 class SuiteRun:
     """Runs a plan; `responses` holds what has come so far by sample, also when the run was cut short.
 
-    Several servers share the samples: which one gets a sample depends on its item's id alone. `gave_up` is true after
-    the run has ended itself because more than half of the last 50 replies were errors.
+    Several servers share the samples (see `Table`); a sample that one of them fails at is tried again at another.
+    `gave_up` is true after the run has ended itself because more than half of the last 50 replies were errors.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SuiteRun:
         self.reused: set[SampleKey] = set()
         self.gave_up = False
         self._plan = plan
-        self._answerers = tuple(answerers)
+        self._table = Table(answerers, plan.samples, concurrency)
         self._log = log
         self._observer = observer
         self._concurrency = concurrency
@@ -74,12 +75,10 @@ class SuiteRun:
 
         Raises:
             DataError: an answer cannot be written.
-        TargetError: the server lacks an endpoint that is needed.
+            TargetError: the server lacks an endpoint that is needed.
         """
         workers = [
-            asyncio.create_task(self._work(answerer, queue))
-            for answerer, queue in zip(self._answerers, self._queues(), strict=True)
-            for _ in range(self._concurrency)
+            asyncio.create_task(self._work(seat)) for seat in self._table.seats for _ in range(self._concurrency)
         ]
         try:
             done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
@@ -94,56 +93,59 @@ class SuiteRun:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    def _queues(self) -> list[Iterator[Sample]]:
-        count = len(self._answerers)
-        shares: list[list[Sample]] = [[] for _ in range(count)]
-        for sample in self._plan.samples:
-            shares[int(digest(sample.item.id)[:8], 16) % count].append(sample)
-        return [iter(share) for share in shares]
+    async def _work(self, seat: Seat) -> None:
+        while not self._stopping.is_set() and (sample := self._table.take(seat)) is not None:
+            await self._answer(seat, sample)
 
-    async def _work(self, answerer: Answerer, queue: Iterator[Sample]) -> None:
-        for sample in queue:
-            if self._stopping.is_set():
-                return
-            await self._answer(answerer, sample)
-
-    async def _answer(self, answerer: Answerer, sample: Sample) -> None:
+    async def _answer(self, seat: Seat, sample: Sample) -> None:
         try:
             attached = await self._attachments(sample)
         except (OSError, DataError) as exc:
-            self._keep(sample, self._log.add(self._unsendable(answerer, sample, exc)))
+            self._keep(sample, self._log.add(self._unsendable(seat.answerer, sample, exc)))
             return
         request = build_request(self._plan, sample, attached)
-        key = response_key(self._plan, sample, request, answerer.server)
-        known = self._log.known.get(key)
-        if known is not None and is_final(judge(self._plan, sample, known)):
+        known = self._known(sample, request)
+        if known is not None:
             self.reused.add(sample.key)
             self._keep(sample, known)
             return
         try:
-            response = await self._ask(answerer, sample, request, key)
+            response = await self._ask(seat, sample, request)
         except DataError as exc:  # a file of a kind that the server's dialect has no form for
-            response = self._unsendable(answerer, sample, exc)
+            response = self._unsendable(seat.answerer, sample, exc)
         self._keep(sample, self._log.add(response))
+
+    def _known(self, sample: Sample, request: Request) -> Response | None:
+        """The answer of one of the servers from before, where it is one to keep."""
+        if not self._log.known:
+            return None
+        keys = (self._key(seat, sample, request) for seat in self._table.seats)
+        found = [self._log.known[key] for key in keys if key in self._log.known]
+        return next((each for each in found if is_final(judge(self._plan, sample, each))), None)
+
+    def _key(self, seat: Seat, sample: Sample, request: Request) -> str:
+        return response_key(self._plan, sample, request, seat.answerer.server)
 
     async def _attachments(self, sample: Sample) -> Attachments:
         if not sample.item.media and sample.item.subtitles is None:
             return Attachments()
         return await asyncio.to_thread(read_attachments, self._plan, sample)
 
-    async def _ask(self, answerer: Answerer, sample: Sample, request: Request, key: str) -> Response:
-        """Ask until there is an answer or no attempt is left."""
+    async def _ask(self, seat: Seat, sample: Sample, request: Request) -> Response:
+        """Ask until there is an answer or no attempt is left, each time a server that does not fail."""
         attempts: list[Attempt] = []
         while True:
             if self._sent_s is None:
                 self._sent_s = self._clock()
-            tried = await answerer.ask(sample, request)
+            tried = await seat.ask(sample, request)
             self._done_s = self._clock()
             wait_s = self._wait_s(len(attempts) + 1, tried)
             attempts.append(Attempt(tried.latency_s, tried.failure, tried.http_status, tried.error, wait_s))
             if wait_s is None:
-                return self._response(answerer, sample, key=key, attempts=tuple(attempts), tried=tried)
+                key = self._key(seat, sample, request)
+                return self._response(seat.answerer, sample, key=key, attempts=tuple(attempts), tried=tried)
             await self._pause(wait_s)
+            seat = self._table.after(seat)
 
     def _wait_s(self, num_attempts: int, tried: Tried) -> float | None:
         if self._stopping.is_set():

@@ -15,14 +15,14 @@ from ming_eval.evals.answerer import Speech, Tried
 from ming_eval.evals.asking import Server
 from ming_eval.evals.http import Answer, Session
 from ming_eval.evals.plan import Sample
-from ming_eval.evals.recogniser import Recogniser
+from ming_eval.evals.recogniser import Listener
 from ming_eval.types import Failure, Media, Request, Text
 
 
 class SpeechAnswerer:
     """Asks one server to speak. A voice to speak with goes along where the request holds a sound."""
 
-    def __init__(self, session: Session, server: Server, judge: Recogniser) -> None:
+    def __init__(self, session: Session, server: Server, judge: Listener) -> None:
         self._session = session
         self._server = server
         self._judge = judge
@@ -46,7 +46,7 @@ class SpeechAnswerer:
         answer = await self._session.post("audio/speech", json=self._body(request))
         if answer.lacks_route:
             url = f"{self._session.target.base_url}/audio/speech"
-            raise TargetError(f"{url} answers HTTP {answer.status}: speech suites need that endpoint")
+            raise TargetError(f"speech suites need {url}: {answer.error}")
         if answer.failure is not None:
             return Tried.failed(answer)
         audio_s, rate_hz = wav_length(answer.body)

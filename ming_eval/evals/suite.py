@@ -68,12 +68,16 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class MediaFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[media]`: the column that holds a file, its name or its bytes; or a name `pattern`, below the folder `root`."""
+    """`[media]`: the column that holds a file, its name or its bytes; or a name `pattern`, below the folder `root`.
+
+    `text` names the column with what is said in a sound.
+    """
 
     type: str
     column: str | None = None
     pattern: str | None = None
     root: str | None = None
+    text: str | None = None
 
 
 class MappedGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -116,6 +116,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
             is_complete=is_complete,
             num_small_groups=sum(row.too_small for rows in groups.values() for row in rows),
         ),
+        answered_by=_counts(response.backend for response in replies),
     )
 
 
@@ -147,6 +148,7 @@ def _item_result(plan: Plan, each: Scored, backend: str) -> ItemResult:
         cluster=each.item.cluster,
         response=None if response is None or not response.key else response.key,
         order=None if plan.options.order is OptionOrder.ORIGINAL else sample.order,
+        tallies=each.score.tallies,
     )
 
 

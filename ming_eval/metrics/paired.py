@@ -6,12 +6,27 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import comb, fsum, sqrt
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
-from ming_eval.metrics.intervals import cluster_error, student_t_quantile
+from ming_eval.metrics.intervals import (
+    BOOTSTRAP_SEED,
+    NUM_DRAWS,
+    cluster_error,
+    student_t_cdf,
+    student_t_quantile,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _POWER = 0.8
 _Z_SUM = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(_POWER)
 ASSUMED_DISCORDANT = 0.10  # share of items on which two systems differ, where only one of them has been run
+_COUNTS_AT_ONCE = 2_000_000
+
+# What one item, or one cluster, adds to a metric that is a sum over a sum: right answers of 1, word errors of words.
+Part = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +57,15 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean of first - second over items, with its 95 % interval; bounds are None with fewer than two clusters."""
+    """Second minus first with a 95 % interval, and the probability of one so far from 0 without a difference.
+
+    Bounds and probability are None with fewer than two independent pairs.
+    """
 
     value: float
     low: float | None
     high: float | None
+    p: float | None
 
 
 def mcnemar(cells: Cells) -> float:
@@ -61,19 +80,70 @@ def mcnemar(cells: Cells) -> float:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> Difference | None:
-    """Difference of means over pairs that are independent, or dependent within a cluster; None without pairs."""
+    """Mean of second - first over pairs that are independent, or dependent within a cluster; None without pairs.
+
+    Values lie in [0, 1]. Student's t with one degree of freedom less than there are clusters.
+    """
     if not first:
         return None
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    gaps = [b - a for a, b in zip(first, second, strict=True)]
     members: dict[Hashable, list[float]] = {}
     for key, gap in zip(range(len(gaps)) if clusters is None else clusters, gaps, strict=True):
         members.setdefault(key, []).append(gap)
     value = fsum(gaps) / len(gaps)
     error = cluster_error([fsum(each) for each in members.values()], [float(len(each)) for each in members.values()])
     if error is None:
-        return Difference(value, None, None)
-    half = student_t_quantile(0.975, len(members) - 1) * error
-    return Difference(value, max(-1.0, value - half), min(1.0, value + half))
+        return Difference(value, None, None, None)
+    freedom = len(members) - 1
+    half = student_t_quantile(0.975, freedom) * error
+    p = _two_sided(value, error, freedom)
+    return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
+
+
+def paired_bootstrap(
+    first: Sequence[Part], second: Sequence[Part], clusters: Sequence[Hashable] | None = None
+) -> Difference | None:
+    """Difference of two ratios of sums, the same draws of items or clusters for both systems; percentile interval.
+
+    None without pairs or where a denominator is 0. The probability is twice the share of draws on the other side of 0,
+    both counts one higher, so that 10,000 draws never claim a 0.
+    """
+    import numpy as np  # costs a tenth of a second that the command line need not pay
+
+    rows = _sums(first, second, clusters)
+    totals = rows.sum(axis=0)
+    if not len(rows) or not totals[1] or not totals[3]:
+        return None
+    value = float(totals[2] / totals[3] - totals[0] / totals[1])
+    if len(rows) < 2:
+        return Difference(value, None, None, None)
+    kinds, counts = np.unique(rows, axis=0, return_counts=True)  # equal rows are drawn together: four for right/wrong
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    step = max(1, _COUNTS_AT_ONCE // len(kinds))
+    sizes = [min(step, NUM_DRAWS - start) for start in range(0, NUM_DRAWS, step)]
+    drawn = np.concatenate([rng.multinomial(len(rows), counts / len(rows), size=size) @ kinds for size in sizes])
+    gaps = drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1]
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    tail = min((gaps <= 0).sum(), (gaps >= 0).sum())
+    return Difference(value, float(low), float(high), min(1.0, 2 * (int(tail) + 1) / (NUM_DRAWS + 1)))
+
+
+def _sums(first: Sequence[Part], second: Sequence[Part], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
+    """[clusters, 4]: numerator and denominator of either system, summed over each cluster."""
+    import numpy as np
+
+    keys = range(len(first)) if clusters is None else clusters
+    places: dict[Hashable, int] = {}
+    index = [places.setdefault(key, len(places)) for key in keys]
+    rows = np.zeros((len(places), 4))
+    np.add.at(rows, index, np.asarray([(*a, *b) for a, b in zip(first, second, strict=True)]).reshape(-1, 4))
+    return rows
+
+
+def _two_sided(value: float, error: float, freedom: int) -> float:
+    if error == 0.0:
+        return 1.0 if value == 0.0 else 0.0
+    return max(0.0, 2 * (1 - student_t_cdf(abs(value / error), freedom)))
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

@@ -12,6 +12,8 @@ from ming_eval.report.document import bullets, how_to_repeat, named, warnings
 from ming_eval.report.grid import Grid, number
 from ming_eval.results import Backend
 
+_NUM_BEST = 5
+
 
 def accuracy_markdown(summary: AccuracySummary, manifest: Manifest) -> str:
     """The whole document."""
@@ -57,6 +59,8 @@ def _suite_sections(suite: SuiteResult) -> Iterator[str]:
     for dimension in suite.groups:
         yield f"### By {dimension}"
         yield group_grid(suite, dimension).markdown().rstrip()
+        if best := best_groups(suite, dimension):
+            yield best
     yield "### Replies"
     yield bullets(reply_lines(suite))
     yield f"Prompt (`{suite.protocol}`, at most {suite.max_tokens} tokens, temperature {suite.temperature:g}):"
@@ -80,7 +84,7 @@ def estimand_grid(suite: SuiteResult) -> Grid:
         rows.insert(0, [suite.metric, share(suite.value), bounds, suite.value_interval or ""])
     if suite.value_per_item is not None:
         rows.append([f"{suite.metric}, mean over items", share(suite.value_per_item), "", "not weighted by length"])
-    rows += [[name, share(value), "", "ratio of sums"] for name, value in suite.other_metrics.items()]
+    rows += [_other_row(suite, name, value) for name, value in suite.other_metrics.items()]
     if suite.accuracy_expected is not None and suite.unparsed:
         expected = "unparsed replies at the expected value of a random choice"
         rows.append(["accuracy, chance added", share(suite.accuracy_expected), "", expected])
@@ -92,6 +96,24 @@ def estimand_grid(suite: SuiteResult) -> Grid:
         power = "80 % power, 10 % of the items differing"
         rows.append(["smallest difference to another system", share(suite.detectable_difference), "", power])
     return Grid(["estimand", "value", "95 %", "method"], rows, num_labels=1)
+
+
+def best_groups(suite: SuiteResult, dimension: str) -> str | None:
+    """The last rows of a long table, which is sorted worst first, the other way round; None of a short one."""
+    rows = suite.groups[dimension]
+    if len(rows) <= 2 * _NUM_BEST:
+        return None
+    named = ", ".join(f"{row.name} {share(row.value)}" for row in reversed(rows[-_NUM_BEST:]))
+    return f"Worst first in the table; best first: {named}."
+
+
+def _other_row(suite: SuiteResult, name: str, value: float) -> list[str]:
+    if name.startswith("similarity["):  # a cosine is no share
+        return [name, f"{value:.3f}", "", "mean cosine over utterances"]
+    if name == "high":
+        count = f"{round(value * suite.planned)} of {suite.planned} utterances"
+        return ["more than half as many errors as words", share(value), "", count]
+    return [name, share(value), "", "ratio of sums"]
 
 
 def _stratum_rows(suite: SuiteResult) -> list[list[str]]:
@@ -133,6 +155,8 @@ def reply_lines(suite: SuiteResult) -> list[str]:
         lines.append(f"Predicted letters: {_counts(suite.predicted)}; gold letters: {_counts(suite.gold)}{majority}")
     latency = suite.latency_ms
     times = f"latency p50 {number(latency.p50)} ms, p95 {number(latency.p95)} ms" if latency.count else "no latencies"
+    if len(suite.answered_by) > 1:
+        lines.append(f"Answered by: {_counts(suite.answered_by)}")
     return [
         *lines,
         f"{suite.requests} requests sent in {number(suite.wall_s)} s ({number(suite.requests_per_s)} req/s), "

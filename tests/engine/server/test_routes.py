@@ -31,6 +31,7 @@ async def test_model_cards() -> None:
                 "owned_by": "ming-eval",
                 "root": "ming",
                 "max_model_len": CONTEXT,
+                "checkpoint_digest": "0" * 64,
             }
             for name in ("ming", "org/alias")
         ],

@@ -155,10 +155,3 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(WeightError, match="cannot be read as safetensors"):
         load(tmp_path)
-
-
-def test_digest_follows_configuration_and_layout(tmp_path: Path, stored: dict[str, Tensor]) -> None:
-    first = Checkpoint(write(tmp_path, stored)).digest()
-    assert first == Checkpoint(tmp_path).digest()
-    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
-    assert Checkpoint(tmp_path).digest() != first

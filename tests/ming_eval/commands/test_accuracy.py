@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from ming_eval.cli import app
 from ming_eval.commands.accuracy_run import server_identity
 from ming_eval.targets import Target
+from tests import fake_engine
 from tests.fakes import FakeServer
 from tests.ming_eval.evals.builders import MCQ_SUITE, mcq_rows, write_rows, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
@@ -112,6 +113,7 @@ def test_files_and_figures_by_hand(tmp_path: Path) -> None:
         "cluster": None,
         "response": "",
         "order": None,
+        "tallies": {},
     }
     assert [line["text"] for line in read_lines(folder / "responses.jsonl") if line["id"] == "q1"] == ["B"]
     assert "80.0 %" in result.stdout
@@ -171,6 +173,19 @@ def test_a_suite_spread_over_backends(tmp_path: Path) -> None:
     assert (suite["backend"], suite["planned"], suite["correct"]) == ("s+t", 40, 40)
     assert one.num_chats + two.num_chats == 40
     assert min(one.num_chats, two.num_chats) > 5
+    assert suite["answered_by"] == {"s": one.num_chats, "t": two.num_chats}
+
+
+def test_two_models_are_not_one_figure(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    with (
+        ScriptedServer.in_thread(all_right()) as one,
+        ScriptedServer.in_thread(all_right(), models=("other",)) as two,
+    ):
+        result = accuracy(tmp_path, one, *words, "--backend", f"t={two.url}", "--shard")
+    assert result.exit_code == 2
+    assert "s serves scripted, t serves other" in result.stderr
+    assert one.num_chats == two.num_chats == 0
 
 
 def test_a_stratified_sample(tmp_path: Path) -> None:
@@ -453,6 +468,33 @@ def test_report_shows_an_accuracy_run(tmp_path: Path) -> None:
     assert (row["suite"], row["accuracy"]) == ("fruit", "0.8")
 
 
+@pytest.mark.parametrize(("checkpoint", "reused"), [("one", 6), ("other", 0)])
+def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
+    tmp_path: Path, checkpoint: str, reused: int
+) -> None:
+    fake_engine.install(tmp_path)
+    words = prepare(tmp_path, 6)
+
+    def run(digest: str, *more: str) -> None:
+        environment = os.environ | {"FAKE_CHECKPOINT": digest, "PYTHONPATH": str(ROOT)}
+        command = [
+            sys.executable,
+            "-c",
+            "from ming_eval.cli import main; main()",
+            "accuracy",
+            "--out",
+            "results",
+            *more,
+        ]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    run("one", *words)
+    run(checkpoint, "--resume", run_folder(tmp_path).name)
+    (suite,) = read(run_folder(tmp_path) / "summary.json")["suites"]
+    assert (suite["planned"], suite["error"], suite["reused"]) == (6, 0, reused)
+
+
 def test_a_launched_engine_is_known_by_its_checkpoint(tmp_path: Path) -> None:
     """Its port is another one each time; a server elsewhere is known by its address, whatever its card says."""
     cards = [{"id": "m", "checkpoint_digest": "abc"}, {"id": "other"}]
@@ -464,3 +506,60 @@ def test_a_launched_engine_is_known_by_its_checkpoint(tmp_path: Path) -> None:
             asyncio.run(server_identity(other, is_launched=True)).identity,
         ]
     assert identities == ["checkpoint:abc", named.base_url, named.base_url]
+
+
+# --- two runs ----------------------------------------------------------------------------------------------------
+
+
+def two_runs(folder: Path) -> tuple[Path, Path, list[str]]:
+    """A run with everything right and one with every fifth reply wrong, of 40; the words that name suite and data."""
+    words = prepare(folder, 40)
+    with ScriptedServer.in_thread(all_right(40)) as server:
+        accuracy(folder, server, *words, name="old")
+    with ScriptedServer.in_thread(some_wrong(40)) as server:
+        accuracy(folder, server, *words, name="new")
+    old, new = sorted((folder / "results").iterdir(), key=lambda path: path.name.endswith("new"))
+    return old, new, words
+
+
+def test_two_stored_runs_are_compared_item_by_item(tmp_path: Path) -> None:
+    old, new, words = two_runs(tmp_path)
+    result = invoke("compare", str(old), str(new), "--json", str(tmp_path / "c.json"))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("new against old on fruit: accuracy 100.0 % -> 80.0 %, -20.0 points")
+    assert "exact McNemar, p 0.0078): worse." in result.stdout
+    (found,) = read(tmp_path / "c.json")["comparisons"]
+    assert found["cells"] == {"both": 32, "only_first": 8, "only_second": 0, "neither": 0}
+    assert found["mcnemar_p"] == 2 / 2**8
+    assert (found["same_answers"], found["verdict"]) == (0.8, "worse")
+
+    page = invoke("report", str(old), str(new), "--to", str(tmp_path / "page"))
+    assert page.exit_code == 0, page.stderr
+    assert "new against old on fruit" in (tmp_path / "page" / "report.html").read_text()
+
+    with ScriptedServer.in_thread(all_right(40)) as server:
+        accuracy(tmp_path, server, *words, "--protocol", "cot", name="other")
+    other = next((tmp_path / "results").glob("*-other"))
+    refused = invoke("compare", str(old), str(other))
+    assert refused.exit_code == 4
+    assert "were not asked fruit alike (protocol 'letter' and 'cot'" in refused.stderr
+    assert invoke("compare", str(old), str(other), "--force").exit_code == 0
+
+
+def test_a_comparison_is_a_gate(tmp_path: Path) -> None:
+    old, new, _ = two_runs(tmp_path)
+    failed = invoke("compare", str(old), str(new), "--fail-on", "accuracy<-2pt")
+    assert failed.exit_code == 1
+    assert "accuracy<-2pt: failed by new at fruit (1.00 -> 0.800)" in failed.stdout
+    assert invoke("compare", str(new), str(old), "--fail-on", "fruit:accuracy<-2pt").exit_code == 0
+    assert invoke("compare", str(old), str(new), "--fail-on", "wer>+1pt").exit_code == 4
+    assert invoke("compare", str(old), str(new), "--agreement").exit_code == 2
+    assert invoke("compare", str(old)).exit_code == 2
+
+
+def test_backends_of_one_run_are_compared_in_its_summary(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    with ScriptedServer.in_thread(all_right()) as one, ScriptedServer.in_thread(some_wrong()) as other:
+        accuracy(tmp_path, one, *words, "--backend", f"t={other.url}")
+    text = (run_folder(tmp_path) / "summary.md").read_text()
+    assert "## Comparison\n\n**t against s on fruit: accuracy 100.0 % -> 80.0 %" in text

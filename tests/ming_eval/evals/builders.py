@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ming_eval.accuracy_results import SuiteResult
+from ming_eval.accuracy_results import ItemResult, SuiteResult
 from ming_eval.client import Client, Timeouts
 from ming_eval.evals.answerer import ChatAnswerer
 from ming_eval.evals.asking import Server
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.item import Item, Outcome
-from ming_eval.evals.plan import AskOptions, Plan, make_plan
-from ming_eval.evals.responses import ResponseLog
+from ming_eval.evals.plan import AskOptions, Plan, Sample, make_plan
+from ming_eval.evals.responses import Attempt, Response, ResponseLog
 from ming_eval.evals.retry import RetryPolicy
 from ming_eval.evals.runner import SuiteRun
 from ming_eval.evals.scored import score_all
 from ming_eval.evals.suite import Suite, read_suite
-from ming_eval.evals.summarise import Conduct, summarise
+from ming_eval.evals.summarise import Conduct, item_results, summarise
 from ming_eval.run_folder import Redactor
 from ming_eval.targets import Target
 
@@ -106,7 +108,7 @@ class Tally:
 
 async def run_plan(
     plan: Plan,
-    url: str,
+    url: str | Sequence[str],
     folder: Path,
     *,
     model: str = "m",
@@ -114,14 +116,19 @@ async def run_plan(
     timeout_s: float = 5.0,
     retries: RetryPolicy = AT_ONCE,
 ) -> SuiteRun:
-    """Ask a whole plan of one server."""
-    target = Target.at(url, name="s", model=model)
+    """Ask a whole plan of one server, or of several that share it."""
+    urls = [url] if isinstance(url, str) else url
+    names = "stuvw"
+    targets = [Target.at(each, name=names[index], model=model) for index, each in enumerate(urls)]
     limits = Timeouts(first_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
-    with ResponseLog(folder, Redactor()) as log:
-        async with Client(target, connections=concurrency, timeouts=limits) as client:
-            answerer = ChatAnswerer(client, Server(model, target.base_url))
-            run = SuiteRun(plan, [answerer], log, Tally(), concurrency=concurrency, retries=retries)
-            await run.run()
+    async with AsyncExitStack() as stack:
+        log = stack.enter_context(ResponseLog(folder, Redactor()))
+        answerers = []
+        for target in targets:
+            client = await stack.enter_async_context(Client(target, connections=concurrency, timeouts=limits))
+            answerers.append(ChatAnswerer(client, Server(model, target.base_url)))
+        run = SuiteRun(plan, answerers, log, Tally(), concurrency=concurrency, retries=retries)
+        await run.run()
     return run
 
 
@@ -137,3 +144,43 @@ TIMES = ("wall_s", "requests_per_s", "latency_ms", "requests", "reused", "retrie
 def without_times(result: SuiteResult) -> dict[str, Any]:
     """A result as plain values, without what differs from run to run."""
     return {name: value for name, value in msgspec.to_builtins(result).items() if name not in TIMES}
+
+
+# --- Scores set by hand ----------------------------------------------------------------------------------------------
+
+
+def with_items(plan: Plan, items: Sequence[Item], suite: Suite | None = None, **sizes: int) -> Plan:
+    """A plan that asks these items instead."""
+    samples = tuple(Sample(item, 0, 0, tuple(range(len(item.choices)))) for item in items)
+    return replace(plan, samples=samples, suite=suite or plan.suite, stratum_sizes=sizes or plan.stratum_sizes)
+
+
+def answered(plan: Plan, texts: Sequence[str | None]) -> dict[tuple[str, int, int], Response]:
+    """Replies in the order of the plan; None for one that was not sent."""
+    return {
+        sample.key: Response(
+            key=sample.item.id,
+            suite=plan.name,
+            backend="s",
+            id=sample.item.id,
+            repeat=sample.repeat,
+            rotation=sample.rotation,
+            text=text,
+            finish_reason="stop",
+            attempts=(Attempt(0.5),),
+        )
+        for sample, text in zip(plan.samples, texts, strict=True)
+        if text is not None
+    }
+
+
+def result(plan: Plan, texts: Sequence[str | None], *, backend: str = "s", **conduct: Any) -> SuiteResult:
+    """The figures of replies."""
+    plain = {"model": "m", "wall_s": 2.0, "reused": 0, "was_cut_short": False, "max_error_rate": 0.05}
+    scored = score_all(plan, answered(plan, texts))
+    return summarise(plan, scored, Conduct(backend=backend, **(plain | conduct)))
+
+
+def lines(plan: Plan, texts: Sequence[str | None], backend: str = "s") -> list[ItemResult]:
+    """The item lines of replies."""
+    return item_results(plan, score_all(plan, answered(plan, texts)), backend)

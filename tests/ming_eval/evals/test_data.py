@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,8 +200,9 @@ def test_csv_in_the_columns_of_the_hub(tmp_path: Path) -> None:
 
 
 def test_parquet_in_the_columns_of_the_hub(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     parquet.write_table(pyarrow.Table.from_pylist([row(), row(key="A")]), tmp_path / "data.parquet")
     items = load(columns_suite(tmp_path), DataOptions(str(tmp_path / "data.parquet"))).items
     assert [item.answer for item in items] == [1, 0]
@@ -302,7 +303,7 @@ def test_librispeech_has_speakers(tmp_path: Path) -> None:
 
 
 class FakeHub(ModuleType):
-    """Stands in for the `datasets` package."""
+    """Stands in for the `datasets` package, and for `huggingface_hub` where a revision is looked up."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         super().__init__("datasets")
@@ -313,19 +314,30 @@ class FakeHub(ModuleType):
         self.asked.append((repo, config, split, revision))
         return self.rows
 
+    def HfApi(self) -> FakeHub:  # noqa: N802
+        return self
+
+    def dataset_info(self, repo: str) -> SimpleNamespace:
+        return SimpleNamespace(sha=f"sha of {repo}")
+
 
 def test_the_hub_is_asked_at_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = FakeHub([row(), row(key="A")])
     monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     suite = columns_suite(tmp_path)
     for data in ("hub", "someone/fruit"):
         found = load(suite, DataOptions(data))
         assert (found.origin.kind, found.origin.name, found.origin.revision) == ("hub", "someone/fruit", "abc")
-    load(suite, DataOptions("other/fruit"))
+    assert load(suite, DataOptions("other/fruit")).origin.revision == "sha of other/fruit"
+    for data in ("hub@d0e", "other/fruit@d0e"):
+        assert load(suite, DataOptions(data)).origin.revision == "d0e"
     assert hub.asked == [
         ("someone/fruit", None, "test", "abc"),
         ("someone/fruit", None, "test", "abc"),
-        ("other/fruit", None, "test", None),
+        ("other/fruit", None, "test", "sha of other/fruit"),
+        ("someone/fruit", None, "test", "d0e"),
+        ("other/fruit", None, "test", "d0e"),
     ]
 
 

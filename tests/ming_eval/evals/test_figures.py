@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,50 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ming_eval.accuracy_results import DataOrigin, ItemResult, SuiteResult
-from ming_eval.errors import DataError
-from ming_eval.evals.comparison import compare_suites
+from ming_eval.accuracy_results import DataOrigin
 from ming_eval.evals.item import Item, Kind
-from ming_eval.evals.plan import Plan, Sample
-from ming_eval.evals.responses import Attempt, Response
-from ming_eval.evals.scored import score_all
 from ming_eval.evals.suite import Published, Sampling, Scoring, Suite
-from ming_eval.evals.summarise import Conduct, item_results, summarise
-from ming_eval.metrics.paired import Cells
-from tests.ming_eval.evals.builders import make_item, mcq_plan
-
-
-def with_items(plan: Plan, items: Sequence[Item], suite: Suite | None = None, **sizes: int) -> Plan:
-    samples = tuple(Sample(item, 0, 0, tuple(range(len(item.choices)))) for item in items)
-    return replace(plan, samples=samples, suite=suite or plan.suite, stratum_sizes=sizes or plan.stratum_sizes)
-
-
-def answered(plan: Plan, texts: Sequence[str | None]) -> dict[tuple[str, int, int], Response]:
-    return {
-        sample.key: Response(
-            key=sample.item.id,
-            suite=plan.name,
-            backend="s",
-            id=sample.item.id,
-            repeat=sample.repeat,
-            rotation=sample.rotation,
-            text=text,
-            finish_reason="stop",
-            attempts=(Attempt(0.5),),
-        )
-        for sample, text in zip(plan.samples, texts, strict=True)
-        if text is not None
-    }
-
-
-def result(plan: Plan, texts: Sequence[str | None], *, backend: str = "s", **conduct: Any) -> SuiteResult:
-    plain = {"model": "m", "wall_s": 2.0, "reused": 0, "was_cut_short": False, "max_error_rate": 0.05}
-    scored = score_all(plan, answered(plan, texts))
-    return summarise(plan, scored, Conduct(backend=backend, **(plain | conduct)))
-
-
-def lines(plan: Plan, texts: Sequence[str | None], backend: str = "s") -> list[ItemResult]:
-    return item_results(plan, score_all(plan, answered(plan, texts)), backend)
+from tests.ming_eval.evals.builders import lines, make_item, mcq_plan, result, with_items
 
 
 def test_the_figures_of_the_reference_run(tmp_path: Path) -> None:
@@ -164,7 +123,7 @@ def test_texts_of_a_restricted_set_are_not_written(tmp_path: Path) -> None:
     [
         (DataOrigin("sample", "x", None, 4, None, "d"), "not fruit itself"),
         (DataOrigin("file", "x", None, 4, 9, "d"), "4 of the set's 9 items"),
-        (DataOrigin("hub", "x", None, 4, None, "d"), "not pinned"),
+        (DataOrigin("hub", "x/y", "1a2b", 4, None, "d"), "--data x/y@1a2b"),
     ],
 )
 def test_caveats_about_the_data(tmp_path: Path, origin: DataOrigin, sentence: str) -> None:
@@ -176,6 +135,9 @@ def test_a_caveat_when_few_replies_are_plain_letters(tmp_path: Path) -> None:
     plan = mcq_plan(tmp_path, 4)
     plain = result(plan, ["A", "B", "Answer: C", "D"]).caveats
     assert not any("bare letter" in caveat for caveat in plain)
+    items = [make_item(id=f"q{i}", kind=Kind.TEXT, choices=(), answer="7") for i in range(4)]
+    open_ones = result(with_items(plan, items), ["7", "7", "7", "8"]).caveats
+    assert not any("bare letter" in caveat for caveat in open_ones)
     wordy = result(plan, ["A", "B", "C. Berries", "Nuts"]).caveats
     assert any("Only 2 of 4 replies are a bare letter" in caveat for caveat in wordy)
 
@@ -190,48 +152,3 @@ def _with(suite: Suite, **changes: Any) -> Suite:
 
 def _changed(struct: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(struct, **changes)
-
-
-# --- two runs ----------------------------------------------------------------------------------------------------
-
-
-def test_two_runs_by_hand_count(tmp_path: Path) -> None:
-    plan = mcq_plan(tmp_path, 8, shelves=2)
-    #        q0   q1   q2   q3   q4   q5   q6   q7     gold A B C D A B C D
-    first = ["A", "B", "C", "D", "A", "B", "A", "A"]  # 6 right
-    second = ["A", "B", "A", "A", "B", None, "C", "A"]  # q0 q1 q6 right
-    found = compare_suites(
-        result(plan, first, backend="x"),
-        lines(plan, first, "x"),
-        result(plan, second, backend="y"),
-        lines(plan, second, "y"),
-    )
-    assert found.cells == Cells(both=2, only_first=4, only_second=1, neither=1)
-    assert found.difference.value == pytest.approx(3 / 8)
-    assert found.p == pytest.approx(2 * (1 + 5) / 32)
-    assert (found.num_unmatched, found.differences) == (0, ())
-    by_name = {group.name: group for group in found.groups}
-    assert by_name["s0"].cells == Cells(1, 2, 1, 0)  # q0 q2 q4 q6
-    assert by_name["s1"].cells == Cells(1, 2, 0, 1)  # q1 q3 q5 q7
-    assert by_name["s1"].p == pytest.approx(0.5)
-    assert by_name["s1"].p_adjusted == 1.0
-
-
-def test_items_that_only_one_run_has_are_counted(tmp_path: Path) -> None:
-    plan = mcq_plan(tmp_path, 4)
-    texts = ["A", "B", "C", "D"]
-    suite = result(plan, texts)
-    assert compare_suites(suite, lines(plan, texts), suite, lines(plan, texts)[1:]).num_unmatched == 1
-    with pytest.raises(DataError, match="share no item"):
-        compare_suites(suite, lines(plan, texts), suite, [])
-
-
-def test_other_protocols_compare_only_when_forced(tmp_path: Path) -> None:
-    plan, other = mcq_plan(tmp_path / "a", 4), mcq_plan(tmp_path / "b", 4, protocol="cot")
-    texts = ["A", "B", "C", "D"]
-    arguments = (result(plan, texts), lines(plan, texts), result(other, texts), lines(other, texts))
-    with pytest.raises(DataError, match="protocol 'letter' and 'cot'"):
-        compare_suites(*arguments)
-    forced = compare_suites(*arguments, force=True)
-    assert forced.cells == Cells(4, 0, 0, 0)
-    assert len(forced.differences) == 3  # protocol, prompt, max_tokens

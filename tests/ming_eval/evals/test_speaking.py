@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typer.testing import CliRunner
 
 from ming_eval.cli import app as command_line
 from ming_eval.errors import UsageError
+from ming_eval.evals.asking import build_request, read_attachments
+from ming_eval.evals.data import DataOptions
 from ming_eval.evals.plan import AskOptions, make_plan
 from ming_eval.evals.recogniser import parse_judge
 from ming_eval.evals.speaking import wav_length
@@ -156,9 +159,12 @@ def test_without_a_judge_nothing_is_asked() -> None:
 
 
 def test_how_a_judge_is_named() -> None:
-    target = parse_judge("openai/whisper-large-v3=http://localhost:9000")
+    target = parse_judge("openai/whisper-large-v3=http://localhost:9000").target
+    assert target is not None
     assert (target.model, target.base_url) == ("openai/whisper-large-v3", "http://localhost:9000/v1")
-    for text in ("http://localhost:9000", "whisper", "=http://x"):
+    local = parse_judge("large-v3=whisper:./large")
+    assert (local.model, local.target, local.family, local.folder) == ("large-v3", None, "whisper", Path("large"))
+    for text in ("http://localhost:9000", "whisper", "=http://x", "a=b", "a=:b", "a=b:"):
         with pytest.raises(UsageError, match="MODEL=URL"):
             parse_judge(text)
 
@@ -168,10 +174,26 @@ def test_length_of_a_file() -> None:
     assert wav_length(b"RIFF") == (None, None)
 
 
-def test_a_voice_goes_along_with_the_text(tmp_path: Path) -> None:
+def test_a_voice_goes_along_with_the_text_and_its_words(tmp_path: Path) -> None:
     (tmp_path / "voice.wav").write_bytes(wav(1.0))
     line = fixture()[0]
-    line["item"] |= {"media": [{"type": "audio", "path": "voice.wav"}], "cluster": "voice"}
+    line["item"] |= {"media": [{"type": "audio", "path": "voice.wav", "text": "Hello there."}], "cluster": "voice"}
     studio = Studio([line])
     run(tmp_path, studio, [line])
     assert studio.bodies[0]["ref_audio"].startswith("data:audio/wav;base64,")
+    assert studio.bodies[0]["ref_text"] == "Hello there."
+
+
+def test_the_list_of_the_benchmark_has_voice_and_words(tmp_path: Path) -> None:
+    (tmp_path / "prompt-wavs").mkdir()
+    (tmp_path / "prompt-wavs" / "a.wav").write_bytes(wav(1.0))
+    (tmp_path / "meta.lst").write_text("a-b|Hello there.|prompt-wavs/a.wav|Good morning to you all.\n")
+    suite = find_suite("seed-tts")
+    options = AskOptions(data=DataOptions(str(tmp_path / "meta.lst")), judge="ear")
+    plan = make_plan(suite, options)
+    (ref,) = plan.samples[0].item.media
+    assert (ref.path, ref.text) == (str(tmp_path / "prompt-wavs" / "a.wav"), "Hello there.")
+    attached = read_attachments(plan, plan.samples[0])
+    assert build_request(plan, plan.samples[0], attached).extra["ref_text"] == "Hello there."
+    own = make_plan(suite, replace(options, protocol="own-voice"))
+    assert "ref_text" not in build_request(own, own.samples[0], read_attachments(own, own.samples[0])).extra

@@ -47,10 +47,12 @@ def test_paired_difference_agrees_with_scipy() -> None:
     first = (rng.random(300) < 0.7).astype(float)
     second = np.where(rng.random(300) < 0.2, 1 - first, first)
     found = paired.paired_difference(first.tolist(), second.tolist())
-    expected = stats.ttest_rel(first, second).confidence_interval()
+    expected = stats.ttest_rel(second, first)
+    interval = expected.confidence_interval()
     assert found is not None
-    assert found.value == pytest.approx(first.mean() - second.mean())
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(second.mean() - first.mean())
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
 
 
 def test_paired_difference_of_clusters_is_wider() -> None:
@@ -60,15 +62,62 @@ def test_paired_difference_of_clusters_is_wider() -> None:
     grouped = paired.paired_difference(first, second, [i // 10 for i in range(200)])
     assert alone is not None
     assert grouped is not None
-    assert alone.value == grouped.value == 0.5
+    assert alone.value == grouped.value == -0.5
     assert (grouped.low or 0) < (alone.low or 0)
+    assert (grouped.p or 0) > (alone.p or 0)
 
 
 def test_too_few_pairs() -> None:
     assert paired.paired_difference([], []) is None
     single = paired.paired_difference([1.0], [0.0])
     assert single is not None
-    assert (single.value, single.low, single.high) == (1.0, None, None)
+    assert (single.value, single.low, single.high, single.p) == (-1.0, None, None, None)
+
+
+def test_a_paired_bootstrap_agrees_with_scipy() -> None:
+    """Word error rates of two systems on the same utterances, resampled together."""
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(7)
+    words = rng.integers(5, 30, size=120)
+    errors = rng.binomial(words, 0.10), rng.binomial(words, 0.13)
+    first, second = ([(float(e), float(n)) for e, n in zip(each, words, strict=True)] for each in errors)
+    found = paired.paired_bootstrap(first, second)
+
+    def gap(a: np.ndarray, b: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
+        return b.sum(axis) / n.sum(axis) - a.sum(axis) / n.sum(axis)
+
+    expected = stats.bootstrap(
+        (*errors, words), gap, paired=True, vectorized=True, n_resamples=9_999, method="percentile", rng=rng
+    ).confidence_interval
+    assert found is not None
+    assert found.value == pytest.approx(errors[1].sum() / words.sum() - errors[0].sum() / words.sum())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
+
+
+def test_a_paired_bootstrap_of_right_and_wrong_is_near_students_t() -> None:
+    rng = np.random.default_rng(8)
+    first = (rng.random(400) < 0.7).astype(float)
+    second = np.where(rng.random(400) < 0.1, 1 - first, first)
+    exact = paired.paired_difference(first.tolist(), second.tolist())
+    drawn = paired.paired_bootstrap([(x, 1.0) for x in first], [(x, 1.0) for x in second])
+    assert exact is not None
+    assert drawn is not None
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.004)
+    assert drawn.p == pytest.approx(exact.p, abs=0.03)
+
+
+def test_a_bootstrap_draws_whole_clusters() -> None:
+    first = [(float(i % 20 < 10), 1.0) for i in range(200)]
+    second = [(0.0, 1.0)] * 200
+    alone = paired.paired_bootstrap(first, second)
+    grouped = paired.paired_bootstrap(first, second, [i // 10 for i in range(200)])
+    assert alone is not None
+    assert grouped is not None
+    assert (grouped.low or 0) < (alone.low or 0) < -0.5
+    assert paired.paired_bootstrap([], []) is None
+    single = paired.paired_bootstrap(first, second, ["one"] * 200)
+    assert single is not None
+    assert (single.value, single.low, single.p) == (-0.5, None, None)
 
 
 def test_holm_by_hand() -> None:
