@@ -121,7 +121,7 @@ def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out
     """`linear` of few rows of contiguous x [T, K] and fp8 weights [N, K]: one launch."""
     num_rows, k = x.shape
     n = weight.shape[0]
-    tuning = tuning or choose_linear_tuning(num_rows, x.element_size())
+    tuning = tuning or choose_linear_tuning(num_rows, n, x.element_size())
     block_n, block_k = min(tuning.block_n, max(16, next_power_of_2(n))), narrowed(tuning.block_k, weight)
     rows = max(16, min(MOST_ROWS, next_power_of_2(num_rows)))
     blocks, tiles = cdiv(n, block_n), cdiv(num_rows, rows)
@@ -190,10 +190,16 @@ def widened(weight: Quantised, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def choose_linear_tuning(num_rows: int, element_bytes: int) -> LinearTuning:
-    """Tiles whose warps each have weight rows of their own: more warps would widen the same weights twice."""
+def choose_linear_tuning(num_rows: int, n: int, element_bytes: int) -> LinearTuning:
+    """Tiles whose warps each have weight rows of their own: more warps would widen the same weights twice.
+
+    Measured on one H100 at the released sizes (docs/performance.md); `n` is the number of weight rows.
+    """
+    many = n >= 16384  # the head: enough programs without splitting the columns
     if element_bytes > 2:
         return LinearTuning(16, 64, 4, 2)
     if num_rows <= 16:
-        return LinearTuning(32, 128, 2, 4)
-    return LinearTuning(64, 128, 2, 4)
+        return LinearTuning(32, 128, 2, 6, programs_per_sm=2) if many else LinearTuning(32, 128, 2, 4)
+    if num_rows <= 32:
+        return LinearTuning(64, 128, 2, 4) if many else LinearTuning(32, 128, 2, 6, programs_per_sm=2)
+    return LinearTuning(64, 128, 4, 4)
