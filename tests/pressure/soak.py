@@ -160,7 +160,10 @@ async def campaign(port: int, pid: int, options: argparse.Namespace) -> dict[str
         "before": asdict(before),
         "after": asdict(after),
         "failures": failures,
-        "samples": [(round(at_s), count, sum(roles.values()) // 1_000_000) for at_s, count, roles in run.samples],
+        "samples": [
+            (round(at_s), count, {role: num_bytes // 1_000_000 for role, num_bytes in roles.items()})
+            for at_s, count, roles in run.samples
+        ],
     }
 
 

@@ -17,7 +17,8 @@ _GONE = (FileNotFoundError, ProcessLookupError)  # a thread or a worker that end
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process and its descendants hold. `memory_bytes` is proportional: shared pages count once."""
+    """What a process and its descendants hold. `memory_bytes` is its own pages: those of libraries are shared
+    with whoever else runs them, and a proportional count would follow what the neighbours do."""
 
     memory_bytes: int
     num_fds: int
@@ -75,7 +76,7 @@ def _one(pid: int) -> Footprint | None:
         num_fds = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     except _GONE:
         return None
-    memory_kib = next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)  # a zombie has none
+    memory_kib = next((int(line.split()[1]) for line in lines if line.startswith("Anonymous:")), 0)  # a zombie has none
     return Footprint(memory_kib << 10, num_fds, 1)
 
 
