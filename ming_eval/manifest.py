@@ -140,7 +140,8 @@ def git_state(file: Path = Path(__file__)) -> Git | None:
     if _output(["git", "-C", folder, "ls-files", "--error-unmatch", file.name]) is None:
         return None  # an installed package inside somebody else's repository
     commit = _output(["git", "-C", folder, "rev-parse", "HEAD"])
-    changes = _output(["git", "-C", folder, "status", "--porcelain"])
+    # Without its optional lock: a run that is killed here must not leave one in the user's repository.
+    changes = _output(["git", "--no-optional-locks", "-C", folder, "status", "--porcelain"])
     return Git(commit, dirty=bool(changes)) if commit else None
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from engine.config import Device
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.dir.name in CASES:
         folders = [args.dir]
     known = CASES.keys() if args.device == "cpu" else GPU_CASES
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = [run_case(folder, args.device) for folder in folders if folder.name in known]
     report = sys.stderr if args.json == "-" else sys.stdout  # the JSON alone must be parseable
     for result in results:

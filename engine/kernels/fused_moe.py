@@ -16,11 +16,12 @@ from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_ke
 from engine.quantised import Quantised, Weight, dequantised
 
 FEW_TOKENS = 64  # up to here reading weights is everything; behind it rows are worth sorting
+FEW_TOKENS_QUANTISED = 32  # of packed weights: measured at 64, sorting takes 9 % less
 SUM_BLOCK = 1024
 
 # Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
 # same weights twice.
-FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, rows=16)
+FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def fused_moe(
         return found if out is None else out.copy_(found)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
-    if x.shape[0] > FEW_TOKENS:
+    if x.shape[0] > (FEW_TOKENS_QUANTISED if isinstance(w13, Quantised) else FEW_TOKENS):
         return moe_grouped(x, w13, w2, ids, weights, shared, out=out)
     return moe_few(x, w13, w2, ids, weights, shared, out=out) if x.shape[0] else out
 

@@ -75,6 +75,9 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     started = time.perf_counter()
     tp = tp or TensorParallel()
     device = pick_device(config, tp)
+    if device.type == "cuda":
+        # float32 means float32: by default convolutions would round their operands to 10 bits.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or default_threads(tp.size))
     cfg = load_model_config(Path(config.model))
