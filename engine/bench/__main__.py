@@ -31,6 +31,7 @@ examples:
   python -m engine.bench --tp 2 --json gpu-decode.json              the released geometry, drawn weights
   python -m engine.bench --layers 8 --batches 1,32 --profile 32     some layers on one GPU, and a step's kernels
   python -m engine.bench --model PATH --load-format checkpoint      real weights
+  python -m engine.bench --talker --json talker.json                speech: real-time factor, first audio
   python -m engine.bench --quant-error                              errors of fp8 and int4 against the plain model
 """
 PROFILED_STEPS = 20
@@ -40,6 +41,10 @@ QUANTS: tuple[Quant, ...] = ("fp8", "int4")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 measured, 1 requests failed, 2 options or machine do not allow it."""
     options = _parser().parse_args(argv)
+    if options.talker:
+        from engine.stages.bench import main as time_talker  # imported late: the thinker's figures need none of it
+
+        return time_talker([] if options.json is None else ["--json", str(options.json)])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with tempfile.TemporaryDirectory(prefix="ming-bench-") as folder:
@@ -112,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
     add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
     add("--quant-error", action="store_true", help="only measure what --quant costs, layer by layer, on one device")
+    add("--talker", action="store_true", help="only time the talker: real-time factor and first audio")
     add("--eager", action="store_true", help="no CUDA graphs")
     add("--no-peer-sums", action="store_true", help="sum over GPUs through NCCL alone")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
