@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import queue
@@ -44,8 +45,11 @@ def run_child(sock: socket.socket, work: Callable[[Channel, Inbox], int]) -> int
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now. Tearing down a GPU that shares memory with ranks that are gone can wait for ever."""
-    logging.shutdown()
+    """End this process after what it registered for its end, and without destructors.
+
+    Tearing down a GPU that shares memory with ranks that are gone can wait for ever.
+    """
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
