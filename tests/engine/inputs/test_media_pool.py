@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -70,6 +72,15 @@ def wait_until_gone(pid: int) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def assert_same(got: Preprocessed, want: Preprocessed) -> None:
+    """Equal but for the last bits: a matrix library sums in another order with more threads than a worker has."""
+    assert replace(got, arrays=()) == replace(want, arrays=())
+    for mine, theirs in zip(got.arrays, want.arrays, strict=True):
+        assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+        values = (np.frombuffer(array.data, array.dtype) for array in (mine, theirs))
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+
+
 def test_every_format_passes_through_a_worker() -> None:
     files: list[tuple[str, bytes, str | None]] = [
         *(("image", image_file(fmt), f"image/{fmt.lower()}") for fmt in ("PNG", "JPEG", "WEBP", "GIF", "BMP")),
@@ -82,7 +93,7 @@ def test_every_format_passes_through_a_worker() -> None:
     async def test(workers: MediaPool) -> None:
         for kind, data, mime in files:
             got = await workers.preprocess(kind, data, mime)
-            assert got == preprocess(kind, EncodedMedia((data,), mime), MediaConfig())
+            assert_same(got, preprocess(kind, EncodedMedia((data,), mime), MediaConfig()))
 
     with_pool(test)
 
