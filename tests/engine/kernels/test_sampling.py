@@ -34,13 +34,13 @@ def test_uniform_numbers() -> None:
 
 
 def test_noise_draws_a_rare_token_as_often_as_it_is_probable() -> None:
-    """One token of 4,096 with probability 2 ** -6, the others sharing the rest: 4 standard deviations of 20,000."""
+    """One token of 4,096 with probability 2 ** -6, the others sharing the rest: 4 standard deviations of 6,000."""
     logits = torch.zeros(1, 4096)
     logits[0, 77] = torch.tensor(4095 / 63).log()
-    index = torch.arange(20_000)
+    index = torch.arange(6_000)
     tokens = torch.cat(
         [gumbel_draw(logits.expand(len(i), -1), torch.ones(len(i)), i * 0 + 5, i) for i in index.split(500)]
     )
-    assert abs(float((tokens == 77).double().mean()) - 2**-6) < 4 * (2**-6 / 20_000) ** 0.5
+    assert abs(float((tokens == 77).double().mean()) - 2**-6) < 4 * (2**-6 / 6_000) ** 0.5
     others = tokens[tokens != 77]
-    assert len(others.unique()) > 4000  # of 4,095, each seen 4.8 times on average
+    assert len(others.unique()) > 2950  # of 4,095, each seen 1.44 times on average: 3,125 are to be expected

@@ -74,6 +74,7 @@ def test_tables_follow_preemption(tiny_model: Path, ordinary: dict[int, list[int
     assert loop.stats().num_free_blocks == loop.stats().num_blocks
 
 
+@pytest.mark.slow
 def test_places_are_used_again(tiny_model: Path, ordinary: dict[int, list[int]]) -> None:
     """More requests than places, in waves."""
     loop = static_loop(tiny_model, [3], step_requests=3)
