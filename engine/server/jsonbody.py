@@ -90,7 +90,7 @@ def quoted(value: object) -> str:
     """What a client sent, safe to show: JSON escapes, cut to 100 characters."""
     if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
         value = int(value)  # a client that sent -1 sent no -1.0
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     cut = text[:_MAX_QUOTED] + ("..." if len(text) > _MAX_QUOTED else "")
     return json.dumps(cut) if isinstance(value, str) else cut
 
