@@ -180,6 +180,7 @@ async def test_body_that_does_not_arrive() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(head + b"Content-Length: 50\r\n\r\n{")
         assert b"408" in await reader.readline()
+        assert b"Connection: close" in await reader.readuntil(b"\r\n\r\n")
         assert b'"code":"body_timeout"' in await reader.readuntil(b"}}")
         writer.close()
 
