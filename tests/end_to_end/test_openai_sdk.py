@@ -68,7 +68,7 @@ def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     card = client.models.retrieve(MODEL)
     assert (card.object, card.owned_by) == ("model", "ming-eval")
-    assert card.model_extra == {"root": MODEL, "max_model_len": CONTEXT}
+    assert card.model_extra == {"root": MODEL, "max_model_len": CONTEXT, "checkpoint_digest": "0" * 64}
 
 
 def test_chat(client: openai.OpenAI) -> None:
