@@ -89,4 +89,4 @@ def media_too_large(message: str) -> InvalidRequest:
 
 def undecodable(kind: MediaKind) -> InvalidRequest:
     """The one message for every failure inside a decoder, whose own text could hold addresses or content."""
-    return invalid_media(f"the {kind} could not be decoded; send a complete {ACCEPTED[kind]} file")
+    return invalid_media(f"the {kind} could not be decoded; send it whole, as {ACCEPTED[kind]}")

@@ -12,6 +12,7 @@ from engine.errors import InvalidRequest, Overloaded
 from engine.server.auth import host_of, is_loopback
 from engine.server.cors import Cors
 from engine.server.errors import ApiError, as_api_error, bad_request
+from engine.server.http import SERVER_NAME
 from engine.server.labels import LABEL_HEADER, request_label
 from engine.server.logs import log_requests
 from engine.server.routes import TENANT_KEY, Routes
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_HEADER_BYTES = 32 * 1024
+_UNREAD = frozenset({408, 413, 431})  # answers before the whole request was read
 _OPEN_ROUTES = frozenset({"/health", "/metrics", "/version"})  # a route that is not named here needs a key
 
 
@@ -42,7 +44,7 @@ def make_app(service: Service) -> web.Application:
 
 async def _label(request: web.Request, response: web.StreamResponse) -> None:
     response.headers[LABEL_HEADER] = request_label(request)
-    response.headers["Server"] = "ming-eval"
+    response.headers["Server"] = SERVER_NAME
 
 
 @web.middleware
@@ -69,6 +71,8 @@ class _Envelopes:
         self._rejected[error.code] += 1
         response = web.Response(status=error.status, body=error.envelope(), content_type="application/json")
         response.headers.update(error.headers)
+        if error.status in _UNREAD:
+            response.force_close()  # what is left of the request would be read as the next one
         return response
 
 

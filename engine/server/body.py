@@ -41,7 +41,7 @@ async def read_body(request: web.Request, limits: BodyLimits, hold: Callable[[in
             return await _read(request, limits.max_bytes, hold)
     except TimeoutError:
         message = f"The request body did not arrive within {limits.timeout_s:g} s."
-        raise ApiError(408, "timeout_error", message, code="body_timeout", headers={"Connection": "close"}) from None
+        raise ApiError(408, "timeout_error", message, code="body_timeout") from None
     except (web.RequestPayloadError, TransferEncodingError, zlib.error):
         raise bad_request(400, "invalid_value", "The request body cannot be decoded.") from None
 

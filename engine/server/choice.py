@@ -114,5 +114,8 @@ class Choice:
         self.finish = delta.finish
 
     def _entries(self, track: LogprobTrack, text: str) -> list[TokenEntry]:
+        """Entries that go with this delta; one that has nothing to show makes no chunk and would lose them."""
         self._num_bytes += len(text.encode())
+        if not text and self.finish is None and not self._plan.return_token_ids:
+            return []
         return track.release(self._num_bytes) if self.finish is None else track.finish(self._num_bytes)

@@ -96,23 +96,22 @@ class SpokenChunks:
         shown = replace(delta, text=delta.text if self._shows_text else "", finish=None)
         events = self._text.delta(shown, usage)
         if delta.text:
-            events += self._audio(delta, usage, {"transcript": delta.text})
+            # Scores go with the text; where it is not shown, with its transcript.
+            entries = [] if self._shows_text else delta.entries
+            events += self._audio(Delta(delta.index, entries=entries), usage, {"transcript": delta.text})
         if delta.pcm:
-            events += self._audio(delta, usage, {"data": b64encode(delta.pcm).decode()})
+            events += self._audio(Delta(delta.index), usage, {"data": b64encode(delta.pcm).decode()})
         if delta.finish is not None:
-            ended = replace(delta, entries=[])
-            events += self._audio(ended, usage, {"expires_at": self._expires_at}, is_last=True)
+            ended = replace(delta, entries=[] if delta.text else delta.entries)
+            events += self._audio(ended, usage, {"expires_at": self._expires_at})
         return events
 
     def usage(self, usage: Usage) -> bytes:
         return self._frame.event(b"", usage)
 
-    def _audio(self, delta: Delta, usage: Usage | None, fields: dict[str, object], *, is_last: bool = False) -> bytes:
+    def _audio(self, delta: Delta, usage: Usage | None, fields: dict[str, object]) -> bytes:
         content = _encode({"audio": {"id": self._id} | fields})
-        # Scores go with the text; where it is not shown, with its transcript.
-        entries = [] if self._shows_text or is_last else delta.entries
-        finish = delta.finish if is_last else None
-        return self._frame.event(_chat_choice(replace(delta, entries=entries, finish=finish), content), usage)
+        return self._frame.event(_chat_choice(delta, content), usage)
 
 
 def _chat_choice(delta: Delta, content: bytes) -> bytes:

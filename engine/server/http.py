@@ -19,6 +19,7 @@ from engine.server.labels import LABEL_HEADER, request_label
 
 log = logging.getLogger(__name__)
 
+SERVER_NAME = "ming-eval"
 MAX_LINE_BYTES = 8 * 1024
 MAX_HEADERS = 100
 KEEPALIVE_S = 75.0
@@ -170,6 +171,7 @@ class _Connection(RequestHandler):
             raise ConnectionError("the answer has begun: all that is left is to close the connection")
         response = _response(error)
         response.headers[LABEL_HEADER] = label
+        response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _MAX_QUOTED = 100  # characters of a client's value that an answer repeats
 _MAX_LOGGED_NAMES = 256
+_MAX_EXACT = 2**53  # floats below it that have no fraction are exact integers
 
 # Fields of other servers or of OpenAI's that this one knows and will not honour.
 _UNSUPPORTED = (
@@ -28,6 +29,12 @@ _UNSUPPORTED = (
     "use_beam_search",
     "best_of",
     "suffix",
+    # Ways of other servers to constrain an answer: one that is free where its client relies on a form is a wrong one.
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
 )
 _FORBIDDEN = ("chat_template", "prompt_embeds", "logits_processors", "mm_processor_kwargs", "media_io_kwargs")
 REFUSED: Mapping[str, str] = {
@@ -81,7 +88,9 @@ def decode_body(body: bytes, kind: type[Body], field_log: FieldLog) -> Body:
 
 def quoted(value: object) -> str:
     """What a client sent, safe to show: JSON escapes, cut to 100 characters."""
-    text = value if isinstance(value, str) else str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
+        value = int(value)  # a client that sent -1 sent no -1.0
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     cut = text[:_MAX_QUOTED] + ("..." if len(text) > _MAX_QUOTED else "")
     return json.dumps(cut) if isinstance(value, str) else cut
 

@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Serve Ming-flash-omni-2.0 with an OpenAI-compatible HTTP endpoint.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --api-key would be taken for --api-key-file, and a key repeated in the error
     )
     _add_model_options(parser.add_argument_group("model"))
     _add_engine_options(parser.add_argument_group("engine"))

@@ -82,8 +82,9 @@ def draft_prompt(
     serving: Serving,
     *,
     add_generation_prompt: bool = True,
+    max_tokens: int | None = None,
 ) -> PromptDraft:
-    """The prompt of a conversation, as far as it is known without its media.
+    """The prompt of a conversation, as far as it is known without its media; `max_tokens` are those asked for.
 
     Raises:
         InvalidRequest: it cannot be rendered, is far longer than the context, or holds media that is not taken.
@@ -92,13 +93,15 @@ def draft_prompt(
     options = PromptOptions(choices.thinking, serving.system_default, add_generation_prompt, choices.tools)
     segments = build_prompt(messages, options)
     num_chars = sum(len(segment) for segment in segments if isinstance(segment, str))
-    _check_chars(num_chars, tokenizer, serving.info.max_model_len, "messages")
+    _check_chars(num_chars, tokenizer, serving.info.max_model_len, "messages", max_tokens)
     media = media_parts(segments)
     check_parts(media, serving.info.modalities, serving.media_limits)
     return PromptDraft(segments, media, tokenizer, serving.info.audio_batching)
 
 
-def encode_text(text: str, serving: Serving, *, add_special_tokens: bool | None = None) -> list[int]:
+def encode_text(
+    text: str, serving: Serving, *, add_special_tokens: bool | None = None, max_tokens: int | None = None
+) -> list[int]:
     """Ids of a raw prompt: control tokens in it are meant, the whole of it is the client's.
 
     The tokenizer's own control tokens are added unless `add_special_tokens` is false.
@@ -107,7 +110,7 @@ def encode_text(text: str, serving: Serving, *, add_special_tokens: bool | None 
         InvalidRequest: the server has no tokenizer, or the text is far longer than the context.
     """
     tokenizer = serving.need_tokenizer("a text prompt")
-    _check_chars(len(text), tokenizer, serving.info.max_model_len, "prompt")
+    _check_chars(len(text), tokenizer, serving.info.max_model_len, "prompt", max_tokens)
     return tokenizer.encode(text, special=True, add=add_special_tokens is not False)
 
 
@@ -122,11 +125,11 @@ def context_exceeded(context: int, num_output: int, num_prompt: str, param: str)
     )
 
 
-def _check_chars(num_chars: int, tokenizer: Tokenizer, context: int, param: str) -> None:
+def _check_chars(num_chars: int, tokenizer: Tokenizer, context: int, param: str, max_tokens: int | None) -> None:
     """Refuse a text that cannot fit before any work is put into it."""
     at_least = math.ceil(num_chars / tokenizer.max_token_chars)
     if at_least > context:
-        raise context_exceeded(context, 1, f"at least {at_least}", param)
+        raise context_exceeded(context, 1 if max_tokens is None else max_tokens, f"at least {at_least}", param)
 
 
 def _enable_thinking(kwargs: Mapping[str, Any], others: Collection[str]) -> bool:

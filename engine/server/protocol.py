@@ -71,7 +71,7 @@ def plan_chat(body: bytes, serving: Serving) -> Plan | NeedsMedia[Plan]:
     logprobs = _chat_logprobs(request)
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     messages = conversation(request.messages)
-    draft = draft_prompt(messages, PromptChoices.of(request, serving), serving)
+    draft = draft_prompt(messages, PromptChoices.of(request, serving), serving, max_tokens=asked)
 
     def finish(media: Sequence[Preprocessed]) -> Plan:
         prompt = draft.encode(media)
@@ -96,7 +96,8 @@ def plan_completion(body: bytes, serving: Serving) -> Plan:
     if not request.return_token_ids:
         serving.need_tokenizer("text output (send return_token_ids: true)")
     adds = request.add_special_tokens
-    prompts = tuple(_encode(prompt, serving, adds) for prompt in _prompts(request.prompt))
+    asked = request.max_tokens if request.max_tokens is not None else _DEFAULT_COMPLETION_TOKENS
+    prompts = tuple(_encode(prompt, serving, adds, asked) for prompt in _prompts(request.prompt))
     longest = max(len(prompt.ids) for prompt in prompts)
     default = min(_DEFAULT_COMPLETION_TOKENS, context - longest)
     max_tokens = _fit(longest, request.max_tokens, default, context, "prompt")
@@ -183,9 +184,9 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> Sequence[str | list[i
     return batch
 
 
-def _encode(prompt: str | list[int], serving: Serving, adds: bool | None) -> PromptInput:
+def _encode(prompt: str | list[int], serving: Serving, adds: bool | None, max_tokens: int) -> PromptInput:
     if isinstance(prompt, str):
-        ids = tuple(encode_text(prompt, serving, add_special_tokens=adds))
+        ids = tuple(encode_text(prompt, serving, add_special_tokens=adds, max_tokens=max_tokens))
     else:
         ids = tuple(prompt)
         for token in (min(ids, default=0), max(ids, default=0)):

@@ -88,7 +88,10 @@ class SpokenGeneration:
         if text or is_last:
             self._utterance.say(text, last=is_last)
         if is_last:
-            self._end = Delta(delta.index, finish=delta.finish, stop_reason=delta.stop_reason)
+            # A last delta without text makes no chunk: its scores wait for the one that ends the speech.
+            held = [] if delta.text else delta.entries
+            self._end = Delta(delta.index, entries=held, finish=delta.finish, stop_reason=delta.stop_reason)
+            delta = replace(delta, entries=delta.entries if delta.text else [])
         return replace(delta, finish=None, stop_reason=None)
 
     def _take_speech(self) -> list[Delta]:

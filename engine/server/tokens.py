@@ -14,7 +14,7 @@ from engine.server.jsonbody import decode_body
 from engine.server.media import NeedsMedia
 from engine.server.plan import Serving
 from engine.server.prompts import PromptChoices, draft_prompt, encode_text
-from engine.server.sampling import check_token
+from engine.server.sampling import check_model, check_token
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):
@@ -46,6 +46,7 @@ def tokenize(body: bytes, serving: Serving) -> dict[str, object] | NeedsMedia[di
     """
     serving.need_tokenizer("/tokenize")
     request = decode_body(body, TokenizeBody, serving.field_log)
+    check_model(request.model, serving)
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt", code="missing_field")
     if request.prompt is not None:
@@ -72,6 +73,7 @@ def detokenize(body: bytes, serving: Serving) -> dict[str, object]:
     """
     tokenizer = serving.need_tokenizer("/detokenize")
     request = decode_body(body, DetokenizeBody, serving.field_log)
+    check_model(request.model, serving)
     for token in (min(request.tokens, default=0), max(request.tokens, default=0)):
         check_token("tokens", token, serving.info.vocab_size)
     return {"prompt": tokenizer.decode(request.tokens, skip_special=False)}

@@ -97,7 +97,7 @@ def test_images_are_refused_from_their_header(width: int, height: int, code: str
 @pytest.mark.parametrize("part", [0.3, 0.9])
 def test_truncated_images_are_refused_with_fixed_text(fmt: str, part: float) -> None:
     data = image_file(fmt, (300, 200))
-    with pytest.raises(InvalidRequest, match="the image could not be decoded; send a complete PNG") as caught:
+    with pytest.raises(InvalidRequest, match="the image could not be decoded; send it whole, as PNG") as caught:
         read_rgb(data[: int(len(data) * part)])
     assert caught.value.code == "invalid_media"
 

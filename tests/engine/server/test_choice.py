@@ -84,6 +84,19 @@ def test_control_tokens_in_the_middle_do_not_show() -> None:
     assert [(entry.text, entry.raw) for entry in deltas[0].entries] == [("a", b"a"), ("<role>", b""), ("b", b"b")]
 
 
+def test_score_of_a_token_that_does_not_show_waits_for_the_next_chunk() -> None:
+    """A delta without text makes no chunk of a stream: what it held would be lost."""
+    role = TOKENIZER.token_id("<role>")
+    outputs = [output(b"a"), output((role,)), output(b"b"), output((role,), FinishReason.LENGTH)]
+    deltas, _ = feed(plan_of(logprobs=0), outputs)
+    assert [(delta.text, [entry.text for entry in delta.entries]) for delta in deltas] == [
+        ("a", ["a"]),
+        ("", []),
+        ("b", ["<role>", "b"]),
+        ("", ["<role>"]),
+    ]
+
+
 def test_output_before_the_first_token_says_nothing() -> None:
     choice = Choice(0, plan_of(echo=True, prompt_logprobs=0, logprobs=0), TOKENIZER)
     assert choice.feed(Output(7, prompt_logprobs=tuple(scored(token, 0) for token in b"ay: "), cached_tokens=2)) is None

@@ -161,6 +161,7 @@ async def test_announced_size_is_refused_before_the_body_comes() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(head + b"Content-Length: 5000\r\n\r\n")
         assert b"413" in await reader.readline()
+        assert b"Connection: close" in await reader.readuntil(b"\r\n\r\n")  # the rest is no next request
         writer.close()
 
 
@@ -179,6 +180,7 @@ async def test_body_that_does_not_arrive() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(head + b"Content-Length: 50\r\n\r\n{")
         assert b"408" in await reader.readline()
+        assert b"Connection: close" in await reader.readuntil(b"\r\n\r\n")
         assert b'"code":"body_timeout"' in await reader.readuntil(b"}}")
         writer.close()
 
@@ -216,6 +218,7 @@ async def test_header_limits(head: bytes, status: int, code: str) -> None:
     got, headers, body = parse_raw(answer)
     assert (got, json.loads(body)["error"]["code"]) == (status, code)
     assert "x-request-id" in headers
+    assert headers["server"] == "ming-eval"  # and no word of what it is made of
 
 
 @on_loop

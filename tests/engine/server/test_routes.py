@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
+from typing import Any
 
 import pytest
 
 from engine.ipc import Failed
-from tests.engine.server.endpoint import chat_body, endpoint, on_loop
+from tests.engine.server.endpoint import MODEL, chat_body, endpoint, on_loop
 from tests.engine.server.fake_engine import CONTEXT, EOS, FakeEngine, says
 
 
@@ -96,6 +97,15 @@ async def test_tokenize_without_generation_prompt_is_shorter() -> None:
         _, short = await server.post("/tokenize", chat_body(add_generation_prompt=False))
     assert whole["tokens"][: short["count"]] == short["tokens"]
     assert whole["count"] > short["count"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})])
+@on_loop
+async def test_tokenizer_routes_know_only_the_served_model(path: str, body: dict[str, Any]) -> None:
+    async with endpoint() as server:
+        assert (await server.post(path, body | {"model": MODEL}))[0] == 200
+        status, error = await server.refused(path, body | {"model": "another"})
+    assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
 
 
 @on_loop

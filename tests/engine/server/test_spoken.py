@@ -65,6 +65,19 @@ async def test_audio_alone() -> None:
     assert "".join(pieces(events, "transcript")) == "Hello."
 
 
+@pytest.mark.parametrize("modalities", [BOTH, ["audio"]])
+@on_loop
+async def test_a_stream_has_the_scores_of_the_whole_answer(modalities: list[str]) -> None:
+    """Those of tokens without text, too, which the end token is."""
+    fields: dict[str, Any] = {"modalities": modalities, "logprobs": True}
+    async with endpoint(talker=FakeTalker()) as server:
+        whole = (await server.chat(**fields))["choices"][0]["logprobs"]["content"]
+        events = await streamed(server, **fields)
+    scores = [event["choices"][0]["logprobs"] or {"content": []} for event in events]
+    assert [entry for score in scores for entry in score["content"]] == whole
+    assert len(whole) == len("Hello.") + 1
+
+
 @on_loop
 async def test_text_is_the_default_and_costs_no_speech() -> None:
     talker = FakeTalker()

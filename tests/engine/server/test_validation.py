@@ -111,6 +111,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
             "web_search_options": {},
             "use_beam_search": True,
             "best_of": 2,
+            "guided_json": {"type": "object"},
+            "guided_choice": ["a", "b"],
+            "structured_outputs": {"regex": "a+"},
         }.items()
     ),
     *(
@@ -142,6 +145,14 @@ async def test_invalid_values() -> None:
             assert (error["code"], error["param"]) == ("invalid_value", param), fields
             assert message in error["message"]
         assert server.engine.requests == []
+
+
+@pytest.mark.parametrize(("sent", "shown"), [(-1, "got -1"), (-1.0, "got -1"), (2.5, "got 2.5"), (1e300, "got 1e+300")])
+@on_loop
+async def test_numbers_are_repeated_as_they_were_sent(sent: float, shown: str) -> None:
+    async with endpoint() as server:
+        _, error = await server.refused(CHAT, chat_body(temperature=sent))
+    assert error["message"].endswith(shown)
 
 
 @on_loop
@@ -325,6 +336,13 @@ def test_arguments_of_the_renderer_can_never_be_allowed(name: str, capsys: pytes
     assert "no argument of the renderer" in capsys.readouterr().err
 
 
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Or a key given as --api-key would be taken for the name of a file."""
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--api-key", "hush"])
+    assert "unrecognized arguments: --api-key" in capsys.readouterr().err
+
+
 @on_loop
 async def test_tools_that_are_not_to_be_called_are_described() -> None:
     async with endpoint() as server:
@@ -388,9 +406,9 @@ async def test_context_length() -> None:
 async def test_endless_text_is_refused_before_it_is_tokenised() -> None:
     text = "x" * (CONTEXT * TOKENIZER.max_token_chars + 1)
     async with endpoint() as server:
-        status, error = await server.refused(CHAT, chat_body(text))
+        status, error = await server.refused(CHAT, chat_body(text, max_tokens=7))
     assert (status, error["code"]) == (400, "context_length_exceeded")
-    assert "prompt contains at least " in error["message"]
+    assert "requested 7 output tokens and your prompt contains at least " in error["message"]
 
 
 @on_loop
