@@ -29,6 +29,7 @@ from ming_eval.commands.common import (
     words,
 )
 from ming_eval.commands.config_option import ConfigOption, engine_args, from_config
+from ming_eval.commands.load_options import WorkersOption
 from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def accuracy(
         bool, typer.Option("--rotate-options", help="Ask every item once for each rotation of its choices.")
     ] = False,
     shard: Annotated[bool, typer.Option("--shard", help="Spread each suite over all backends.")] = False,
+    workers: WorkersOption = "1",
     judge: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +152,7 @@ def accuracy(
             "seed": seed,
             "concurrency": concurrency,
             "shard": shard,
+            "workers": workers,
             "timeout_s": timeout,
             "max_error_rate": max_error_rate,
             "judge": judge,
@@ -240,9 +243,11 @@ _SETTING_OF = {"timeout": "timeout_s", "shuffle_options": "option_order", "rotat
 
 def _ask(job: Job, plans: Sequence[Plan], settings: AccuracySettings) -> FinishedAccuracy:
     from ming_eval.commands.accuracy_run import run_accuracy
+    from ming_eval.commands.accuracy_settings import check_workers
     from ming_eval.evals.retry import RetryPolicy
     from ming_eval.report.progress import Progress
 
+    check_workers(settings)
     with Progress() as progress:
         finished = run_accuracy(job, plans, settings, progress, RetryPolicy())
     if finished is None:
