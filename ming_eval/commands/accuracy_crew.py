@@ -14,7 +14,7 @@ from ming_eval.commands.accuracy_settings import refuse_idle_workers
 from ming_eval.commands.accuracy_turns import Turn, Watcher
 from ming_eval.commands.accuracy_worker import AnswerNews, AnswerSpec
 from ming_eval.errors import TargetError
-from ming_eval.evals.responses import RESPONSES_FILE, Response, join_responses, read_responses
+from ming_eval.evals.responses import RESPONSES_FILE, Response, join_responses, read_parts, read_responses
 from ming_eval.evals.runner import SampleKey
 from ming_eval.load.links import ClockOffset, Link, fetch_files
 from ming_eval.load.wire import error_of
@@ -124,12 +124,23 @@ class AnswerCrew:
             if asked.num_ended == len(self._links):
                 watcher.end()
 
+    def _take_unsaid(self) -> None:
+        """A worker that was killed may have written more than it could tell."""
+        written = read_parts(self._folder)
+        for turn, asked in zip(self._turns, self._asked, strict=True):
+            names = {target.name for target in turn.targets}
+            mine = [each for each in written if each.suite == turn.plan.name and each.backend in names]
+            asked.keys |= {(each.id, each.repeat, each.rotation): each.key for each in mine}
+            if mine:
+                turn.asked = asked
+
     async def _finish(self) -> None:
         """Let every worker end, hear it out, fetch its file, and read what there is."""
         self._is_stopping = True
         await asyncio.gather(*(link.stop() for link in self._links))
         await asyncio.gather(*self._listeners, return_exceptions=True)
         await fetch_files(self._links, self._folder)
+        self._take_unsaid()
         join_responses(self._folder)
         kept = read_responses(self._folder)
         for asked in self._asked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
@@ -77,18 +77,28 @@ def read_responses(folder: Path) -> dict[str, Response]:
     """The last line of every key in the folder's file and its parts; last lines that a kill cut short are left out.
 
     Raises:
-        DataError: the file cannot be read, or a line inside it is no response.
+        DataError: a file cannot be read, or a line inside it is no response.
+    """
+    return {response.key: response for response in _decoded(_whole_lines(folder / RESPONSES_FILE))}
+
+
+def read_parts(folder: Path) -> list[Response]:
+    """What several processes have written since their files were last joined.
+
+    Raises:
+        DataError: a file cannot be read, or a line inside it is no response.
     """
     path = folder / RESPONSES_FILE
+    return list(_decoded(line for line in _whole_lines(path) if line[0] != path))
+
+
+def _decoded(lines: Iterable[tuple[Path, int, bytes]]) -> Iterator[Response]:
     decode = msgspec.json.Decoder(Response).decode
-    found: dict[str, Response] = {}
-    for file, number, line in _whole_lines(path):
+    for file, number, line in lines:
         try:
-            response = decode(line)
+            yield decode(line)
         except msgspec.DecodeError as exc:
             raise DataError(f"{file}, line {number}: {exc}") from exc
-        found[response.key] = response
-    return found
 
 
 def join_responses(folder: Path) -> None:

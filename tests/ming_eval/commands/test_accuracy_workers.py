@@ -107,9 +107,9 @@ def test_three_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest
 
 def test_killed_and_gone_on_with_by_another_number_of_processes(tmp_path: Path) -> None:
     words = (*prepare(tmp_path, COUNT), "--max-error-rate", "0.5", "--concurrency", "4")
-    with ScriptedServer.in_thread(mixed(), gate_after=40) as server:
+    with ScriptedServer.in_thread(mixed(), gate_after=20) as server:
         process = start(tmp_path, server, *words, "--workers", "2")
-        wait_for(lambda: server.num_chats >= 40 + 4)
+        wait_for(lambda: server.num_chats >= 20 + 4)
         process.kill()
         process.communicate(timeout=20)
         folder = run_folder(tmp_path)
@@ -121,7 +121,7 @@ def test_killed_and_gone_on_with_by_another_number_of_processes(tmp_path: Path) 
         resumed = accuracy(tmp_path, server, "--resume", folder.name, "--workers", "3", "--max-error-rate", "0.5")
         assert resumed.exit_code == 0, resumed.stderr
         final = [each for each in kept.values() if each.failure is None]
-        assert len(final) >= 20
+        assert len(final) >= 10
         for each in final:  # what was answered is not asked again
             question = f"question {each.id.removeprefix('q')}"
             assert server.counts[question] == before[question]
@@ -134,9 +134,9 @@ def test_killed_and_gone_on_with_by_another_number_of_processes(tmp_path: Path) 
 
 def test_a_worker_that_dies_ends_the_run_with_a_word_and_keeps_the_rest(tmp_path: Path) -> None:
     words = (*prepare(tmp_path, COUNT), "--concurrency", "4")
-    with ScriptedServer.in_thread(mixed(), gate_after=40) as server:
+    with ScriptedServer.in_thread(mixed(), gate_after=20) as server:
         process = start(tmp_path, server, *words, "--workers", "2")
-        wait_for(lambda: server.num_chats >= 40 + 4)
+        wait_for(lambda: server.num_chats >= 20 + 4)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
         _, err = process.communicate(timeout=60)
@@ -144,7 +144,8 @@ def test_a_worker_that_dies_ends_the_run_with_a_word_and_keeps_the_rest(tmp_path
     assert "ended by itself" in err
     summary = read(run_folder(tmp_path) / "summary.json")
     assert summary["verdict"]["status"] == "aborted"
-    assert summary["suites"][0]["correct"] >= 5
+    (suite,) = summary["suites"]
+    assert suite["correct"] + suite["wrong"] + suite["unparsed"] + suite["error"] >= 10  # of 20 replies, some were 429
 
 
 def test_a_host_with_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
