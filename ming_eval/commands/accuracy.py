@@ -56,6 +56,8 @@ Examples:
   ming-eval accuracy seed-tts --data en/meta.lst --backend mine=http://localhost:8000 \\
       --judge whisper-large-v3=whisper:./sherpa-onnx-whisper-large-v3 --speaker-encoder campplus=./campplus.onnx
       Seed-TTS-eval itself; recogniser and speaker encoder run here
+  ming-eval accuracy mmlu --data hub --backend a=http://h1:8000 --backend b=http://h2:8000 --shard --workers 4
+      one suite spread over two servers of one model, asked by four processes
   ming-eval accuracy ./mine/suite.toml --data mine.jsonl
       a suite of your own
   ming-eval accuracy --resume 20260615T101500Z-accuracy-mine
