@@ -14,11 +14,14 @@ from ming_eval.commands.accuracy_settings import refuse_idle_workers
 from ming_eval.commands.accuracy_turns import Turn, Watcher
 from ming_eval.commands.accuracy_worker import AnswerNews, AnswerSpec
 from ming_eval.errors import TargetError
+from ming_eval.evals.item import Kind
 from ming_eval.evals.responses import RESPONSES_FILE, Response, join_responses, read_parts, read_responses
 from ming_eval.evals.runner import SampleKey
 from ming_eval.load.links import ClockOffset, Link, fetch_files
 from ming_eval.load.wire import error_of
 from ming_eval.report.progress import Progress
+
+FETCH_S = 30.0  # at most so much is asked again after this process was killed, where files are on other hosts
 
 
 @dataclass(slots=True)
@@ -66,8 +69,10 @@ class AnswerCrew:
             DataError: a worker has other data, or results cannot be written.
         """
         refuse_idle_workers(len(self._links), self._spec.settings.concurrency)
+        fetching: asyncio.Task[None] | None = None
         try:
             offsets = await self._start()
+            fetching = asyncio.create_task(self._fetch_now_and_then())
             self._listeners = [
                 asyncio.create_task(self._listen(index, link, offset))
                 for index, (link, offset) in enumerate(zip(self._links, offsets, strict=True))
@@ -76,6 +81,9 @@ class AnswerCrew:
             for listener in done:
                 listener.result()
         finally:
+            if fetching is not None:
+                fetching.cancel()
+                await asyncio.gather(fetching, return_exceptions=True)  # what went wrong does so again in `_finish`
             await asyncio.shield(self._finish())
 
     async def _start(self) -> list[ClockOffset]:
@@ -123,6 +131,12 @@ class AnswerCrew:
             asked.num_ended += 1
             if asked.num_ended == len(self._links):
                 watcher.end()
+
+    async def _fetch_now_and_then(self) -> None:
+        """Bring answers home while there are more to come; not where each has a file of speech: those are too many."""
+        while all(turn.plan.suite.kind is not Kind.SPEECH for turn in self._turns):
+            await asyncio.sleep(FETCH_S)
+            await fetch_files(self._links, self._folder)
 
     def _take_unsaid(self) -> None:
         """A worker that was killed may have written more than it could tell."""
