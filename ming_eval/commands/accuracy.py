@@ -29,6 +29,7 @@ from ming_eval.commands.common import (
     words,
 )
 from ming_eval.commands.config_option import ConfigOption, engine_args, from_config
+from ming_eval.commands.load_options import WorkersOption
 from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ Examples:
   ming-eval accuracy seed-tts --data en/meta.lst --backend mine=http://localhost:8000 \\
       --judge whisper-large-v3=whisper:./sherpa-onnx-whisper-large-v3 --speaker-encoder campplus=./campplus.onnx
       Seed-TTS-eval itself; recogniser and speaker encoder run here
+  ming-eval accuracy mmlu --data hub --backend a=http://h1:8000 --backend b=http://h2:8000 --shard --workers 4
+      one suite spread over two servers of one model, asked by four processes
   ming-eval accuracy ./mine/suite.toml --data mine.jsonl
       a suite of your own
   ming-eval accuracy --resume 20260615T101500Z-accuracy-mine
@@ -102,6 +105,7 @@ def accuracy(
         bool, typer.Option("--rotate-options", help="Ask every item once for each rotation of its choices.")
     ] = False,
     shard: Annotated[bool, typer.Option("--shard", help="Spread each suite over all backends.")] = False,
+    workers: WorkersOption = "1",
     judge: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +154,7 @@ def accuracy(
             "seed": seed,
             "concurrency": concurrency,
             "shard": shard,
+            "workers": workers,
             "timeout_s": timeout,
             "max_error_rate": max_error_rate,
             "judge": judge,
@@ -240,9 +245,11 @@ _SETTING_OF = {"timeout": "timeout_s", "shuffle_options": "option_order", "rotat
 
 def _ask(job: Job, plans: Sequence[Plan], settings: AccuracySettings) -> FinishedAccuracy:
     from ming_eval.commands.accuracy_run import run_accuracy
+    from ming_eval.commands.accuracy_settings import check_workers
     from ming_eval.evals.retry import RetryPolicy
     from ming_eval.report.progress import Progress
 
+    check_workers(settings)
     with Progress() as progress:
         finished = run_accuracy(job, plans, settings, progress, RetryPolicy())
     if finished is None:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ming_eval import manifest as manifests
 from ming_eval.accuracy_results import AccuracySummary, ItemResult, SuiteResult
-from ming_eval.client import Client, Timeouts, probe
+from ming_eval.commands.accuracy_crew import AnswerCrew
 from ming_eval.commands.accuracy_settings import AccuracySettings
+from ming_eval.commands.accuracy_turns import Asker, Turn, Watcher, turns_of
+from ming_eval.commands.accuracy_worker import AnswerSpec
 from ming_eval.commands.session import Ended, Job, run_job, write_reports
-from ming_eval.errors import UsageError
-from ming_eval.evals.answerer import Answerer, ChatAnswerer
-from ming_eval.evals.asking import Server
-from ming_eval.evals.http import Session
-from ming_eval.evals.item import Kind, Outcome
 from ming_eval.evals.item_lines import write_items
-from ming_eval.evals.local_recogniser import LocalRecogniser
-from ming_eval.evals.loglikelihood import LikelihoodAnswerer
-from ming_eval.evals.plan import Method, Plan
-from ming_eval.evals.recogniser import Listener, Recogniser, parse_judge
-from ming_eval.evals.responses import Response, ResponseLog
+from ming_eval.evals.plan import Plan
+from ming_eval.evals.responses import Response, ResponseLog, join_responses
 from ming_eval.evals.retry import RetryPolicy
-from ming_eval.evals.runner import SampleKey, SuiteRun
+from ming_eval.evals.runner import SampleKey
 from ming_eval.evals.scored import score_all
 from ming_eval.evals.similarity import SpeakerEncoder, asks_with_voice, load_encoder, with_similarity
-from ming_eval.evals.speaking import SpeechAnswerer
 from ming_eval.evals.summarise import Conduct, item_results, summarise
 from ming_eval.manifest import Manifest
 from ming_eval.report.accuracy_markdown import accuracy_markdown
@@ -55,24 +46,6 @@ class Answers:
     plan: Plan
     responses: Mapping[SampleKey, Response]
     conduct: Conduct
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One suite at one backend, or at several that share it; `run` is None until it is its turn."""
-
-    plan: Plan
-    targets: tuple[Target, ...]
-    run: SuiteRun | None = None
-
-    @property
-    def backend(self) -> str:
-        return backend_name([target.name for target in self.targets])
-
-
-def backend_name(names: Sequence[str]) -> str:
-    """How a backend is called in results, or several that share a suite."""
-    return "+".join(names)
 
 
 def run_accuracy(
@@ -147,61 +120,43 @@ class _Accuracy:
         self._progress = progress
         self._retries = retries
         self._is_launched = is_launched
-        self._ear = _local_recogniser(settings, plans)
+        self._asker = Asker(settings, () if settings.is_shared else plans, retries, is_launched=is_launched)
         self._encoder = None if settings.speaker_encoder is None else load_encoder(settings.speaker_encoder)
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
 
     async def measure(self, targets: Sequence[Target], log: RequestLog, _zero_s: float) -> None:
         """Ask every suite of every backend, or of all backends together."""
-        if self._settings.shard:
-            _refuse_other_models(targets)
-        groups = [tuple(targets)] if self._settings.shard else [(target,) for target in targets]
-        self._turns = [_Turn(plan, group) for group in groups for plan in self._plans]
+        self._turns = turns_of(self._plans, targets, is_shared=self._settings.shard)
+        join_responses(log.folder)
+        if self._settings.is_shared:
+            await self._share(targets, log)
+            return
         with ResponseLog(log.folder, log.redact) as responses:
             for turn in self._turns:
                 await self._take(turn, responses)
 
-    async def _take(self, turn: _Turn, log: ResponseLog) -> None:
-        async with AsyncExitStack() as stack:
-            answerers = [await stack.enter_async_context(self._answerer(turn.plan, each)) for each in turn.targets]
-            watcher = _Watcher(self._progress, turn)
-            turn.run = SuiteRun(
-                turn.plan, answerers, log, watcher, concurrency=self._settings.concurrency, retries=self._retries
-            )
-            await turn.run.run()
+    async def _share(self, targets: Sequence[Target], log: RequestLog) -> None:
+        spec = AnswerSpec(
+            settings=self._settings,
+            targets=tuple(targets),
+            folder=str(log.folder.absolute()),
+            cwd=str(Path.cwd()),
+            is_launched=self._is_launched,
+            retries=self._retries,
+            secrets=log.redact.secrets,
+        )
+        await AnswerCrew(spec, self._turns, self._settings.links(), self._progress).run()
+
+    async def _take(self, turn: Turn, responses: ResponseLog) -> None:
+        watcher = Watcher(self._progress, turn)
+        async with self._asker.suite_run(turn, responses, watcher) as run:
+            turn.asked = run
+            await run.run()
         watcher.end()
-
-    @asynccontextmanager
-    async def _answerer(self, plan: Plan, target: Target) -> AsyncIterator[Answerer]:
-        server = await server_identity(target, is_launched=self._is_launched)
-        async with AsyncExitStack() as stack:
-            if plan.suite.kind is Kind.SPEECH:
-                judge = await self._listener(stack)
-                yield SpeechAnswerer(await stack.enter_async_context(self._session(target)), server, judge)
-            elif plan.options.method is Method.LOGLIKELIHOOD:
-                yield LikelihoodAnswerer(await stack.enter_async_context(self._session(target)), server)
-            else:
-                yield ChatAnswerer(await stack.enter_async_context(self._client(target)), server)
-
-    async def _listener(self, stack: AsyncExitStack) -> Listener:
-        target = parse_judge(self._settings.judge or "").target
-        if target is not None:
-            return Recogniser(await stack.enter_async_context(self._session(target)))
-        assert self._ear is not None, "a judge without a server is on this machine"
-        return self._ear
 
     def close(self) -> None:
         """Let go of what was loaded."""
-        if self._ear is not None:
-            self._ear.close()
-
-    def _session(self, target: Target) -> Session:
-        return Session(target, timeout_s=self._settings.timeout_s, connections=self._settings.concurrency)
-
-    def _client(self, target: Target) -> Client:
-        timeout_s = self._settings.timeout_s
-        limits = Timeouts(first_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
-        return Client(target, connections=self._settings.concurrency, timeouts=limits)
+        self._asker.close()
 
     def write(self, ended: Ended) -> FinishedAccuracy:
         """Write what there is."""
@@ -213,48 +168,23 @@ class _Accuracy:
         summary = write_summary(ended.folder, manifest, answers, verdict, self._settings.max_error_rate, self._encoder)
         return FinishedAccuracy(ended.folder, summary)
 
-    def _answers(self, turn: _Turn, *, was_cut_short: bool) -> Answers:
-        run = turn.run
+    def _answers(self, turn: Turn, *, was_cut_short: bool) -> Answers:
+        asked = turn.asked
         conduct = Conduct(
             backend=turn.backend,
             model=turn.targets[0].model,
-            wall_s=None if run is None else run.wall_s,
-            reused=0 if run is None else len(run.reused),
-            was_cut_short=was_cut_short or run is None or run.gave_up,
+            wall_s=None if asked is None else asked.wall_s,
+            reused=0 if asked is None else len(asked.reused),
+            was_cut_short=was_cut_short or asked is None or asked.gave_up,
             max_error_rate=self._settings.max_error_rate,
         )
-        return Answers(turn.plan, {} if run is None else run.responses, conduct)
+        return Answers(turn.plan, {} if asked is None else asked.responses, conduct)
 
     def _gave_up(self) -> Verdict | None:
-        names = [turn.plan.name for turn in self._turns if turn.run is not None and turn.run.gave_up]
+        names = [turn.plan.name for turn in self._turns if turn.asked is not None and turn.asked.gave_up]
         if not names:
             return None
         return Verdict("errors", 1, f"{', '.join(names)}: stopped, more than half of the last 50 replies were errors")
-
-
-def _refuse_other_models(targets: Sequence[Target]) -> None:
-    """Answers of two models are not one figure."""
-    models = {target.name: target.model for target in targets}
-    if len(set(models.values())) > 1:
-        named = ", ".join(f"{name} serves {model}" for name, model in models.items())
-        raise UsageError(f"--shard spreads a suite over servers of one model, but {named}: name one with --model")
-
-
-def _local_recogniser(settings: AccuracySettings, plans: Sequence[Plan]) -> LocalRecogniser | None:
-    """The judge where it is on this machine, loaded before anything is asked; None where it is not, or not needed."""
-    if settings.judge is None or not any(plan.suite.kind is Kind.SPEECH for plan in plans):
-        return None
-    judge = parse_judge(settings.judge)
-    return LocalRecogniser(judge.family, judge.folder) if judge.target is None else None
-
-
-async def server_identity(target: Target, *, is_launched: bool) -> Server:
-    """Who answers: an engine that was started for the run is known by its checkpoint, its port is another each time."""
-    if not is_launched:
-        return Server(target.model, target.base_url)
-    cards = await probe.fetch_models(target)
-    digests = [card.get("checkpoint_digest") for card in cards if card["id"] == target.model]
-    return Server(target.model, f"checkpoint:{digests[0]}" if digests and digests[0] else target.base_url)
 
 
 def _with_targets(manifest: Manifest, targets: Sequence[Target]) -> Manifest:
@@ -297,33 +227,3 @@ def _judge(suites: Sequence[SuiteResult], max_error_rate: float) -> Verdict:
         return Verdict("complete", 0)
     shares = ", ".join(f"{suite.suite} {suite.error} of {suite.planned}" for suite in bad)
     return Verdict("errors", 1, f"more errors than {max_error_rate:.3g} of the replies: {shares}")
-
-
-class _Watcher:
-    """Shows how far a suite is."""
-
-    def __init__(self, progress: Progress, turn: _Turn) -> None:
-        self._progress = progress
-        self._turn = turn
-        self._counts = dict.fromkeys(Outcome, 0)
-        self._reused = 0
-        self._shown_s = 0.0
-
-    def reply_ended(self, outcome: Outcome, *, reused: bool) -> None:
-        """Count one reply, and draw now and then."""
-        self._counts[outcome] += 1
-        self._reused += reused
-        now_s = time.monotonic()
-        if now_s - self._shown_s > _REDRAW_S:
-            self._shown_s = now_s
-            self._progress.status(self._line())
-
-    def end(self) -> None:
-        """Leave the last line on the screen."""
-        self._progress.say(self._line())
-
-    def _line(self) -> str:
-        done, planned = sum(self._counts.values()), len(self._turn.plan.samples)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in self._counts.items() if count)
-        reused = f", {self._reused} taken over" if self._reused else ""
-        return f"{self._turn.backend} {self._turn.plan.name}: {done}/{planned} done, {counts or 'nothing yet'}{reused}"

@@ -15,7 +15,11 @@ from ming_eval.evals.plan import AskOptions, Method, Plan, make_plan
 from ming_eval.evals.recogniser import parse_judge
 from ming_eval.evals.similarity import asks_with_voice
 from ming_eval.evals.suite import find_suite
+from ming_eval.load.links import Link, check_links, find_links
+from ming_eval.load.shaping import parse_workers
 from ming_eval.manifest import Manifest
+
+ANSWER_WORKER = "ming_eval.commands.accuracy_worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class AccuracySettings:
     max_error_rate: float
     judge: str | None = None
     speaker_encoder: str | None = None
+    workers: str = "1"
     protocol_hashes: tuple[str, ...] = ()
     item_digests: tuple[str, ...] = ()
 
@@ -70,6 +75,20 @@ class AccuracySettings:
         """These settings with the named ones as typed now."""
         given = self.parse(typed)
         return replace(self, **{name: getattr(given, name) for name in names})
+
+    @property
+    def is_shared(self) -> bool:
+        """True when other processes than this one ask."""
+        return parse_workers(self.workers) != (1, None)
+
+    def links(self) -> list[Link]:
+        """The processes that ask, none of them started.
+
+        Raises:
+            UsageError: a cluster is named, and Ray is not installed.
+            TargetError: the cluster cannot be reached.
+        """
+        return find_links(*parse_workers(self.workers), ANSWER_WORKER)
 
     def ask_options(self) -> AskOptions:
         """The part that decides what is asked."""
@@ -108,6 +127,27 @@ def make_plans(settings: AccuracySettings) -> list[Plan]:
     plans = [make_plan(find_suite(name), settings.ask_options()) for name in settings.suites]
     _check_encoder(settings, plans)
     return plans
+
+
+def check_workers(settings: AccuracySettings) -> None:
+    """See that there can be as many processes as the settings name, and of that kind.
+
+    Raises:
+        UsageError: there cannot, or the text names none.
+    """
+    count, cluster = parse_workers(settings.workers)
+    check_links(cluster)
+    refuse_idle_workers(count or 1, settings.concurrency)
+
+
+def refuse_idle_workers(count: int, concurrency: int) -> None:
+    """Every process sends at least one request at a time.
+
+    Raises:
+        UsageError: there are more of them than requests at a time.
+    """
+    if count > concurrency:
+        raise UsageError(f"{count} workers share {concurrency} requests at a time: raise --concurrency, or take fewer")
 
 
 def _check_encoder(settings: AccuracySettings, plans: Sequence[Plan]) -> None:

@@ -106,7 +106,7 @@ WorkersOption = Annotated[
     str,
     typer.Option(
         metavar="N|ray",
-        help="Processes that share the load, where one core is too little: 4; on the hosts of a Ray cluster: "
+        help="Processes that share the work, where one core is too little: 4; on the hosts of a Ray cluster: "
         "ray://HOST:10001, 8@ray://HOST:10001, or ray for the one that this host is in.",
     ),
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ming_eval.accuracy_results import ItemResult, SuiteResult, read_accuracy
-from ming_eval.commands.accuracy_run import Answers, backend_name
+from ming_eval.commands.accuracy_run import Answers
 from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans
+from ming_eval.commands.accuracy_turns import backend_name
 from ming_eval.errors import DataError
 from ming_eval.evals.plan import Plan
 from ming_eval.evals.responses import Response, read_responses

@@ -46,7 +46,7 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
         DataError: results cannot be written.
     """
     make_room(plan)
-    check_links(plan)
+    check_links(plan.cluster)
     for line in prepare_sources(plan):
         progress.say(line)
     kept = Kept() if job.resume is None else _left_by_another(job.resume)
@@ -58,7 +58,7 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
 
         async def sweep(plan: LoadPlan) -> None:
             if plan.is_shared:
-                await Crew(plan, targets, log, progress, kept, zero_s, find_links(plan)).run()
+                await Crew(plan, targets, log, progress, kept, zero_s, find_links(plan.workers, plan.cluster)).run()
             else:
                 await Sweep(plan, targets, log, progress, kept, zero_s).run()
 

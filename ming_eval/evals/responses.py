@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
@@ -13,6 +13,7 @@ import msgspec
 from ming_eval.errors import DataError
 from ming_eval.run_folder import Redactor
 from ming_eval.types import Failure
+from ming_eval.worker_files import join_parts, part_files, read_lines, worker_file
 
 RESPONSES_FILE = "responses.jsonl"
 
@@ -73,42 +74,67 @@ class Response:
 
 
 def read_responses(folder: Path) -> dict[str, Response]:
-    """The last line of every key in the folder's file; a last line that a kill cut short is left out.
+    """The last line of every key in the folder's file and its parts; last lines that a kill cut short are left out.
 
     Raises:
-        DataError: the file cannot be read, or a line inside it is no response.
+        DataError: a file cannot be read, or a line inside it is no response.
+    """
+    return {response.key: response for response in _decoded(_whole_lines(folder / RESPONSES_FILE))}
+
+
+def read_parts(folder: Path) -> list[Response]:
+    """What several processes have written since their files were last joined.
+
+    Raises:
+        DataError: a file cannot be read, or a line inside it is no response.
     """
     path = folder / RESPONSES_FILE
-    if not path.exists():
-        return {}
+    return list(_decoded(line for line in _whole_lines(path) if line[0] != path))
+
+
+def _decoded(lines: Iterable[tuple[Path, int, bytes]]) -> Iterator[Response]:
     decode = msgspec.json.Decoder(Response).decode
-    found: dict[str, Response] = {}
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for file, number, line in lines:
         try:
-            response = decode(line)
+            yield decode(line)
         except msgspec.DecodeError as exc:
-            raise DataError(f"{path}, line {number}: {exc}") from exc
-        found[response.key] = response
-    return found
+            raise DataError(f"{file}, line {number}: {exc}") from exc
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def join_responses(folder: Path) -> None:
+    """Make one file of what several processes have written; does nothing where one has.
+
+    Raises:
+        DataError: a file cannot be read or written.
+    """
+    path = folder / RESPONSES_FILE
+    if not part_files(path):
+        return
     try:
-        *lines, _torn = path.read_bytes().split(b"\n")
+        join_parts(path, [line for _, _, line in _whole_lines(path)])
     except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
-    return lines
+        raise DataError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def _whole_lines(path: Path) -> list[tuple[Path, int, bytes]]:
+    if not path.exists() and not part_files(path):
+        return []
+    try:
+        return list(read_lines(path))
+    except OSError as exc:
+        raise DataError(f"cannot read {exc.filename}: {exc.strerror}") from exc
 
 
 class ResponseLog:
     """Appends to a folder's `responses.jsonl`; `known` are the answers that were there before.
 
-    Opening it cuts off a torn last line. A line is written in one piece and has left this process when `add` returns.
+    One of several processes (`worker`) reads what there is and appends to a file of its own. Opening cuts off a torn
+    last line. A line is written in one piece and has left this process when `add` returns.
     """
 
-    def __init__(self, folder: Path, redact: Redactor) -> None:
+    def __init__(self, folder: Path, redact: Redactor, worker: int | None = None) -> None:
         self.known: Mapping[str, Response] = read_responses(folder)
-        self._path = folder / RESPONSES_FILE
+        self._path = folder / worker_file(RESPONSES_FILE, worker)
         self._redact = redact
         self._encode = msgspec.json.Encoder().encode
         self._file = self._open()

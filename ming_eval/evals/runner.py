@@ -29,7 +29,7 @@ SampleKey = tuple[str, int, int]
 class Observer(Protocol):
     """Who wants to see a run while it goes on; called inside the event loop, so it must be quick."""
 
-    def reply_ended(self, outcome: Outcome, *, reused: bool) -> None: ...
+    def reply_ended(self, response: Response, outcome: Outcome, *, reused: bool) -> None: ...
 
 
 class SuiteRun:
@@ -66,9 +66,14 @@ class SuiteRun:
         self._done_s: float | None = None
 
     @property
+    def span_s(self) -> tuple[float, float] | None:
+        """The first request and the last reply on the clock; None when nothing was sent."""
+        return None if self._sent_s is None or self._done_s is None else (self._sent_s, self._done_s)
+
+    @property
     def wall_s(self) -> float | None:
         """From the first request to the last reply; None when nothing was sent."""
-        return None if self._sent_s is None or self._done_s is None else self._done_s - self._sent_s
+        return None if self.span_s is None else self.span_s[1] - self.span_s[0]
 
     async def run(self) -> None:
         """Ask every sample; cancelled, it sends nothing more and waits a little for what is under way.
@@ -203,7 +208,7 @@ class SuiteRun:
     def _keep(self, sample: Sample, response: Response) -> None:
         self.responses[sample.key] = response
         outcome = judge(self._plan, sample, response).outcome
-        self._observer.reply_ended(outcome, reused=sample.key in self.reused)
+        self._observer.reply_ended(response, outcome, reused=sample.key in self.reused)
         self._were_errors.append(outcome is Outcome.ERROR)
         if len(self._were_errors) == _WINDOW and sum(self._were_errors) > _WINDOW / 2:
             self.gave_up = True

@@ -6,17 +6,17 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from ming_eval import results
-from ming_eval.errors import MingEvalError, TargetError
+from ming_eval.errors import TargetError
 from ming_eval.load.kept import Kept
-from ming_eval.load.links import ClockOffset, Link
+from ming_eval.load.links import ClockOffset, Link, fetch_files
 from ming_eval.load.plan import LoadPlan
-from ming_eval.load.worker import Go, News, WorkerSpec
+from ming_eval.load.wire import News, error_of
+from ming_eval.load.worker import Go, WorkerSpec
 from ming_eval.run_folder import PHASES_FILE, REQUESTS_FILE, RequestLog, has_records, merge_workers
 from ming_eval.targets import Target
 
@@ -144,7 +144,7 @@ class Crew:
             case "say" if member.index == 0:
                 self._screen.say(news.text)
             case "error":
-                raise _error(news)
+                raise error_of(news)
             case "end":
                 member.has_ended = True
                 await self._open_gate()
@@ -178,21 +178,8 @@ class Crew:
         """Let every worker end, fetch its files, and read what there is."""
         await asyncio.gather(*(link.stop() for link in self._links))
         folder = self._log.folder
-        for link in self._links:
-            for name, content in (await link.files()).items():
-                _store(folder / name, content)
+        await fetch_files(self._links, folder)
         if has_records(folder):
             merge_workers(folder)
         now = Kept.stored(folder)
         self._kept.records[:], self._kept.phases[:] = now.records, now.phases
-
-
-def _store(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    results.write_whole(path, content)
-
-
-def _error(news: News) -> MingEvalError:
-    """The worker's error as this process would have raised it."""
-    kinds = {kind.exit_code: kind for kind in MingEvalError.__subclasses__()}
-    return kinds.get(news.exit_code, TargetError)(news.text)

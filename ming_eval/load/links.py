@@ -1,19 +1,20 @@
-"""How the process that steers a shared load reaches one of those that make it: lines out, lines in, and its files."""
+"""How the process that steers shared work reaches one of those that do it: lines out, lines in, and its files."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from ming_eval.load.plan import LoadPlan
+from ming_eval import results
 
 _STOP_LIMIT_S = 10.0
 _LONGEST_LINE = 2**26
-COMMAND = (sys.executable, "-m", "ming_eval.load.worker")
+LOAD_WORKER = "ming_eval.load.worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +56,17 @@ class Link(Protocol):
 
 
 class LocalLink:
-    """A child process; it ends when this process does, since its standard input is then closed."""
+    """A child process that runs a module; it ends when this process does, since its standard input is then closed."""
 
     host = "localhost"
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = LOAD_WORKER) -> None:
+        self._module = module
         self._process: Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *COMMAND,
+            *(sys.executable, "-m", self._module),
             stdin=PIPE,
             stdout=PIPE,
             limit=_LONGEST_LINE,
@@ -117,28 +119,40 @@ class LocalLink:
         return self._process
 
 
-def check_links(plan: LoadPlan) -> None:
-    """See that there can be workers of the kind that the plan asks for.
+def check_links(cluster: str | None) -> None:
+    """See that there can be workers in `cluster`, if any is named.
 
     Raises:
-        UsageError: it asks for a cluster, and Ray is not installed.
+        UsageError: one is, and Ray is not installed.
     """
-    if plan.cluster is not None:
+    if cluster is not None:
         from ming_eval.load.ray_links import load_ray
 
         load_ray()
 
 
-def find_links(plan: LoadPlan) -> list[Link]:
-    """One link for each worker that the plan asks for, none of them started.
+def find_links(workers: int | None, cluster: str | None, module: str = LOAD_WORKER) -> list[Link]:
+    """One link for each worker, none of them started; None are as many as the cluster has hosts.
 
     Raises:
-        UsageError: it asks for a cluster, and Ray is not installed.
+        UsageError: a cluster is named, and Ray is not installed.
         TargetError: the cluster cannot be reached.
     """
-    if plan.cluster is None:
-        assert plan.workers is not None
-        return [LocalLink() for _ in range(plan.workers)]
+    if cluster is None:
+        assert workers is not None
+        return [LocalLink(module) for _ in range(workers)]
     from ming_eval.load.ray_links import cluster_links
 
-    return list(cluster_links(plan.cluster, plan.workers))
+    return list(cluster_links(cluster, workers, module))
+
+
+async def fetch_files(links: Sequence[Link], folder: Path) -> None:
+    """Put into `folder` what workers have written elsewhere.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    for link in links:
+        for name, content in (await link.files()).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            results.write_whole(folder / name, content)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from ming_eval.errors import TargetError, UsageError
-from ming_eval.load.links import ClockOffset
+from ming_eval.load.links import LOAD_WORKER, ClockOffset
 from ming_eval.load.remote import Remote
 
 _START_LIMIT_S = 60.0
@@ -17,8 +17,8 @@ _CLOCK_TRIES = 20
 _HERE = "ray"
 
 
-def cluster_links(cluster: str, count: int | None) -> Iterator[RayLink]:
-    """`count` workers, or one on each live host, spread over the hosts.
+def cluster_links(cluster: str, count: int | None, module: str = LOAD_WORKER) -> Iterator[RayLink]:
+    """`count` workers that run `module`, or one on each live host, spread over the hosts.
 
     Raises:
         UsageError: Ray is not installed.
@@ -31,7 +31,7 @@ def cluster_links(cluster: str, count: int | None) -> Iterator[RayLink]:
     except Exception as exc:
         raise TargetError(f"cannot reach the Ray cluster {cluster!r}: {exc}") from exc
     for index in range(count or len(nodes)):
-        yield RayLink(ray, nodes[index % len(nodes)])
+        yield RayLink(ray, nodes[index % len(nodes)], module)
 
 
 def load_ray() -> Any:
@@ -52,10 +52,11 @@ def load_ray() -> Any:
 class RayLink:
     """One worker: an actor on a given host that holds the worker process."""
 
-    def __init__(self, ray: Any, node: str) -> None:
+    def __init__(self, ray: Any, node: str, module: str = LOAD_WORKER) -> None:
         self.host = node[:12]
         self._ray = ray
         self._node = node
+        self._module = module
         self._actor: Any = None
         self._folder = ""
 
@@ -65,7 +66,7 @@ class RayLink:
         actor = self._ray.remote(Remote).options(num_cpus=0, max_concurrency=8, scheduling_strategy=place)
         try:
             async with asyncio.timeout(_START_LIMIT_S):
-                self._actor = actor.remote()
+                self._actor = actor.remote(self._module)
                 self.host, self._folder = await self._actor.start.remote()
         except (TimeoutError, self._ray.exceptions.RayError) as exc:
             raise TargetError(

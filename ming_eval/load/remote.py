@@ -8,14 +8,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from ming_eval.load.links import LocalLink
+from ming_eval.load.links import LOAD_WORKER, LocalLink
 
 
 class Remote:
     """Holds one worker process; every method may be called from another host."""
 
-    def __init__(self) -> None:
-        self._link = LocalLink()
+    def __init__(self, module: str = LOAD_WORKER) -> None:
+        self._link = LocalLink(module)
         self._folder = tempfile.TemporaryDirectory(prefix="ming-eval-worker-")
         self._receiving = asyncio.Lock()
         self._prepared: frozenset[str] = frozenset()

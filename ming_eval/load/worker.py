@@ -8,20 +8,17 @@ are measured. When its standard input is closed it stops and keeps what it has.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from ming_eval.errors import MingEvalError
 from ming_eval.load import interrupt
 from ming_eval.load.kept import Kept
 from ming_eval.load.plan import LoadPlan
 from ming_eval.load.share import Share
 from ming_eval.load.sweep import Sweep
+from ming_eval.load.wire import News, Wire
 from ming_eval.run_folder import Redactor, RequestLog
 from ming_eval.targets import Target
 from ming_eval.types import RequestRecord
@@ -47,39 +44,10 @@ class Go(msgspec.Struct, frozen=True):
     at_s: float
 
 
-class News(msgspec.Struct, omit_defaults=True):
-    """What a worker says. `ended` and what follows are of the point since its beginning."""
-
-    kind: str  # gate, point, progress, point_ended, say, error or end
-    text: str = ""
-    exit_code: int = 0
-    num_requests: int = 0
-    warmup: bool = False
-    ended: int = 0
-    failed: int = 0
-    tokens: int = 0
-
-
-class _Wire:
-    """The two pipes."""
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
-
-    async def read(self) -> bytes:
-        """The next line; empty when nobody is there any more."""
-        return await self._reader.readline()
-
-    @staticmethod
-    def say(news: News) -> None:
-        """One line, at once."""
-        os.write(1, msgspec.json.encode(news) + b"\n")
-
-
 class _Gate:
     """Says that it has come, and sleeps until the moment that it is told."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._opened: asyncio.Queue[Go] = asyncio.Queue()
 
@@ -97,7 +65,7 @@ class _Gate:
 class _Reporter:
     """Tells how far this process is, four times a second and not for each request."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._news = News("progress")
         self._told_s = 0.0
@@ -125,10 +93,7 @@ class _Reporter:
 
 async def work() -> None:
     """Do what the first line says."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=2**26)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    wire = _Wire(reader)
+    wire = await Wire.connect()
     spec = msgspec.json.decode(await wire.read(), type=WorkerSpec)
     gate = _Gate(wire)
     sweeping, listening = asyncio.create_task(_sweep(spec, wire, gate)), asyncio.create_task(gate.listen())
@@ -136,24 +101,15 @@ async def work() -> None:
     for task in (sweeping, listening):
         task.cancel()
     (result, _) = await asyncio.gather(sweeping, listening, return_exceptions=True)
-    _tell_end(wire, result)
+    wire.end(result)
 
 
-async def _sweep(spec: WorkerSpec, wire: _Wire, gate: _Gate) -> None:
+async def _sweep(spec: WorkerSpec, wire: Wire, gate: _Gate) -> None:
     folder = Path(spec.folder)
     kept = Kept.stored(folder)
     with RequestLog(folder, Redactor(spec.secrets), worker=spec.index) as log:
         share = Share(spec.index, spec.count)
         await Sweep(spec.plan, spec.targets, log, _Reporter(wire), kept, spec.zero_s, share, gate).run()
-
-
-def _tell_end(wire: _Wire, result: Any) -> None:
-    if isinstance(result, MingEvalError):
-        wire.say(News("error", text=str(result), exit_code=result.exit_code))
-    elif isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-        raise result
-    else:
-        wire.say(News("end"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ming_eval.cli import app
-from ming_eval.commands.accuracy_run import server_identity
+from ming_eval.commands.accuracy_turns import server_identity
 from ming_eval.targets import Target
 from tests import fake_engine
 from tests.fakes import FakeServer

@@ -101,7 +101,7 @@ class Tally:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def reply_ended(self, outcome: Outcome, *, reused: bool) -> None:
+    def reply_ended(self, _response: Response, outcome: Outcome, *, reused: bool) -> None:
         """Keep it."""
         self.outcomes.append(outcome)
 

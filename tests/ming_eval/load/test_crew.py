@@ -27,8 +27,8 @@ class FarLink:
 
     host = "far"
 
-    def __init__(self) -> None:
-        self._remote = Remote()
+    def __init__(self, remote: Remote | None = None) -> None:
+        self._remote = remote or Remote()
         self._folder = ""
 
     async def start(self) -> None:
