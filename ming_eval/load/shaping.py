@@ -17,7 +17,7 @@ from ming_eval.load.lengths import parse_lengths
 from ming_eval.load.media import MediaShape
 from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
 from ming_eval.load.trace import mean_rate, read_trace
-from ming_eval.metrics.slo import parse_slos
+from ming_eval.metrics.slo import check_slos, parse_slos
 from ming_eval.types import Task
 
 E = TypeVar("E", bound=StrEnum)
@@ -215,6 +215,7 @@ def _check_workload(options: ShapeOptions, shape: Shape, tasks: Sequence[Task]) 
         from ming_eval.load.datasets import check_source
 
         check_source(tasks, options.dataset, None if options.dataset_dir is None else str(options.dataset_dir))
+    check_slos(parse_slos(options.slos), tasks)
     if shape is Shape.TRACE and (has_media or options.turns is not None or options.repeats > 1):
         raise UsageError("--trace replays single text requests, once: leave out --task, --turns and --repeats")
     if options.turns is None:

@@ -108,6 +108,7 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
         (("--until", "2%"), "ci=2%"),
         (("--slo", "speed=3s"), "unknown limit 'speed'"),
         (("--slo", "ttft=500"), "unit"),
+        (("--slo", "rtf=0.5"), "spoken"),
         (("--max-in-flight", "3"), "--concurrency"),
         (("--trace", "/no/such/file"), "cannot read the trace"),
     ],
