@@ -18,9 +18,10 @@ from ming_eval.report.grid import Grid, number
 from ming_eval.targets import Target, find_dialect
 
 
-def dry_run_text(plan: LoadPlan, targets: Sequence[Target], out: Path) -> str:
+def dry_run_text(plan: LoadPlan, targets: Sequence[Target], out: Path, *, guess_dialect: bool = False) -> str:
     """Points, requests, tokens and time of a plan, and its first request.
 
+    `guess_dialect`: a run would ask the servers how they spell the API; the request shown is in OpenAI's spelling then.
     Times are there where the plan fixes them, or where a run of the same server in `out` lets them be guessed.
 
     Raises:
@@ -40,7 +41,7 @@ def dry_run_text(plan: LoadPlan, targets: Sequence[Target], out: Path) -> str:
         + ("" if plan.is_counted else " Another rule may end a point earlier.")
         + _about_time(plan, experience),
         "",
-        _first_request(plan, targets),
+        _first_request(plan, targets, guess_dialect=guess_dialect),
     ]
     return "\n".join(lines) + "\n"
 
@@ -74,7 +75,7 @@ def _seconds(level: Level, plan: LoadPlan) -> float | None:
     return min(limits, default=None)
 
 
-def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
+def _first_request(plan: LoadPlan, targets: Sequence[Target], *, guess_dialect: bool) -> str:
     vocabulary = None
     prompts = load_prompts(plan.prompts)
     if plan.input_tokens is not None:  # the real one is measured at the server
@@ -86,8 +87,11 @@ def _first_request(plan: LoadPlan, targets: Sequence[Target]) -> str:
     request = point.measured[0]
     body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
     where = target.request_url if target else "the bundled engine"
-    model = "" if target and target.model else " (the model is asked of the server)"
-    return f"{request.id}, to {where}{model}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
+    asked = [] if target and target.model else ["the model"]
+    if target and guess_dialect:
+        asked.append("the dialect, here that of OpenAI")
+    note = f" (asked of the server: {'; '.join(asked)})" if asked else ""
+    return f"{request.id}, to {where}{note}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
 
 
 def _without_files(body: str) -> str:

@@ -14,6 +14,7 @@ BROKEN_CONNECTION = frozenset({Failure.CONNECT, Failure.RESET, Failure.EARLY_EOF
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
+_DYING_S = 0.02  # a process that is killed drops its connections some milliseconds before it stops listening
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -54,13 +55,20 @@ class Breaker:
         async with self._lock:
             if failed_s <= self._checked_s:  # somebody has asked since
                 return
-            if not await self._takes_connections():
+            if not await self._stays():
                 self._is_away = True
                 try:
                     await self._wait(failed_s)
                 finally:
                     self._is_away = False
             self._checked_s = time.perf_counter()
+
+    async def _stays(self) -> bool:
+        """True when connections are taken now and a moment later."""
+        if not await self._takes_connections():
+            return False
+        await asyncio.sleep(_DYING_S)
+        return await self._takes_connections()
 
     async def _wait(self, failed_s: float) -> None:
         pause_s = _FIRST_PAUSE_S

@@ -78,9 +78,10 @@ class LoadPlan:
     as the point's concurrency run before each point and count nowhere. `max_error_rate` is a share, 0 to 1.
     `timeout_s` is how long a request may go without output, None for the client's own limits.
 
-    `rates_per_s` are the points of an open loop; of a ramp, its first and last rate. `concurrencies` then has one
-    entry, the most that may be in flight. `burstiness` belongs to gamma arrivals. `duration_s`, `stop_error_rate` and
-    `until_ci` end a point early (`StopRules`). `rest_s` is kept between points. `outage_limit_s` is how long a server
+    `rates_per_s` are the points of an open loop; of a ramp, its first and last rate; of a trace, its mean.
+    `concurrencies` then has one entry, the most that may be in flight. `burstiness` belongs to gamma arrivals.
+    `duration_s`, `stop_error_rate` and `until_ci` end a point early (`StopRules`). `rest_s` is kept between points.
+    `outage_limit_s` is how long a server
     may be away, `max_time_s` how long the run may take. With `nonce` every prompt begins with a number of its own, so
     that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
@@ -146,7 +147,7 @@ class LoadPlan:
     def _levels_of(self, task: Task) -> list[Level]:
         if self.shape in OPEN_SHAPES:
             return [Level(self.concurrencies[0], rate, task) for rate in self.rates_per_s]
-        if self.shape is Shape.RAMP:
+        if self.shape is Shape.RAMP or (self.shape is Shape.TRACE and self.rates_per_s):
             return [Level(self.concurrencies[0], self.rates_per_s[-1], task)]
         return [Level(concurrency, None, task) for concurrency in self.concurrencies]
 

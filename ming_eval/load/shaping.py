@@ -16,8 +16,8 @@ from ming_eval.load.conversations import History
 from ming_eval.load.lengths import parse_lengths
 from ming_eval.load.media import MediaShape
 from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
-from ming_eval.load.trace import read_trace
-from ming_eval.metrics.slo import parse_slos
+from ming_eval.load.trace import mean_rate, read_trace
+from ming_eval.metrics.slo import check_slos, parse_slos
 from ming_eval.types import Task
 
 E = TypeVar("E", bound=StrEnum)
@@ -109,7 +109,9 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
     if shape is Shape.TRACE:
         assert options.trace is not None
         rows = read_trace(options.trace)
-        return replace(plan, trace=str(options.trace), requests=min(len(rows), plan.requests or len(rows)))
+        num_requests = min(len(rows), plan.requests or len(rows))
+        rates = mean_rate(rows[:num_requests])
+        return replace(plan, trace=str(options.trace), requests=num_requests, rates_per_s=rates)
     return replace(plan, burstiness=options.burstiness or 1.0)
 
 
@@ -213,6 +215,7 @@ def _check_workload(options: ShapeOptions, shape: Shape, tasks: Sequence[Task]) 
         from ming_eval.load.datasets import check_source
 
         check_source(tasks, options.dataset, None if options.dataset_dir is None else str(options.dataset_dir))
+    check_slos(parse_slos(options.slos), tasks)
     if shape is Shape.TRACE and (has_media or options.turns is not None or options.repeats > 1):
         raise UsageError("--trace replays single text requests, once: leave out --task, --turns and --repeats")
     if options.turns is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from operator import attrgetter
@@ -16,6 +16,7 @@ from ming_eval.manifest import Manifest
 from ming_eval.metrics import audio, latency, stats
 from ming_eval.metrics.cutting import cut_out
 from ming_eval.metrics.prometheus import energy, server_view
+from ming_eval.metrics.slo import limits_of
 from ming_eval.metrics.stats import Interval
 from ming_eval.metrics.uncertainty import intervals, over_passes
 from ming_eval.metrics.validity import assess, worst_of
@@ -179,10 +180,10 @@ def summarise_point(
         pass_intervals=_pass_intervals(passes),
         turns=_turns(measured),
         speech=_speech(good),
-        goodput=_goodput(measured, plan, rates),
+        goodput=_goodput(measured, limits_of(level.task, plan.slos), rates),
         intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
         length_source=next((phase.length_source for phase in phases if phase.length_source is not None), None),
-        server=server_view(phase.server for phase in phases),
+        server=server_view(phases),
         energy=energy(
             (phase.gpus for phase in phases), whole.wall_s if whole else None, whole.num_tokens if whole else None
         ),
@@ -326,12 +327,14 @@ def _speech(good: Sequence[RequestRecord]) -> Speech | None:
     )
 
 
-def _goodput(measured: Sequence[RequestRecord], plan: LoadPlan, whole: stats.Throughput | None) -> Goodput | None:
-    found = stats.goodput(measured, plan.slos) if plan.slos else None
+def _goodput(
+    measured: Sequence[RequestRecord], slos: Mapping[str, float], whole: stats.Throughput | None
+) -> Goodput | None:
+    found = stats.goodput(measured, slos) if slos else None
     if found is None:
         return None
     rate = found.num_good / whole.wall_s if whole and whole.wall_s > 0 else None
-    return Goodput(plan.slos, found.num_good, found.num_requests, found.share, found.interval, rate)
+    return Goodput(slos, found.num_good, found.num_requests, found.share, found.interval, rate)
 
 
 def distribution_ms(values_s: Iterable[float | None]) -> Distribution:

@@ -286,7 +286,7 @@ class Sweep:
                 return OpenLoop(level.rate_per_s, level.concurrency, spacing, plan.burstiness, plan.seed, skip)
 
     def _warmup_arrivals(self, level: Level) -> Arrivals:
-        if level.rate_per_s is None:
+        if level.rate_per_s is None or self._plan.shape is Shape.TRACE:  # a trace may be slow to bring them
             return ClosedLoop(level.concurrency)
         return OpenLoop(level.rate_per_s, level.concurrency, Spacing.CONSTANT)
 

@@ -6,6 +6,7 @@ is the prompt; `output_tokens` (or `output_length`) how long the answer was. Oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,12 @@ def read_trace(path: Path) -> tuple[TraceRow, ...]:
     first_s = min(row.time_s for row in rows)
     moved = [TraceRow(row.time_s - first_s, row.text, row.output_tokens) for row in rows]
     return tuple(sorted(moved, key=lambda row: row.time_s))
+
+
+def mean_rate(rows: Sequence[TraceRow]) -> tuple[float, ...]:
+    """Requests per second over the rows, to three digits, by which the point is named; nothing where no time passes."""
+    span_s = rows[-1].time_s - rows[0].time_s
+    return (float(f"{(len(rows) - 1) / span_s:.3g}"),) if span_s else ()
 
 
 def _row(path: Path, number: int, line: bytes) -> TraceRow:

@@ -1,4 +1,4 @@
-"""Looks at the server and at this host's GPUs while a point is measured, once before, every two seconds, once after."""
+"""Looks at the server and at this host's GPUs: once before a point is measured, while it is, and once after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ming_eval.metrics.prometheus import parse_sample
 from ming_eval.targets import Target
 from ming_eval.types import GpuSample, ServerSample
 
-_PERIOD_S = 2.0
+_FIRST_S = 0.2  # a short point is seen a few times as well; each further look is twice as long after the last one, ...
+_PERIOD_S = 2.0  # ... up to this
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -70,8 +71,10 @@ class Watcher:
         return tuple(self._gpu_samples)
 
     async def _keep_looking(self) -> None:
+        pause_s = _FIRST_S
         while True:
-            await asyncio.sleep(_PERIOD_S)
+            await asyncio.sleep(min(pause_s, _PERIOD_S))
+            pause_s *= 2
             self._look_at_gpus()
             if self._is_useful:
                 await self._look()

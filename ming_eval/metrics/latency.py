@@ -119,9 +119,12 @@ def count_tokens(events: Sequence[Event]) -> TokenCount:
     """Tokens by the server's usage where it covers the reply, else one for each event that carries text.
 
     Each growth of the usage is spread evenly over the events since the one before: exact where usage comes with
-    every event, an estimate where it comes at the end. A usage of 0 beside output is no count.
+    every event, an estimate where it comes at the end. Where the usage at the end says how many tokens became speech,
+    those are the events' with audio and the rest the others'. A usage of 0 beside output is no count.
     """
     per_event, counted, source = _spread_usage(events)
+    if source is TokenSource.USAGE:
+        per_event = _by_channel(events, counted) or per_event
     if source is None:
         per_event = [int(event.kind in _TOKEN_KINDS) for event in events if _is_output(event)]
         counted = sum(per_event)
@@ -152,6 +155,19 @@ def _spread_usage(events: Sequence[Event]) -> tuple[list[int], int, TokenSource 
                 per_event[position] += share
             counted, uncounted = total, []
     return per_event, counted, source if counted and not uncounted else None
+
+
+def _by_channel(events: Sequence[Event], total: int) -> list[int] | None:
+    """Tokens per output-bearing event, speech apart; None where usage does not tell it apart or one has no events."""
+    audio = next((e.usage.audio_tokens for e in reversed(events) if e.usage is not None and e.usage.audio_tokens), None)
+    is_audio = [event.kind is EventKind.AUDIO for event in events if _is_output(event)]
+    if audio is None or audio >= total or all(is_audio) or not any(is_audio):
+        return None
+    per_event = [0] * len(is_audio)
+    for num_tokens, channel in ((audio, True), (total - audio, False)):
+        for position, share in _shares(num_tokens, [i for i, is_it in enumerate(is_audio) if is_it is channel]):
+            per_event[position] = share
+    return per_event
 
 
 def _shares(total: int, positions: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ming_eval.types import GpuSample, ServerSample
+from ming_eval.types import GpuSample, Phase, ServerSample
 
 # Names by field, the first one found wins; series of one name (one per model or engine) are added up, shares averaged.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -44,7 +44,12 @@ _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([-+\d.eE]+|NaN|[-+]?In
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView:
-    """A point as the server saw it. Means are over time; `prefix_hit_share` and `preemptions` are of this point."""
+    """A point as the server saw it.
+
+    What was in flight, waiting and in the cache is of the `num_samples` looks while requests were out: just before and
+    after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` and
+    `preemptions` are differences of counters from the look before to the look after.
+    """
 
     num_samples: int
     running_mean: float | None
@@ -60,8 +65,8 @@ class ServerView:
 class Energy:
     """Of all GPUs of the client's host while a point ran, whatever ran on them.
 
-    `joules` are counted by the GPUs themselves between the first and the last look, where they do; per output token
-    they are otherwise mean power times time.
+    `joules` are counted by the GPUs themselves between the first and the last look, where they do; `power_w` is then
+    those over that time; otherwise it is the mean of the looks, and a token costs that power times the point's time.
     """
 
     power_w: float
@@ -79,19 +84,21 @@ def parse_sample(text: str, time_s: float) -> ServerSample | None:
     return ServerSample(time_s=time_s, **found) if any(value is not None for value in found.values()) else None
 
 
-def server_view(phases: Iterable[Sequence[ServerSample]]) -> ServerView | None:
+def server_view(phases: Iterable[Phase]) -> ServerView | None:
     """Samples before, during and after each phase -> one view; None without samples."""
-    parts = [samples for samples in phases if samples]
-    if not parts:
+    looked_at = [phase for phase in phases if phase.server]
+    if not looked_at:
         return None
-    every = [sample for samples in parts for sample in samples]
+    parts = [phase.server for phase in looked_at]
+    during = [[s for s in phase.server if phase.started_s <= s.time_s <= phase.ended_s] for phase in looked_at]
+    every = [sample for samples in during for sample in samples]
     hits = _growth((s.prefix_hits for s in samples) for samples in parts)
     queries = _growth((s.prefix_queries for s in samples) for samples in parts)
     return ServerView(
         num_samples=len(every),
-        running_mean=_mean_over_time([[(s.time_s, s.running) for s in samples] for samples in parts]),
+        running_mean=_mean_over_time([[(s.time_s, s.running) for s in samples] for samples in during]),
         running_max=_max(sample.running for sample in every),
-        waiting_mean=_mean_over_time([[(s.time_s, s.waiting) for s in samples] for samples in parts]),
+        waiting_mean=_mean_over_time([[(s.time_s, s.waiting) for s in samples] for samples in during]),
         waiting_max=_max(sample.waiting for sample in every),
         kv_used_max=_max(sample.kv_used for sample in every),
         prefix_hit_share=hits / queries if hits is not None and queries else None,
@@ -105,9 +112,11 @@ def energy(phases: Iterable[Sequence[GpuSample]], wall_s: float | None, num_toke
     every = [sample for samples in parts for sample in samples]
     if not every:
         return None
-    power_w = sum(sample.power_w for sample in every) / len(every)
     busy = sum(sample.busy for sample in every) / len(every)
     joules = _growth((sample.energy_j for sample in samples) for samples in parts)
+    span_s = sum(samples[-1].time_s - samples[0].time_s for samples in parts)
+    mean_w = sum(sample.power_w for sample in every) / len(every)
+    power_w = joules / span_s if joules is not None and span_s else mean_w
     used = joules if joules is not None else power_w * wall_s if wall_s else None
     return Energy(power_w, busy, used / num_tokens if used is not None and num_tokens else None, joules)
 

@@ -108,7 +108,14 @@ _LIMITS_OF_THE_CLIENT = (
 )
 _LIMITS = (
     *_LIMITS_OF_THE_CLIENT,
-    _Limit("share of prompt tokens from a warm prefix cache", lambda v: v.cached_share, 0.2, float("inf"), ""),
+    _Limit(
+        "share of prompt tokens from a warm prefix cache",
+        lambda v: v.cached_share,
+        0.2,
+        float("inf"),
+        "",
+        hint=": where the server was asked the same before, restart it or take another --seed",
+    ),
     _Limit("TTFT late in the point / early in it", lambda v: v.ttft_drift, 0.7, -1.0, "", falling=True),
 )
 

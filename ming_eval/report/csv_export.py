@@ -42,7 +42,7 @@ def _flat(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{name}.")
-        elif isinstance(inner, list):
+        elif isinstance(inner, (list, tuple)):
             yield f"{prefix}{name}", json.dumps(inner, ensure_ascii=False)
         else:
             yield f"{prefix}{name}", inner

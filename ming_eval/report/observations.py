@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ming_eval.metrics.prometheus import ServerView
 from ming_eval.report.grid import number, percent
 from ming_eval.report.scaling import curves, elasticity, find_knee, speedup
 from ming_eval.report.validity import validity_lines
@@ -148,9 +149,13 @@ def usage(points: Sequence[Point]) -> str | None:
     return f"Usage and events differ: {found}; gaps between tokens inside an event are estimated evenly."
 
 
+def _has_gauge(view: ServerView) -> bool:
+    return any(value is not None for value in (view.running_max, view.waiting_max, view.kv_used_max))
+
+
 def server_side(points: Sequence[Point]) -> str | None:
-    """The server's own figures, where it publishes them."""
-    seen = [(point.load_name, point.server) for point in points if point.server is not None]
+    """The server's own figures, where it publishes them and was looked at while requests were out."""
+    seen = [(p.load_name, p.server) for p in points if p.server is not None and _has_gauge(p.server)]
     if not seen:
         return None
     views = [

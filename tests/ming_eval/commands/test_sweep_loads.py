@@ -92,6 +92,8 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
     intended = [line["intended_s"] for line in measured(out)]
     assert [time_s - intended[0] for time_s in intended] == pytest.approx([0.0, 0.05, 0.3])
     assert point_of(out)["output_tokens"] == 6
+    assert point_of(out)["rate_per_s"] == 6.67  # two gaps in 0.3 s: no closed loop of 256
+    assert "6.67/s" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
         (("--until", "2%"), "ci=2%"),
         (("--slo", "speed=3s"), "unknown limit 'speed'"),
         (("--slo", "ttft=500"), "unit"),
+        (("--slo", "rtf=0.5"), "spoken"),
         (("--max-in-flight", "3"), "--concurrency"),
         (("--trace", "/no/such/file"), "cannot read the trace"),
     ],

@@ -40,6 +40,25 @@ def test_a_lone_broken_connection_is_no_outage() -> None:
     assert (breaker.outages, breaker.lost_s) == ([], 0)
 
 
+def test_a_server_that_still_listens_while_it_dies_is_away() -> None:
+    """What was sent into the last milliseconds of its socket would be lost on top of what was in flight."""
+
+    async def play() -> Breaker:
+        answers = iter((True, False, False, True))
+
+        async def takes_connections() -> bool:
+            return next(answers)
+
+        async def takes_work() -> bool:
+            return True
+
+        breaker = Breaker(takes_connections, takes_work, limit_s=5.0)
+        await breaker.check(time.perf_counter())
+        return breaker
+
+    assert len(asyncio.run(play()).outages) == 1
+
+
 def test_an_outage_lasts_from_the_failure_until_the_server_takes_work() -> None:
     async def play() -> tuple[Breaker, float, float]:
         server = FakeServer(connects_s=0.1, works_s=0.3)

@@ -174,6 +174,15 @@ def test_audio_alone_has_tokens_only_by_usage() -> None:
     assert count(audio(1), audio(2), finish(2), usage(3, 50)) == (50, TokenSource.USAGE, (25, 25))
 
 
+def test_tokens_of_speech_are_not_credited_to_the_text() -> None:
+    """3 tokens of text and 4 of speech: a gap of the text is the text's, not half of it."""
+    events = [text(1.0), text(1.1), text(1.2), audio(1.5), audio(1.9), finish(2.0)]
+    total = Event(EventKind.USAGE, 2.1, usage=Usage(5, 7, None, 4))
+    assert count(*events, total) == (7, TokenSource.USAGE, (1, 1, 1, 2, 2))
+    gaps = latency.itl_samples_s(record_of(exchange([*events, total])))
+    assert gaps == pytest.approx([0.1, 0.1, 0.15, 0.15, 0.2, 0.2])
+
+
 def test_no_output_no_count() -> None:
     assert count(finish(1), usage(1, 1)) == (None, None, ())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from ming_eval.metrics.prometheus import Energy, energy, parse_sample, server_view
-from ming_eval.types import GpuSample, ServerSample
+from ming_eval.types import GpuSample, Phase, ServerSample
 
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -32,38 +34,58 @@ def test_other_servers_have_other_names() -> None:
     assert parse_sample("process_cpu_seconds_total 3.5\n", 0.0) is None
 
 
+def phase(samples: Iterable[ServerSample], *, started_s: float = 0.0, ended_s: float = 100.0) -> Phase:
+    return Phase(
+        backend="a",
+        concurrency=4,
+        rate_per_s=None,
+        started_s=started_s,
+        ended_s=ended_s,
+        complete=True,
+        server=tuple(samples),
+    )
+
+
 def test_view_by_hand() -> None:
-    """Running 0, 4, 4, 0 at 0, 2, 4 and 6 s: 16 request-seconds in 6 s. Of 100 new queries 25 hit."""
+    """Running 4 and 2 at 2 and 4 s, idle before and after: 3 on average. Of 100 new queries 25 hit."""
     samples = [
         ServerSample(
             time_s=2.0 * i, running=running, waiting=i, kv_used=0.1 * i, prefix_hits=hits, prefix_queries=asked
         )
-        for i, (running, hits, asked) in enumerate([(0, 50, 900), (4, 60, 950), (4, 70, 980), (0, 75, 1000)])
+        for i, (running, hits, asked) in enumerate([(0, 50, 900), (4, 60, 950), (2, 70, 980), (0, 75, 1000)])
     ]
-    view = server_view([samples])
+    view = server_view([phase(samples, started_s=0.5, ended_s=5.5)])
     assert view is not None
-    assert view.running_mean == pytest.approx(16 / 6)
-    assert (view.running_max, view.waiting_max, view.kv_used_max) == (4, 3, pytest.approx(0.3))
+    assert view.running_mean == pytest.approx(3.0)
+    assert (view.running_max, view.waiting_max, view.kv_used_max) == (4, 2, pytest.approx(0.2))
     assert view.prefix_hit_share == 0.25
-    assert (view.preemptions, view.num_samples) == (None, 4)
+    assert (view.preemptions, view.num_samples) == (None, 2)
+
+
+def test_a_point_too_short_for_a_look_has_no_gauges_rather_than_those_of_an_idle_server() -> None:
+    samples = [ServerSample(time_s=t, running=0.0, kv_used=0.0, preemptions=t) for t in (1.0, 3.0)]
+    view = server_view([phase(samples, started_s=1.1, ended_s=2.9)])
+    assert view is not None
+    assert (view.running_mean, view.running_max, view.kv_used_max, view.num_samples) == (None, None, None, 0)
+    assert view.preemptions == 2.0
 
 
 def test_a_counter_that_starts_again_was_restarted() -> None:
     samples = [ServerSample(time_s=i, preemptions=count) for i, count in enumerate((10.0, 12.0, 1.0))]
-    view = server_view([samples])
+    view = server_view([phase(samples)])
     assert view is not None
     assert view.preemptions == 3.0
 
 
 def test_no_samples_no_view() -> None:
-    assert server_view([(), ()]) is None
+    assert server_view([phase(()), phase(())]) is None
     assert energy([()], 1.0, 1) is None
 
 
 def test_energy_per_token() -> None:
     """300 W on average for 10 s and 1,500 tokens: 2 J each."""
-    counted = energy([[GpuSample(0.0, 200.0, 0.5, 10.0), GpuSample(1.0, 400.0, 1.0, 310.0)]], 10.0, 1500)
-    assert counted == Energy(300.0, 0.75, 0.2, 300.0)  # by the GPUs' own counters
+    counted = energy([[GpuSample(0.0, 200.0, 0.5, 10.0), GpuSample(2.0, 400.0, 1.0, 310.0)]], 10.0, 1500)
+    assert counted == Energy(150.0, 0.75, 0.2, 300.0)  # by the GPUs' own counters
     found = energy([[GpuSample(0.0, 200.0, 0.5), GpuSample(1.0, 400.0, 1.0)]], 10.0, 1500)
     assert found is not None
     assert (found.power_w, found.busy, found.joules_per_token) == (300.0, 0.75, 2.0)

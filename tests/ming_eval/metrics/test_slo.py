@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ming_eval.errors import UsageError
-from ming_eval.metrics.slo import parse_slos
+from ming_eval.metrics.slo import check_slos, limits_of, parse_slos
+from ming_eval.types import Task
 
 
 def test_units_become_seconds_and_a_factor_stays() -> None:
@@ -24,3 +25,13 @@ def test_units_become_seconds_and_a_factor_stays() -> None:
 def test_anything_else_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_slos([text])
+
+
+def test_limits_of_speech_judge_only_answers_that_are_spoken() -> None:
+    """A text has no real-time factor: counted as a miss, it would bring the goodput of every text task to 0."""
+    slos = {"ttft": 0.5, "rtf": 0.5}
+    assert limits_of(Task.I2T, slos) == {"ttft": 0.5}
+    assert limits_of(Task.T2S, slos) == slos
+    check_slos(slos, (Task.T2T, Task.T2S))
+    with pytest.raises(UsageError, match="--slo rtf"):
+        check_slos(slos, (Task.T2T, Task.V2T))

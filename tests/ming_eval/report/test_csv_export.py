@@ -20,3 +20,4 @@ def test_one_row_per_point_with_dotted_names_and_nothing_for_what_does_not_exist
     ]
     assert (rows[0]["ttft_ms.p99"], rows[0]["failures.reset"], rows[2]["failures.reset"]) == ("115.0", "", "2")
     assert rows[0]["backend"] == "a"
+    assert (rows[0]["outages"], rows[0]["passes"]) == ("[]", "[]")  # JSON, which others can read

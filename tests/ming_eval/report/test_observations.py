@@ -1,6 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
+from ming_eval.metrics.prometheus import ServerView
 from ming_eval.report.observations import observations
 from ming_eval.results import Achieved, Distribution, Point, Summary
 from ming_eval.types import TokenSource
@@ -23,6 +24,15 @@ def test_a_clean_run_says_so_and_gives_scaling_knee_and_tail() -> None:
         "Knee at c=2: from there to c=4 throughput is 1.05 x, median E2E 2.00 x as long.",
         "Tail: p95 E2E is at most 1.10 x the median (at c=1).",
     ]
+
+
+def test_a_server_that_was_not_seen_at_work_says_nothing() -> None:
+    gauges: dict[str, Any] = dict.fromkeys(
+        ("running_mean", "running_max", "waiting_mean", "waiting_max", "kv_used_max", "prefix_hit_share")
+    )
+    unseen = ServerView(num_samples=0, preemptions=0.0, **gauges)
+    assert "server says" not in said(make_point(1, 100, server=unseen))
+    assert "c=1 1.00 / - / -" in said(make_point(1, 100, server=replace(unseen, num_samples=1, running_max=1.0)))
 
 
 def test_no_knee_is_claimed_from_two_points() -> None:
