@@ -147,7 +147,16 @@ def test_who_speaks() -> None:
 def test_instructions() -> None:
     assert read_instructions("slowly") == caption({STYLE: "slowly"})
     assert read_instructions('{"情感": "高兴"}') == caption({"情感": "高兴"})
-    assert read_instructions("[1]") == caption({STYLE: "[1]"})
+    assert read_instructions("{}") == caption({})
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["[1]", "{slowly}", "[" * 1024, '{"BGM":' * 146, '{"BGM":' + "[" * 500 + "]" * 500 + "}", r'{"情感": "\ud800"}'],
+)
+def test_instructions_that_are_no_caption_are_words(words: str) -> None:
+    assert read_instructions(words) == caption({STYLE: words})
+    byte_encoder().encode(read_instructions(words))
 
 
 @pytest.mark.parametrize("place", ["talker/data", "data"])
