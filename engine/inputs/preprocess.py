@@ -72,7 +72,7 @@ def reference_clip(media: EncodedMedia, rate_hz: int) -> Preprocessed:
     data = media.parts[0]
     samples, own_hz = read_audio(data, check_type("audio", data, media.mime))
     if len(samples) > MAX_CLIP_S * own_hz:
-        message = f"the reference clip is {len(samples) / own_hz:.1f} s long; at most {MAX_CLIP_S} s are taken"
+        message = f"the reference clip has {len(samples) / own_hz:.2f} s; at most {MAX_CLIP_S} s are taken"
         raise InvalidRequest(message, code="audio_too_long")
     if not np.isfinite(samples).all():
         raise invalid_media("the reference clip has samples that are no finite numbers")

@@ -71,5 +71,5 @@ async def test_short_and_long_clips() -> None:
     assert status == 400
     assert body["error"]["param"] == "ref_audio"
     assert body["error"]["code"] == "audio_too_long"
-    assert "60.0 s long; at most 30 s" in body["error"]["message"]
+    assert "has 60.00 s; at most 30 s" in body["error"]["message"]
     assert len(talker.requests) == 2
