@@ -35,6 +35,7 @@ from engine.inputs.video import (
 )
 from engine.inputs.video_file import MAX_SIDE, VideoFile
 
+MAX_CLIP_PEAK = 10.0  # floats may exceed full scale a little; 16-bit numbers stored as floats would overflow
 MAX_CLIP_S = 30  # of a reference clip: its patches stand in the prompt of every segment
 
 _JPEG: frozenset[Format] = frozenset({"jpeg"})
@@ -76,6 +77,8 @@ def reference_clip(media: EncodedMedia, rate_hz: int) -> Preprocessed:
         raise InvalidRequest(message, code="audio_too_long")
     if not np.isfinite(samples).all():
         raise invalid_media("the reference clip has samples that are no finite numbers")
+    if (peak := float(np.abs(samples).max())) > MAX_CLIP_PEAK:
+        raise invalid_media(f"the reference clip has samples of up to {peak:.3g}; full scale is 1")
     source = _digest(b"clip", data)
     chunks = (_Chunk(resample(samples, own_hz, hz), num_tokens=0) for hz in (rate_hz, SAMPLE_RATE_HZ))
     return Preprocessed("audio", tuple(_array(chunk, source, index) for index, chunk in enumerate(chunks)))

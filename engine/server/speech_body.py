@@ -27,6 +27,7 @@ MAX_STEPS = 20_000
 MAX_INSTRUCTIONS = 1024
 MAX_TRANSCRIPT = 1024
 SPEAKER_WIDTH = 192
+MAX_SPEAKER = 1000.0  # CAM++ gives single digits; far larger numbers overflow in the talker
 DEFAULT_VOICE = "default"  # always accepted: many clients cannot leave the voice out
 
 LANGUAGES = ("auto", "zh", "en")  # what the talker was trained on; it hears from the text which one it is
@@ -227,4 +228,6 @@ def _speaker(vector: list[float] | None) -> tuple[float, ...]:
     if vector is not None and len(vector) != SPEAKER_WIDTH:
         message = f"speaker_embedding must have {SPEAKER_WIDTH} numbers, got {len(vector)}"
         raise InvalidRequest(message, param="speaker_embedding")
+    for value in vector or ():
+        check_range("speaker_embedding", value, Range(-MAX_SPEAKER, MAX_SPEAKER))
     return tuple(vector or ())

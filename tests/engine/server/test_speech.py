@@ -142,6 +142,7 @@ async def test_speed_changes_the_length() -> None:
         ({"speed": 2, "stream": True}, "speed", "not streamed"),
         ({"max_new_tokens": 0}, "max_new_tokens", "between 1 and"),
         ({"speaker_embedding": [1.0]}, "speaker_embedding", "192 numbers, got 1"),
+        ({"speaker_embedding": [0.0] * 191 + [1e30]}, "speaker_embedding", "between -1000.0 and 1000.0"),
         ({"instructions": "x" * 1025}, "instructions", "at most 1024"),
         ({"instructions": '{"mood": "glad"}'}, "instructions", 'no field "mood"; fields are: 序号, '),
         ({"instructions": {"mood": "glad"}}, "instructions", 'no field "mood"'),
