@@ -31,6 +31,9 @@ Main options:
   --quant fp8|int4          pack the large weights while loading: 8 bits, or
                             4 for the experts [default: none]
   --memory-fraction F       share of device memory to use [default: 0.9]
+  --speech auto|off|only    speak where the checkpoint has a talker; never; or
+                            only speak, without the rest of the model
+  --talker-device DEVICE    cpu, cuda, cuda:N or auto [default: as the model]
   --skip-tokenizer          token ids in and out only
   --api-key-file PATH       keys that clients must send, one a line
   --max-queue N             waiting requests above which new ones get HTTP 429
