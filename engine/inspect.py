@@ -298,7 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, epilog=f"example: ming-eval model {name} ./Ming-flash-omni-2.0")
         command.add_argument(
-            "path", type=Path, metavar="PATH", help="snapshot directory (config.json and index suffice)"
+            "path",
+            type=Path,
+            nargs="?",
+            metavar="PATH",
+            help="snapshot directory (config.json and index suffice); without it, the embedded tiny model",
         )
         if name == "inspect":
             command.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks, e.g. 4")
@@ -313,15 +317,22 @@ def main(argv: list[str]) -> int:
     """Exit code 0: fine; 1: verify found problems; 2: the checkpoint cannot be looked at."""
     args = _parser().parse_args(argv)
     try:
+        path = args.path or _tiny()
         if args.command == "verify":
-            return _verify(args.path)
-        if is_talker_alone(args.path):
-            return _show_speech(args.path, args.json)
-        found = inspect(args.path, args.tp, args.dtype, args.memory, args.quant)
+            return _verify(path)
+        if is_talker_alone(path):
+            return _show_speech(path, args.json)
+        found = inspect(path, args.tp, args.dtype, args.memory, args.quant)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _show(found, args.json)
+
+
+def _tiny() -> Path:
+    from engine.tiny import ensure_snapshot  # needs torch, which looking at a checkpoint does not
+
+    return ensure_snapshot()
 
 
 def _show_speech(path: Path, json_path: str | None) -> int:

@@ -35,6 +35,7 @@ from engine.inputs.video import (
 )
 from engine.inputs.video_file import MAX_SIDE, VideoFile
 
+MAX_CLIP_PEAK = 10.0  # floats may exceed full scale a little; 16-bit numbers stored as floats would overflow
 MAX_CLIP_S = 30  # of a reference clip: its patches stand in the prompt of every segment
 
 _JPEG: frozenset[Format] = frozenset({"jpeg"})
@@ -72,10 +73,12 @@ def reference_clip(media: EncodedMedia, rate_hz: int) -> Preprocessed:
     data = media.parts[0]
     samples, own_hz = read_audio(data, check_type("audio", data, media.mime))
     if len(samples) > MAX_CLIP_S * own_hz:
-        message = f"the reference clip is {len(samples) / own_hz:.1f} s long; at most {MAX_CLIP_S} s are taken"
+        message = f"the reference clip has {len(samples) / own_hz:.2f} s; at most {MAX_CLIP_S} s are taken"
         raise InvalidRequest(message, code="audio_too_long")
     if not np.isfinite(samples).all():
         raise invalid_media("the reference clip has samples that are no finite numbers")
+    if (peak := float(np.abs(samples).max())) > MAX_CLIP_PEAK:
+        raise invalid_media(f"the reference clip has samples of up to {peak:.3g}; full scale is 1")
     source = _digest(b"clip", data)
     chunks = (_Chunk(resample(samples, own_hz, hz), num_tokens=0) for hz in (rate_hz, SAMPLE_RATE_HZ))
     return Preprocessed("audio", tuple(_array(chunk, source, index) for index, chunk in enumerate(chunks)))

@@ -30,6 +30,11 @@ class SlotCache:
         """Tokens that a slot holds."""
         return self.k.shape[3]
 
+    def clear(self, slot: int) -> None:
+        """Forget what a slot held; it may have been no finite numbers, which no mask keeps out of a sum."""
+        self.k[:, slot].zero_()
+        self.v[:, slot].zero_()
+
     def prefill(self, slot: int, length: int) -> SlotPrefill:
         """Memory of a call that fills an empty slot with `length` tokens."""
         return SlotPrefill(self, slot, length)

@@ -60,11 +60,17 @@ def encode_audio(pcm: bytes, rate_hz: int, fmt: AudioFormat) -> bytes:
 
     container, codec = _CODECS[fmt]
     samples: npt.NDArray[np.int16] | npt.NDArray[np.float32] = np.frombuffer(pcm, "<i2")
-    if fmt == "opus":
-        samples, rate_hz = resample((samples / 32768).astype(np.float32), rate_hz, _OPUS_RATE_HZ), _OPUS_RATE_HZ
+    own_hz = file_rate(rate_hz, fmt)
+    if own_hz != rate_hz:
+        samples = resample((samples / 32768).astype(np.float32), rate_hz, own_hz)
     file = BytesIO()
-    soundfile.write(file, samples, rate_hz, format=container, subtype=codec)
+    soundfile.write(file, samples, own_hz, format=container, subtype=codec)
     return file.getvalue()
+
+
+def file_rate(rate_hz: int, fmt: AudioFormat) -> int:
+    """The rate of a complete file whose samples were made at `rate_hz`."""
+    return _OPUS_RATE_HZ if fmt == "opus" else rate_hz
 
 
 def wav_header(rate_hz: int, num_bytes: int | None) -> bytes:

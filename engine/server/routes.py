@@ -15,7 +15,7 @@ from aiohttp import web
 from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
 from engine.server.answers import EVENT_HEADERS, Format, answer_stream, answer_whole
-from engine.server.audio_file import RATE_HEADER
+from engine.server.audio_file import RATE_HEADER, file_rate
 from engine.server.body import BodyLimits, answer_expectation, read_body
 from engine.server.chunks import CompletionChunks, chat_chunks
 from engine.server.errors import RETRY_AFTER_S, request_timeout
@@ -167,7 +167,9 @@ class Routes:
                     return form.reply(*arguments)
                 return await asyncio.get_running_loop().run_in_executor(service.pool, form.reply, *arguments)
 
-            return await answer_whole(answering, write)
+            response = await answer_whole(answering, write)
+            response.headers.update(_file_headers(plan))
+            return response
 
     def _answering(
         self, serving: Serving, plan: Plan, caller: Caller, on_overflow: Callable[[], None] | None
@@ -216,6 +218,12 @@ class Routes:
 
 def _stream_headers(plan: Plan) -> dict[str, str]:
     return EVENT_HEADERS if plan.speech is None else {**EVENT_HEADERS, RATE_HEADER: str(plan.speech.sample_rate)}
+
+
+def _file_headers(plan: Plan) -> dict[str, str]:
+    """The rate of the speech in a whole answer: raw samples do not say it themselves."""
+    speech = plan.speech
+    return {} if speech is None else {RATE_HEADER: str(file_rate(speech.sample_rate, speech.format))}
 
 
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -13,6 +13,7 @@ import msgspec
 from engine.config import SpeechInfo
 from engine.core.speech import ReferenceClip
 from engine.errors import InvalidRequest
+from engine.inputs.instructions import CAPTION_FIELDS, caption_fields
 from engine.inputs.media import Preprocessed
 from engine.inputs.messages import MediaPart
 from engine.server.audio_file import AudioFormat, check_format
@@ -26,6 +27,7 @@ MAX_STEPS = 20_000
 MAX_INSTRUCTIONS = 1024
 MAX_TRANSCRIPT = 1024
 SPEAKER_WIDTH = 192
+MAX_SPEAKER = 1000.0  # CAM++ gives single digits; far larger numbers overflow in the talker
 DEFAULT_VOICE = "default"  # always accepted: many clients cannot leave the voice out
 
 LANGUAGES = ("auto", "zh", "en")  # what the talker was trained on; it hears from the text which one it is
@@ -53,7 +55,7 @@ class SpeechBody(msgspec.Struct, kw_only=True):
     speaker: str | None = None
     response_format: str | None = None
     speed: float | None = None
-    instructions: str | None = None
+    instructions: str | dict[str, Any] | None = None
     language: str | None = None
     stream: bool | None = None
     stream_format: str | None = None
@@ -126,7 +128,7 @@ def chat_speech(asked: SpokenBody, info: SpeechInfo, *, stream: bool, shows_text
         InvalidRequest: there is no such voice, or no such format.
     """
     name = asked.format or ("pcm16" if stream else "wav")
-    if stream and name != "pcm16":
+    if stream and name not in ("pcm16", "pcm"):
         message = f"audio.format {quoted(name)}: a streamed chat has its speech as pcm16"
         raise InvalidRequest(message, param="audio.format")
     fmt = check_format(name, "audio.format", stream=stream)
@@ -207,15 +209,25 @@ def _text(text: str) -> str:
     return text
 
 
-def _instructions(text: str | None) -> str | None:
+def _instructions(asked: str | dict[str, Any] | None) -> str | None:
+    """The words, or the JSON of a caption's fields; an object may also come as text, as other servers want it."""
+    text = msgspec.json.encode(asked).decode() if isinstance(asked, dict) else asked
     if text is not None and len(text) > MAX_INSTRUCTIONS:
         message = f"instructions have {len(text)} characters, at most {MAX_INSTRUCTIONS} are read"
         raise InvalidRequest(message, param="instructions")
-    return text if text and text.strip() else None
+    if text is None or not text.strip():
+        return None
+    if unknown := (caption_fields(text) or {}).keys() - set(CAPTION_FIELDS):
+        known = ", ".join(CAPTION_FIELDS)
+        message = f"instructions: there is no field {quoted(min(unknown))}; fields are: {known}"
+        raise InvalidRequest(message, param="instructions")
+    return text
 
 
 def _speaker(vector: list[float] | None) -> tuple[float, ...]:
     if vector is not None and len(vector) != SPEAKER_WIDTH:
         message = f"speaker_embedding must have {SPEAKER_WIDTH} numbers, got {len(vector)}"
         raise InvalidRequest(message, param="speaker_embedding")
+    for value in vector or ():
+        check_range("speaker_embedding", value, Range(-MAX_SPEAKER, MAX_SPEAKER))
     return tuple(vector or ())

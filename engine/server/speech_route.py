@@ -12,7 +12,7 @@ from aiohttp import web
 from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
 from engine.server.answers import EVENT_HEADERS, ResponseStream
-from engine.server.audio_file import MEDIA_TYPES, RATE_HEADER, encode_audio, wav_header
+from engine.server.audio_file import MEDIA_TYPES, RATE_HEADER, encode_audio, file_rate, wav_header
 from engine.server.errors import ApiError, as_api_error
 from engine.server.service import Service
 from engine.server.speech_body import SpokenText
@@ -52,7 +52,7 @@ async def _whole(service: Service, spoken: SpokenText, arrived_s: float) -> web.
             pieces.append(await utterance.next())
     _check_spoken(utterance)
     body = await asyncio.get_running_loop().run_in_executor(service.pool, _file, b"".join(pieces), spoken)
-    headers = {RATE_HEADER: str(spoken.sample_rate)}
+    headers = {RATE_HEADER: str(file_rate(spoken.sample_rate, spoken.format))}
     return web.Response(body=body, content_type=MEDIA_TYPES[spoken.format], headers=headers)
 
 

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from engine.config import SegmentationMode
 from engine.core.speech import SpeechFinish, SpeechOutput, SpeechRequest, SpeechStats
 from engine.errors import InvalidRequest
@@ -138,6 +140,14 @@ class SpeechLoop:
         utterance.audio = SegmentAudio.start(self._model)
         return len(utterance.speaker.encoder.encode(text))
 
+    def _drop(self, utterance: _Utterance, *, ended: bool) -> SpeechOutput:
+        """End an utterance whose samples are no numbers: silence in their place would look like an answer."""
+        if ended:
+            utterance.slot = None  # the batch has it back already
+        self.abort([utterance.id])
+        why = "the talker makes no sound of this: its numbers overflow"
+        return SpeechOutput(utterance.id, finish=SpeechFinish.REFUSED, error=why)
+
     def _refuse(self, request_id: int, error: InvalidRequest) -> None:
         self._refused.append(SpeechOutput(request_id, finish=SpeechFinish.REFUSED, error=error.message))
 
@@ -151,6 +161,9 @@ class SpeechLoop:
         outputs = []
         rendered = render(self._model, renderings, self._backbone)
         for utterance, rendering, samples in zip(speaking, renderings, rendered, strict=True):
+            if not np.isfinite(samples).all():
+                outputs.append(self._drop(utterance, ended=rendering.last))
+                continue
             pcm = to_pcm16(samples)
             self._num_steps += 1
             self._num_samples += len(pcm) // SAMPLE_WIDTH_BYTES

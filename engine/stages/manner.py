@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from engine.core.speech import ReferenceClip, SpeechRequest
+from engine.inputs.instructions import caption_fields
 from engine.stages.captions import STYLE, caption
 from engine.stages.load import SpeechModel
 from engine.stages.prompt import TextEncoder
@@ -79,8 +79,5 @@ class Cast:
 
 def read_instructions(text: str) -> str:
     """The caption: a JSON object is its fields, anything else describes the style."""
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        fields = None
-    return caption(fields if isinstance(fields, dict) else {STYLE: text})
+    fields = caption_fields(text)
+    return caption({STYLE: text} if fields is None else fields)

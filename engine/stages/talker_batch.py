@@ -119,6 +119,7 @@ class TalkerBatch:
         check_prompt(length, cache.max_len)
         slot = min(set(range(self.num_slots)) - self._occupants.keys())
         guidance = segment.guidance
+        cache.clear(slot)
         hidden = self.talker.prefill(segment.prompt, cache, slot)[-1:]
         history = _start_history(segment.latents, self.step_tensors.empty_history)
         self.step_tensors.start(slot, Start(hidden, history, length, guidance.cfg, guidance.spread))

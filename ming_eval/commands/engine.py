@@ -31,6 +31,9 @@ Main options:
   --quant fp8|int4          pack the large weights while loading: 8 bits, or
                             4 for the experts [default: none]
   --memory-fraction F       share of device memory to use [default: 0.9]
+  --speech auto|off|only    speak where the checkpoint has a talker; never; or
+                            only speak, without the rest of the model
+  --talker-device DEVICE    cpu, cuda, cuda:N or auto [default: as the model]
   --skip-tokenizer          token ids in and out only
   --api-key-file PATH       keys that clients must send, one a line
   --max-queue N             waiting requests above which new ones get HTTP 429
@@ -49,6 +52,7 @@ Examples:
 INSPECT_EXAMPLES = """
 \b
 Examples:
+  ming-eval model inspect
   ming-eval model inspect ./Ming-flash-omni-2.0
   ming-eval model inspect ./Ming-flash-omni-2.0 --tp 4 --dtype bfloat16 --memory 141
 """
@@ -74,7 +78,9 @@ Examples:
       every tensor name against the loader
 """
 
-ModelPath = Annotated[Path, typer.Argument(metavar="PATH", help="Checkpoint directory.")]
+ModelPath = Annotated[
+    Path | None, typer.Argument(metavar="PATH", help="Checkpoint directory.", show_default="the embedded tiny model")
+]
 
 
 def serve(ctx: typer.Context) -> None:
@@ -85,19 +91,23 @@ def serve(ctx: typer.Context) -> None:
         raise typer.Exit(run_server(ctx.args))
 
 
-def inspect(ctx: typer.Context, path: ModelPath) -> None:
+def inspect(ctx: typer.Context, path: ModelPath = None) -> None:
     """Show what a checkpoint holds and needs.
 
     Options: --tp N (tensor-parallel ranks), --dtype auto|float32|bfloat16|float16 (weights and cache),
     --quant none|fp8|int4 (large weights, as serve packs them), --memory GIB
     (of one device, e.g. 141), --json PATH (everything; - is standard output).
     """
-    _run(["inspect", str(path), *ctx.args])
+    _run(["inspect", *_given(path), *ctx.args])
 
 
-def verify(ctx: typer.Context, path: ModelPath) -> None:
+def verify(ctx: typer.Context, path: ModelPath = None) -> None:
     """Check a checkpoint against the loader. No weights are read."""
-    _run(["verify", str(path), *ctx.args])
+    _run(["verify", *_given(path), *ctx.args])
+
+
+def _given(path: Path | None) -> list[str]:
+    return [] if path is None else [str(path)]
 
 
 def _run(args: list[str]) -> None:

@@ -90,6 +90,11 @@ def test_odd_texts_end_in_one_refusal(server: RunningServer, text: str) -> None:
     assert (status, json.loads(body)["error"]["param"]) == (400, "input")
 
 
+@pytest.mark.parametrize("instructions", ["[" * 1000, '{"BGM":' * 140, r'{"情感": "\ud800"}', "\0"])
+def test_odd_instructions_are_read_as_words(server: RunningServer, instructions: str) -> None:
+    assert speak(server, instructions=instructions, max_new_tokens=2)[0] == 200
+
+
 def test_a_chat_sounds_the_same_whole_and_streamed(server: RunningServer) -> None:
     fields: dict[str, Any] = {"modalities": ["text", "audio"], "seed": 3, "max_tokens": 24}
     status, reply = server.chat("Say something.", **fields, audio={"format": "pcm16"})

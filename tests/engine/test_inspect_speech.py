@@ -74,3 +74,11 @@ def test_untouched_layers_are_reported(talker: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "2 of the 2 others still have their initial norms and biases" in out
     assert "the weights fit: released" in out
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_without_a_path_it_is_the_tiny_model(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command]) == 0
+    out = capsys.readouterr().out
+    assert "ming-flash-omni-2.0-tiny" in out
+    assert "talker" in out

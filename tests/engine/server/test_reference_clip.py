@@ -31,6 +31,18 @@ async def speak(server: Endpoint, **fields: Any) -> tuple[int, Any]:
         return response.status, await response.json() if response.status != 200 else await response.read()
 
 
+@on_loop
+async def test_floats_that_are_no_sound() -> None:
+    async with endpoint(talker=FakeTalker()) as server:
+        for value, message in ((np.nan, "no finite numbers"), (3e4, "samples of up to 3e+04; full scale is 1")):
+            file = BytesIO()
+            soundfile.write(file, np.full(800, value, np.float32), 16_000, format="WAV", subtype="FLOAT")
+            url = "data:audio/wav;base64," + b64encode(file.getvalue()).decode()
+            status, body = await speak(server, ref_audio=url)
+            assert (status, body["error"]["param"]) == (400, "ref_audio")
+            assert message in body["error"]["message"]
+
+
 def samples(data: bytes) -> np.ndarray:
     return np.frombuffer(data, "<f4")
 
@@ -71,5 +83,5 @@ async def test_short_and_long_clips() -> None:
     assert status == 400
     assert body["error"]["param"] == "ref_audio"
     assert body["error"]["code"] == "audio_too_long"
-    assert "60.0 s long; at most 30 s" in body["error"]["message"]
+    assert "has 60.00 s; at most 30 s" in body["error"]["message"]
     assert len(talker.requests) == 2

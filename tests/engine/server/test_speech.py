@@ -56,7 +56,7 @@ async def test_other_formats() -> None:
             headers, body = await speak(server, response_format=fmt, input=text)
             assert headers["Content-Type"] == mime
             info = soundfile.info(BytesIO(body))
-            assert info.samplerate == rate
+            assert (info.samplerate, headers["X-Audio-Sample-Rate"]) == (rate, str(rate))
             assert info.duration == pytest.approx(0.25, abs=0.1)
 
 
@@ -100,11 +100,12 @@ async def test_choices_reach_the_talker() -> None:
     talker = FakeTalker()
     async with endpoint(talker=talker) as server:
         await speak(server, seed=7, voice="lingguang", instructions="whisper", speaker_embedding=[0.5] * 192)
-        await speak(server, voice={"id": "DB30"})
+        await speak(server, voice={"id": "DB30"}, instructions={"情感": "高兴"})
         await speak(server, voice="default")
         _, body = await speak(server, max_new_tokens=4, response_format="pcm")
     first, second, third, fourth = talker.requests
     assert (first.seed, first.voice, first.instructions, first.speaker) == (7, "lingguang", "whisper", (0.5,) * 192)
+    assert second.instructions == '{"情感":"高兴"}'
     assert (second.voice, third.voice, third.speaker, third.instructions) == ("DB30", None, (), None)
     assert second.seed != third.seed
     assert (fourth.max_steps, body) == (4, pcm_of("Hell"))
@@ -141,7 +142,10 @@ async def test_speed_changes_the_length() -> None:
         ({"speed": 2, "stream": True}, "speed", "not streamed"),
         ({"max_new_tokens": 0}, "max_new_tokens", "between 1 and"),
         ({"speaker_embedding": [1.0]}, "speaker_embedding", "192 numbers, got 1"),
+        ({"speaker_embedding": [0.0] * 191 + [1e30]}, "speaker_embedding", "between -1000.0 and 1000.0"),
         ({"instructions": "x" * 1025}, "instructions", "at most 1024"),
+        ({"instructions": '{"mood": "glad"}'}, "instructions", 'no field "mood"; fields are: 序号, '),
+        ({"instructions": {"mood": "glad"}}, "instructions", 'no field "mood"'),
         ({"ref_audio": "https://example.com/a.wav"}, "ref_audio", "must be a data: URL"),
         ({"ref_audio": "data:audio/wav;base64,AAAA", "voice": "DB30"}, "ref_audio", "in place of a voice"),
         ({"ref_text": "said"}, "ref_text", "which is missing"),

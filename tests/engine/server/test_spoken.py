@@ -56,8 +56,8 @@ async def test_one_choice_has_text_and_audio() -> None:
 @on_loop
 async def test_audio_alone() -> None:
     async with endpoint(talker=FakeTalker()) as server:
-        reply = await server.chat(modalities=["audio"], audio={"format": "pcm16", "voice": "DB30"})
-        events = await streamed(server, modalities=["audio"])
+        reply = await server.chat(modalities=["audio"], audio={"format": "pcm", "voice": "DB30"})
+        events = await streamed(server, modalities=["audio"], audio={"format": "pcm"})
     message = reply["choices"][0]["message"]
     assert (message["content"], message["audio"]["transcript"]) == (None, "Hello.")
     assert b64decode(message["audio"]["data"]) == pcm_of("Hello.")
@@ -76,6 +76,17 @@ async def test_a_stream_has_the_scores_of_the_whole_answer(modalities: list[str]
     scores = [event["choices"][0]["logprobs"] or {"content": []} for event in events]
     assert [entry for score in scores for entry in score["content"]] == whole
     assert len(whole) == len("Hello.") + 1
+
+
+@pytest.mark.parametrize(("fmt", "rate"), [("pcm16", RATE_HZ), ("wav", RATE_HZ), ("opus", 48_000)])
+@on_loop
+async def test_a_whole_answer_tells_the_rate_of_its_speech(fmt: str, rate: int) -> None:
+    async with endpoint(talker=FakeTalker()) as server:
+        body = chat_body(modalities=BOTH, audio={"format": fmt})
+        async with server.session.post(server.url + ROUTE, json=body) as response:
+            assert response.headers["X-Audio-Sample-Rate"] == str(rate)
+        async with server.session.post(server.url + ROUTE, json=chat_body()) as response:
+            assert "X-Audio-Sample-Rate" not in response.headers
 
 
 @on_loop

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from engine.inputs.instructions import CAPTION_FIELDS
 from engine.stages.captions import STYLE, caption
 
 
@@ -25,7 +26,7 @@ def test_text_stays_readable() -> None:
 def test_background_sound_reorders_the_item() -> None:
     plain = ["序号", "说话人", "方言", "风格", "语速", "基频", "音量", "情感", "BGM", "IP"]
     with_sound = ["序号", "说话人", "BGM", "情感", "方言", "风格", "语速", "基频", "音量", "IP"]
-    assert list(item({})) == list(item({"BGM": {"SNR": None}})) == plain
+    assert list(item({})) == list(item({"BGM": {"SNR": None}})) == list(CAPTION_FIELDS) == plain
     assert list(item({"BGM": {"SNR": 0.0}})) == with_sound
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def spoken(request: SpeechRequest, text: str, num_slots: int = 2) -> list[Speech
     return run(loop)[request.id]
 
 
+def assert_same_sound(first: list[SpeechOutput], second: list[SpeechOutput]) -> None:
+    """Up to the rounding of another batch shape."""
+    a, b = (np.frombuffer(pcm(outputs), "<i2").astype(int) for outputs in (first, second))
+    assert len(a) == len(b)
+    assert np.abs(a - b).max() <= 4
+
+
 def test_samples_are_those_of_speaking_without_a_server() -> None:
     outputs = spoken(SpeechRequest(1, seed=3), TEXT)
     front_end = make_front_end()
@@ -79,10 +87,7 @@ def test_several_at_once_and_more_than_there_are_slots() -> None:
     outputs = run(loop)
     for number in (1, 2, 3):
         assert outputs[number][-1].finish is SpeechFinish.STOP
-    alone = np.frombuffer(pcm(spoken(SpeechRequest(3, seed=3), TEXT)), "<i2").astype(int)
-    shared = np.frombuffer(pcm(outputs[3]), "<i2").astype(int)
-    assert len(alone) == len(shared)
-    assert np.abs(alone - shared).max() <= 4  # rounding of another batch shape
+    assert_same_sound(outputs[3], spoken(SpeechRequest(3, seed=3), TEXT))
     assert (loop.stats().num_open, loop.stats().num_free_slots) == (0, 2)
 
 
@@ -144,10 +149,34 @@ def test_who_speaks() -> None:
     assert CAST.speaker(SpeechRequest(1)).voice == Voice()
 
 
+@pytest.mark.parametrize("max_steps", [None, 1])
+def test_samples_that_are_no_numbers_are_an_error_of_that_request_alone(max_steps: int | None) -> None:
+    loop = SpeechLoop(CAST, 2)
+    loop.open(SpeechRequest(1, speaker=(math.nan,) * 192, max_steps=max_steps))
+    loop.open(SpeechRequest(2, seed=2))
+    for number in (1, 2):
+        loop.say(number, TEXT, last=True)
+    outputs = run(loop)
+    assert pcm(outputs[1]) == b""
+    assert outputs[1][-1].finish is SpeechFinish.REFUSED
+    assert "overflow" in (outputs[1][-1].error or "")
+    assert_same_sound(outputs[2], spoken(SpeechRequest(2, seed=2), TEXT))
+    assert loop.stats().num_free_slots == 2
+
+
 def test_instructions() -> None:
     assert read_instructions("slowly") == caption({STYLE: "slowly"})
     assert read_instructions('{"情感": "高兴"}') == caption({"情感": "高兴"})
-    assert read_instructions("[1]") == caption({STYLE: "[1]"})
+    assert read_instructions("{}") == caption({})
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["[1]", "{slowly}", "[" * 1024, '{"BGM":' * 146, '{"BGM":' + "[" * 500 + "]" * 500 + "}", r'{"情感": "\ud800"}'],
+)
+def test_instructions_that_are_no_caption_are_words(words: str) -> None:
+    assert read_instructions(words) == caption({STYLE: words})
+    byte_encoder().encode(read_instructions(words))
 
 
 @pytest.mark.parametrize("place", ["talker/data", "data"])

@@ -57,6 +57,14 @@ def latents(patches: Sequence[Patch]) -> Tensor:
     return torch.cat([patch.latents for patch in patches])
 
 
+def test_a_slot_forgets_numbers_that_are_none() -> None:
+    batch = TalkerBatch(MODEL.talker, 1)
+    broken = segment(1)
+    run(batch, [(0, replace(broken, prompt=torch.full_like(broken.prompt, math.nan), max_patches=2))])
+    (patches,) = run(batch, [(0, segment(0))])
+    assert torch.equal(latents(patches), latents(alone(0)))
+
+
 def alone(index: int) -> list[Patch]:
     return run(TalkerBatch(MODEL.talker, 1), [(0, segment(index))])[0]
 
