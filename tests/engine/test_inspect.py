@@ -35,6 +35,7 @@ def edit_index(snapshot: Path, remove: Sequence[str] = (), add: Sequence[str] = 
     index.write_text(json.dumps({"weight_map": weight_map}))
 
 
+@pytest.mark.slow
 def test_released_size(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(snapshot), "--tp", "2", "--memory", "141", "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -47,6 +48,7 @@ def test_released_size(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert found["fits"] is True
 
 
+@pytest.mark.slow
 def test_one_device_does_not_hold_it(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = released_config()
     tree["llm_config"]["shiny"] = 1
@@ -58,6 +60,7 @@ def test_one_device_does_not_hold_it(snapshot: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(("quant", "memory", "least_gb", "most_gb"), [("fp8", "139", 104, 109), ("int4", "78", 56, 60)])
+@pytest.mark.slow
 def test_one_device_holds_it_packed(
     snapshot: Path, capsys: pytest.CaptureFixture[str], quant: str, memory: str, least_gb: float, most_gb: float
 ) -> None:

@@ -214,6 +214,7 @@ def test_processes_may_write_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [paths[0]], "nothing may be left aside"
 
 
+@pytest.mark.slow
 def test_only_a_damaged_snapshot_is_written_again(tmp_path: Path) -> None:
     path = tiny.ensure_snapshot(tmp_path)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}

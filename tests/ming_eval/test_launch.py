@@ -46,6 +46,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_engine_is_ready_inside_the_block_and_gone_after_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MING_API_KEY", "not for the bundled engine")
     said: list[str] = []

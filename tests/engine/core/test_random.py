@@ -182,6 +182,7 @@ SIZES = st.sampled_from([(100, 64), (100, 7), (10, 64), (6, 5)])  # blocks, toke
 
 @settings(deadline=None, max_examples=100)
 @given(overlap=st.booleans(), prefix_cache=st.booleans(), size=SIZES, operations=OPERATIONS)
+@pytest.mark.slow
 def test_each_request_ends_once_with_the_tokens_it_gets_alone(
     overlap: bool, prefix_cache: bool, size: tuple[int, int], operations: list[Submit | Abort | Run]
 ) -> None:

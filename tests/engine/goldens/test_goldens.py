@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "goldens" / "understanding"
 
 
 @pytest.mark.parametrize("case", sorted(p.name for p in FOLDER.iterdir() if p.is_dir()))
+@pytest.mark.slow
 def test_case_passes(case: str) -> None:
     result = run_case(FOLDER / case)
     assert [(c.name, c.detail) for c in result.checks if not c.ok] == []

@@ -29,6 +29,7 @@ def test_isolated_rendering_gives_the_same() -> None:
     assert render_isolated(template, [{"content": "你好\n"}], 30.0, add_generation_prompt=True) == "你好\n!"
 
 
+@pytest.mark.slow
 def test_endless_template_is_stopped() -> None:
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(subprocess.TimeoutExpired):

@@ -34,6 +34,7 @@ def test_one_warning_where_it_differs(caplog: pytest.LogCaptureFixture) -> None:
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 0.5 s"),
     ],
 )
+@pytest.mark.slow
 def test_one_warning_where_it_does_not_render(
     template: str, reason: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from engine.kernels.gumbel import gumbel_draw
@@ -33,6 +34,7 @@ def test_uniform_numbers() -> None:
     assert abs(float(spread.mean()) - 0.5) < 0.012  # 4 standard errors
 
 
+@pytest.mark.slow
 def test_noise_draws_a_rare_token_as_often_as_it_is_probable() -> None:
     """One token of 4,096 with probability 2 ** -6, the others sharing the rest: 4 standard deviations of 6,000."""
     logits = torch.zeros(1, 4096)

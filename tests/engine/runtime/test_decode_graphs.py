@@ -51,6 +51,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_static_steps_equal_ordinary_ones(tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]) -> None:
     assert tokens(static_loop(tiny_model, [4, 12]), REQUESTS) == ordinary
     assert len(steps) > 8
@@ -66,6 +67,7 @@ def test_larger_batches_than_prepared_take_the_ordinary_path(
     assert max(steps) <= 3
 
 
+@pytest.mark.slow
 def test_tables_follow_preemption(tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]) -> None:
     loop = static_loop(tiny_model, [2, 16], kv_tokens=160, block_size=4, max_model_len=128)
     assert tokens(loop, REQUESTS) == ordinary

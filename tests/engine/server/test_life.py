@@ -348,6 +348,7 @@ async def test_outputs_that_pile_up_unread_end_the_request(monkeypatch: pytest.M
 
 
 @on_loop
+@pytest.mark.slow
 async def test_whole_answer_that_is_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after the server has done its part and closes the connection."""
     monkeypatch.setattr(http, "UNREAD_S", 0.2)

@@ -64,6 +64,7 @@ def test_samples_are_those_of_speaking_without_a_server() -> None:
     assert sum(output.num_prompt_tokens for output in outputs) == sum(map(len, segments))
 
 
+@pytest.mark.slow
 def test_text_in_pieces_sounds_like_text_at_once() -> None:
     loop = SpeechLoop(CAST, 1)
     loop.open(SpeechRequest(1, seed=3))
@@ -76,6 +77,7 @@ def test_text_in_pieces_sounds_like_text_at_once() -> None:
     assert pcm(heard + run(loop)[1]) == pcm(spoken(SpeechRequest(1, seed=3), TEXT))
 
 
+@pytest.mark.slow
 def test_several_at_once_and_more_than_there_are_slots() -> None:
     loop = SpeechLoop(CAST, 2)
     for number in (1, 2, 3):
@@ -103,6 +105,7 @@ def test_an_aborted_utterance_frees_its_slot() -> None:
     assert not loop.has_work
 
 
+@pytest.mark.slow
 def test_the_limit_on_steps_counts_over_segments() -> None:
     unlimited = sum(output.num_steps for output in spoken(SpeechRequest(1), TEXT))
     outputs = spoken(SpeechRequest(1, max_steps=unlimited - 1), TEXT)
@@ -150,6 +153,7 @@ def test_who_speaks() -> None:
 
 
 @pytest.mark.parametrize("max_steps", [None, 1])
+@pytest.mark.slow
 def test_samples_that_are_no_numbers_are_an_error_of_that_request_alone(max_steps: int | None) -> None:
     loop = SpeechLoop(CAST, 2)
     loop.open(SpeechRequest(1, speaker=(math.nan,) * 192, max_steps=max_steps))

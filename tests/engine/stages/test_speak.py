@@ -29,6 +29,7 @@ def spoken(speaker: Speaker, texts: list[str]) -> np.ndarray:
     return np.concatenate(list(speak(speaker, texts)))
 
 
+@pytest.mark.slow
 def test_segments_follow_each_other_and_do_not_depend_on_each_other() -> None:
     speaker = Speaker(MODEL, byte_encoder(), seed=3)
     both = spoken(speaker, TEXTS)
@@ -127,6 +128,7 @@ def test_a_voice_is_its_mean_unless_noise_is_given() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "num_patches"), [(0.0005, 1), (0.1, 1), (0.16, 1), (0.17, 2), (60, 375)])
+@pytest.mark.slow
 def test_clips_of_any_length(seconds: float, num_patches: int) -> None:
     voice = make_voice(MODEL, clip=clip(max(1, int(seconds * 2400))), transcript="said")
     assert voice.num_prompt_patches == num_patches

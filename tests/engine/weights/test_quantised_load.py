@@ -56,6 +56,7 @@ def test_what_is_packed_and_what_is_not(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.slow
 def test_ranks_hold_shares_of_the_same_packed_model(tiny_model: Path, size: int) -> None:
     whole, ranks = load(tiny_model), [load(tiny_model, rank, size) for rank in range(size)]
     layer = "model.layers.2."
@@ -122,6 +123,7 @@ def load_drawn(path: Path, rank: int, size: int) -> Ming:
     return load_model(cfg, source, TensorParallel(rank, size), cpu, torch.float32, "int4")
 
 
+@pytest.mark.slow
 def test_int4_packs_the_experts_alone_and_alike_on_all_ranks(wide_model: Path) -> None:
     whole, ranks = load_drawn(wide_model, 0, 1), [load_drawn(wide_model, rank, 2) for rank in range(2)]
     formats = {name: m.format for name, m in whole.named_modules() if isinstance(m, QuantisedWeight)}
@@ -134,6 +136,7 @@ def test_int4_packs_the_experts_alone_and_alike_on_all_ranks(wide_model: Path) -
     assert packed.value.num_bytes * 8 == packed.shape.numel() * (4 + 16 / 128)  # half a byte and its share of a scale
 
 
+@pytest.mark.slow
 def test_error_of_int4_lies_above_that_of_fp8(wide_model: Path) -> None:
     def measured(quant: Quant) -> quant_error.QuantError:
         config = EngineConfig(model=str(wide_model), device="cpu", load_format="generated", quant=quant)

@@ -230,6 +230,7 @@ def test_connection_that_the_server_closed_while_idle_is_reopened(loop: str) -> 
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.slow
 def test_close_that_came_while_nobody_looked_is_noticed(loop: str) -> None:
     """The client's loop is busy elsewhere when the server closes; the next request must not fall into the hole."""
 
@@ -334,6 +335,7 @@ def test_unknown_host_is_one_line() -> None:
         run(play())
 
 
+@pytest.mark.slow
 def test_server_that_never_finishes_the_handshake_is_given_up() -> None:
     async def play(port: int) -> None:
         async with Client(Target.at(f"https://127.0.0.1:{port}"), connections=1, timeouts=QUICK):

@@ -98,6 +98,7 @@ def test_total_limit_ends_a_stream_that_keeps_going() -> None:
     assert exchange.has_output()
 
 
+@pytest.mark.slow
 def test_whole_reply_is_held_to_the_total_limit_alone() -> None:
     assert exchange_with(Script(first_s=0.7), ask(stream=False)).failure is None  # above first_s and idle_s
 

@@ -67,6 +67,7 @@ def test_figures_per_gpu_and_price(tmp_path: Path) -> None:
     assert "## Per GPU and per price" in (folder / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_note_is_kept_with_the_run(tmp_path: Path) -> None:
     with FakeServer.in_thread(Script()) as server:
         sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "1", *LOAD, "--note", "serve x --tp 4")

@@ -35,6 +35,7 @@ def test_the_first_request_is_the_one_that_is_sent_first(tmp_path: Path) -> None
     assert shown == sent.body
 
 
+@pytest.mark.slow
 def test_a_closed_loop_has_a_time_once_the_server_was_measured(tmp_path: Path) -> None:
     """Requests of 4 tokens took some time at one in flight; 8 of 8 tokens at two in flight: 4 waves of twice that."""
     with FakeServer.in_thread(Script(first_s=0.01, gap_s=0.005)) as server:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from ming_eval.cli import app
@@ -48,6 +49,7 @@ def test_an_unknown_option_in_a_file_is_exit_code_2(tmp_path: Path) -> None:
     assert "did you mean concurrency" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_rerun_asks_the_same_bytes_and_says_so(tmp_path: Path) -> None:
     with FakeServer.in_thread(FAST) as server:
         load = ("--concurrency", "1,2", "--requests", "3", "--max-tokens", "4", "--seed", "5")
@@ -66,6 +68,7 @@ def test_a_rerun_asks_the_same_bytes_and_says_so(tmp_path: Path) -> None:
     assert len(line["request_sha256"]) == len(sha256().hexdigest())
 
 
+@pytest.mark.slow
 def test_a_rerun_that_asks_something_else_is_exit_code_1(tmp_path: Path) -> None:
     with FakeServer.in_thread(FAST) as server:
         load = ("--concurrency", "1", "--requests", "3", "--max-tokens", "4", "--warmup", "0")

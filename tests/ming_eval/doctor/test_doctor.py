@@ -86,6 +86,7 @@ def test_a_reply_without_finish_reason_would_not_count() -> None:
     assert (code, found(seen, "finish reason")[0]) == (1, "missing")
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_takes_no_longer_than_allowed() -> None:
     started_s = time.monotonic()
     code, seen = examine(Script(fault=Fault.NO_ANSWER), "--timeout", "0.3", "--max-time", "5")
@@ -94,6 +95,7 @@ def test_a_server_that_never_answers_takes_no_longer_than_allowed() -> None:
     assert time.monotonic() - started_s < 15
 
 
+@pytest.mark.slow
 def test_what_there_was_no_time_for_is_unseen() -> None:
     code, seen = examine(Script(gap_s=0.05), "--max-time", "2")
     assert code == 0

@@ -76,6 +76,7 @@ def test_a_known_true_score(tmp_path: Path, concurrency: int) -> None:
     assert not result_of(plan, run(plan, the_hundred(), tmp_path / "suite")[0], max_error_rate=0.04).complete
 
 
+@pytest.mark.slow
 def test_every_kind_of_trouble_at_once(tmp_path: Path) -> None:
     acts: list[tuple[Sequence[Act], Outcome, str | None]] = [
         ((Say("A"),), Outcome.CORRECT, None),

@@ -25,6 +25,7 @@ def ids(strata: str | None = "shelf", **options: int | None) -> list[str]:
     return [item.id for item in select(ITEMS, strata=strata, **(plain | options))]
 
 
+@pytest.mark.slow
 def test_a_seed_selects_the_same_ids_everywhere() -> None:
     """Another interpreter must find the same, whatever its hash seed."""
     assert ids(per_group=2) == CHOSEN_OF_SEED_7

@@ -31,6 +31,7 @@ def lengths_of(vocabulary: Vocabulary, num_tokens: int) -> list[int]:
     return [count_tokens(vocabulary.text(num_tokens, random.Random(i))) for i in range(50)]
 
 
+@pytest.mark.slow
 def test_by_the_servers_tokenizer_lengths_are_exact() -> None:
     vocabulary = find(FakeServer(tokenizes=True))
     assert (vocabulary.source, vocabulary.tokens_per_word) == (LengthSource.SERVER, 1.0)

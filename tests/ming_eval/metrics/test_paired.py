@@ -74,6 +74,7 @@ def test_too_few_pairs() -> None:
     assert (single.value, single.low, single.high, single.p) == (-1.0, None, None, None)
 
 
+@pytest.mark.slow
 def test_a_paired_bootstrap_agrees_with_scipy() -> None:
     """Word error rates of two systems on the same utterances, resampled together."""
     stats = pytest.importorskip("scipy.stats")
