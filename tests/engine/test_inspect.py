@@ -74,6 +74,7 @@ def test_one_device_holds_it_packed(
 
 
 @pytest.mark.parametrize("absent", [(), (POSITIONS,)], ids=["whole", "without its analytic table"])
+@pytest.mark.slow
 def test_verify_accepts_the_release(
     snapshot: Path, capsys: pytest.CaptureFixture[str], absent: tuple[str, ...]
 ) -> None:
@@ -82,6 +83,7 @@ def test_verify_accepts_the_release(
     assert f"{NUM_TENSORS - len(absent)} tensors fill the model exactly" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_verify_names_what_is_missing_and_what_is_too_much(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = [
         "audio.blocks.3.attn.key.weight",
@@ -118,6 +120,7 @@ def test_verify_reads_headers_where_files_are_here(tmp_path: Path, capsys: pytes
     assert "cannot be read as safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verify_wants_all_files_or_none(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (snapshot / "model-00001-of-00042.safetensors").touch()
     assert main(["verify", str(snapshot)]) == 1

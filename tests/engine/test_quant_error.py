@@ -30,6 +30,7 @@ def test_errors_of_the_tiny_model(tiny_model: Path) -> None:
     assert found.as_json()["layers"][3]["layer"] == 3
 
 
+@pytest.mark.slow
 def test_without_packing_error_there_is_none(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both models on the numbers that are packed: whatever is left would be the report's own mistake."""
     copy = quant_error._copy
@@ -52,6 +53,7 @@ def test_nothing_packed_is_nothing_to_measure(tiny_model: Path) -> None:
         quant_error.measure(config(tiny_model, "none"))
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_and_writes_it(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_the_vocabulary_fits_its_corpus(snapshot: Path) -> None:
     assert len(set(ids)) > 1000
 
 
+@pytest.mark.slow
 def test_the_talker_loads_and_speaks(snapshot: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         model = load_speech(snapshot / "talker", torch.device("cpu"))

@@ -95,6 +95,7 @@ async def refused() -> None:
     raise TargetError("cannot connect")
 
 
+@pytest.mark.slow
 def test_an_error_is_the_engines_death_only_if_the_engine_is_dead(folder: Path) -> None:
     async def main() -> None:
         server = BundledServer([], folder / "engine.log")

@@ -113,6 +113,7 @@ def test_the_shortest_clip() -> None:
     assert (frames.shape, num_tokens) == ((1, 128), 1)
 
 
+@pytest.mark.slow
 def test_the_longest_clip() -> None:
     rate = 8_000
     frames, num_tokens = preprocess_audio(np.zeros(300 * rate, np.float32), rate, CONFIG)

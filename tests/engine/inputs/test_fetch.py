@@ -320,6 +320,7 @@ def test_the_largest_file_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_from(picture).parts == (b"pixels",)
 
 
+@pytest.mark.slow
 def test_slow_servers_end_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "TOTAL_LIMIT_S", 0.3)
 

@@ -164,6 +164,7 @@ def test_random_bytes_are_refused(kind: str, magic: bytes, tail: bytes) -> None:
 
 @FUZZ
 @given(data=st.data(), kind=st.sampled_from(sorted(SEEDS)))
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read(data: st.DataObject, kind: str) -> None:
     file = bytearray(data.draw(st.sampled_from(SEEDS[kind])))
     for _ in range(data.draw(st.integers(1, 4))):

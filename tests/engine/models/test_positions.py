@@ -114,6 +114,7 @@ def grids_in(prompt: Sequence[Segment], kind: str) -> list[Grid]:
 
 @settings(deadline=None)
 @given(prompts)
+@pytest.mark.slow
 def test_spans_and_ids_both_give_what_counting_gives(prompt: list[Segment]) -> None:
     ids = render(prompt)
     want = count_token_by_token(prompt)

@@ -58,6 +58,7 @@ def test_static_steps_equal_ordinary_ones(tiny_model: Path, ordinary: dict[int, 
     assert 4 < max(steps) < 12  # padded
 
 
+@pytest.mark.slow
 def test_larger_batches_than_prepared_take_the_ordinary_path(
     tiny_model: Path, ordinary: dict[int, list[int]], steps: list[int]
 ) -> None:

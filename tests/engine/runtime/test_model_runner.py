@@ -33,17 +33,20 @@ def test_the_model_says_different_things(alone: dict[int, list[int]]) -> None:
 
 
 @pytest.mark.parametrize("requests", [TEXT, MEDIA, TEXT + MEDIA], ids=["text", "media", "mixed"])
+@pytest.mark.slow
 def test_batched_equals_alone(tiny_model: Path, alone: dict[int, list[int]], requests: list[GenerationRequest]) -> None:
     loop = make_loop(tiny_model, kv_tokens=4000)  # an engine that has not yet seen the media
     assert tokens(loop, requests) == {r.id: alone[r.id] for r in requests}
 
 
 @pytest.mark.parametrize("step_tokens", [4, 13])
+@pytest.mark.slow
 def test_chunked_prefill_equals_whole(tiny_model: Path, alone: dict[int, list[int]], step_tokens: int) -> None:
     found = tokens(make_loop(tiny_model, step_tokens=step_tokens, step_requests=3), TEXT + MEDIA)
     assert found == alone
 
 
+@pytest.mark.slow
 def test_preempted_equals_not_preempted(tiny_model: Path, alone: dict[int, list[int]]) -> None:
     loop = make_loop(tiny_model, kv_tokens=160, block_size=4, max_model_len=128)
     found = tokens(loop, TEXT + MEDIA)
@@ -52,6 +55,7 @@ def test_preempted_equals_not_preempted(tiny_model: Path, alone: dict[int, list[
     assert loop.stats().num_free_blocks == loop.stats().num_blocks
 
 
+@pytest.mark.slow
 def test_prefix_cache_changes_nothing(tiny_model: Path, alone: dict[int, list[int]]) -> None:
     loop = make_loop(tiny_model, block_size=4)
     again = [GenerationRequest(r.id + 100, r.prompt_ids, r.sampling, r.media) for r in TEXT + MEDIA]
@@ -67,6 +71,7 @@ def test_media_changes_the_answer(tiny_model: Path, alone: dict[int, list[int]])
     assert tokens(make_loop(tiny_model), [without])[90] != alone[request.id]
 
 
+@pytest.mark.slow
 def test_seeded_sampling_is_the_same_in_any_batch(tiny_model: Path) -> None:
     drawn = [text_request(i, 9, seed=i, temperature=1.0) for i in range(1, 5)]
     together = tokens(make_loop(tiny_model), drawn)
@@ -106,6 +111,7 @@ def test_stop_token_ends_with_its_id(tiny_model: Path) -> None:
     assert loop.stats().generation_tokens == len(plain) + first + 1
 
 
+@pytest.mark.slow
 def test_an_encode_under_way_holds_up_nobody(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text request that arrives while the only other one waits for its image is served, and an abort taken."""
     encoded = threading.Event()
@@ -133,6 +139,7 @@ def test_an_encode_under_way_holds_up_nobody(tiny_model: Path, monkeypatch: pyte
     assert ended[2:] == [MEDIA[2].id]
 
 
+@pytest.mark.slow
 def test_padded_clips_hear_each_other(tiny_model: Path, alone: dict[int, list[int]]) -> None:
     """MEDIA[1] has a clip of 40 and one of 9 frames: padded together as released, the short one sounds different."""
     padded = make_loop(tiny_model, audio_batching="padded")

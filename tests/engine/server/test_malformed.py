@@ -60,6 +60,7 @@ def plan_or_refuse(route: str, body: bytes) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
+@pytest.mark.slow
 def test_any_values_in_known_fields(route: str, data: st.DataObject) -> None:
     _, kind, base = ROUTES[route]
     names = st.sampled_from(kind.__struct_fields__)

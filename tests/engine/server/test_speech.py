@@ -44,6 +44,7 @@ async def test_a_wav_file_by_default_byte_for_byte_what_the_talker_made() -> Non
 
 
 @on_loop
+@pytest.mark.slow
 async def test_other_formats() -> None:
     text = "abcdefgh" * 500  # a quarter of a second
     async with endpoint(talker=FakeTalker()) as server:

@@ -53,6 +53,7 @@ def assert_same_sound(first: list[SpeechOutput], second: list[SpeechOutput]) -> 
     assert np.abs(a - b).max() <= 4
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_speaking_without_a_server() -> None:
     outputs = spoken(SpeechRequest(1, seed=3), TEXT)
     front_end = make_front_end()
@@ -126,6 +127,7 @@ def test_a_prompt_that_does_not_fit_is_refused() -> None:
     assert "tokens, at most" in str(outputs[-1].error)
 
 
+@pytest.mark.slow
 def test_long_texts_end() -> None:
     text = "今天天气很好" * 100
     loop = SpeechLoop(CAST, 1)

@@ -59,6 +59,7 @@ def test_joined_projections_are_views_of_one_tensor() -> None:
     torch.testing.assert_close(attention.qkv(x)[..., -2 * width : -width], before[..., -2 * width : -width] + 1)
 
 
+@pytest.mark.slow
 def test_generated_weights_speak_and_do_not_stop() -> None:
     model = generate_model(tiny_config(), CPU, torch.float32)
     assert float(model.talker.stop_head.bias[1]) == NEVER_STOPS

@@ -46,6 +46,7 @@ def test_nothing_to_say_is_no_audio() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_stream_equals_decoding_at_once() -> None:
     """Patch by patch through stream and silence, or all latents at once and trimmed."""
     speaker = Speaker(MODEL, byte_encoder(), seed=5)

@@ -37,6 +37,7 @@ def load(path: Path, rank: int, size: int) -> Ming:
     return load_model(cfg, open_generated(path), TensorParallel(rank, size), CPU, torch.float32)
 
 
+@pytest.mark.slow
 def test_it_has_every_tensor_of_the_release(geometry: Path) -> None:
     shapes = open_generated(geometry).shapes
     analytic = "audio.positional_embedding"  # [15000, 1280], which the engine computes
@@ -55,6 +56,7 @@ def test_scales_follow_the_kind_of_tensor() -> None:
     assert torch.equal(weight, draw("x.proj.weight", (512, 256), 0, CPU, torch.float32))
 
 
+@pytest.mark.slow
 def test_ranks_hold_shares_of_one_model(tiny_model: Path) -> None:
     whole, second = load(tiny_model, 0, 1), load(tiny_model, 1, 2)
     mine, other = whole.model.layers[1].mlp, second.model.layers[1].mlp
@@ -64,6 +66,7 @@ def test_ranks_hold_shares_of_one_model(tiny_model: Path) -> None:
     assert torch.equal(mine.experts.w2.chunk(2, dim=2)[1], other.experts.w2)
 
 
+@pytest.mark.slow
 def test_every_id_below_the_unused_rows_has_a_spelling(geometry: Path) -> None:
     """A drawn model says any id, and a stream without text would have no first token."""
     tokenizer = Tokenizer.load(geometry)

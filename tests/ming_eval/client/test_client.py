@@ -375,6 +375,7 @@ def test_certificate_that_nobody_vouches_for_is_refused() -> None:
 
 
 @pytest.mark.parametrize("is_stamped", [True, False])
+@pytest.mark.slow
 def test_upload_time_ends_when_the_kernel_has_taken_the_last_byte(
     is_stamped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

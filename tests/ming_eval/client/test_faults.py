@@ -65,6 +65,7 @@ def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, 
         (Script(finish_reason="abort"), Failure.INBAND_ERROR, "'abort'"),
     ],
 )
+@pytest.mark.slow
 def test_failure_has_a_class_and_says_why(script: Script, failure: Failure, error: str) -> None:
     exchange = exchange_with(script)
     assert exchange.failure is failure
@@ -91,6 +92,7 @@ def test_tokens_before_the_fault_are_kept() -> None:
     assert exchange.http_status == 200
 
 
+@pytest.mark.slow
 def test_total_limit_ends_a_stream_that_keeps_going() -> None:
     limits = Timeouts(first_s=5, idle_s=5, total_s=0.3)
     exchange = exchange_with(Script(num_tokens=1000, gap_s=0.02), timeouts=limits)
@@ -103,6 +105,7 @@ def test_whole_reply_is_held_to_the_total_limit_alone() -> None:
     assert exchange_with(Script(first_s=0.7), ask(stream=False)).failure is None  # above first_s and idle_s
 
 
+@pytest.mark.slow
 def test_comments_do_not_count_as_progress() -> None:
     exchange = exchange_with(Script(comment="ping", fault=Fault.ROLE_ONLY))
     assert exchange.failure is Failure.TIMEOUT_FIRST

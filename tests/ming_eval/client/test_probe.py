@@ -84,6 +84,7 @@ def test_version_and_metrics_are_none_where_there_is_no_such_route() -> None:
     assert run(play()) == ("fake 1.0", None)
 
 
+@pytest.mark.slow
 def test_wait_healthy_returns_when_the_server_is_ready() -> None:
     async def play() -> int:
         async with FakeServer(health_status=503) as server:

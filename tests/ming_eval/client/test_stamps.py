@@ -59,6 +59,7 @@ def test_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_linux
+@pytest.mark.slow
 def test_a_blocked_client_sees_how_long_bytes_lay_in_the_kernel() -> None:
     """The server is a thread of its own: what it sends while the client sleeps waits for the client."""
     with FakeServer.in_thread(Script(gap_s=0.01)) as server:

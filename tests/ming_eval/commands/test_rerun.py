@@ -25,6 +25,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_options_from_a_file_give_way_to_the_command_line(tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     with FakeServer.in_thread(FAST) as server:

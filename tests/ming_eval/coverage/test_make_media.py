@@ -87,6 +87,7 @@ def test_png_files_are_made_again(name: str) -> None:
     assert np.array_equal(pixels(BytesIO(made)), pixels(FOLDER / name))
 
 
+@pytest.mark.slow
 def test_the_script_writes_all_of_it(tmp_path: Path) -> None:
     make_media.make(tmp_path / "media")
     assert {path.name for path in (tmp_path / "media").iterdir()} == {*FILES, make_media.INDEX}

@@ -34,6 +34,7 @@ def lost(diagnosis: dict[str, Any]) -> str:
     return "\n".join(diagnosis["not_measurable"])
 
 
+@pytest.mark.slow
 def test_a_good_server_says_what_it_is() -> None:
     card = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 2048}]}
     metrics = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"

@@ -199,6 +199,7 @@ def test_csv_in_the_columns_of_the_hub(tmp_path: Path) -> None:
         load(columns_suite(tmp_path), DataOptions(str(path)))
 
 
+@pytest.mark.slow
 def test_parquet_in_the_columns_of_the_hub(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

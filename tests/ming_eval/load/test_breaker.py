@@ -59,6 +59,7 @@ def test_a_server_that_still_listens_while_it_dies_is_away() -> None:
     assert len(asyncio.run(play()).outages) == 1
 
 
+@pytest.mark.slow
 def test_an_outage_lasts_from_the_failure_until_the_server_takes_work() -> None:
     async def play() -> tuple[Breaker, float, float]:
         server = FakeServer(connects_s=0.1, works_s=0.3)
@@ -73,6 +74,7 @@ def test_an_outage_lasts_from_the_failure_until_the_server_takes_work() -> None:
     assert breaker.lost_s == outage.end_s - outage.start_s
 
 
+@pytest.mark.slow
 def test_everybody_is_held_back_and_one_asks_for_all() -> None:
     async def play() -> tuple[list[float], float, int]:
         server = FakeServer(connects_s=0.3)
@@ -98,6 +100,7 @@ def test_everybody_is_held_back_and_one_asks_for_all() -> None:
     assert num_asked < 20
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_back_ends_the_run() -> None:
     async def play() -> None:
         server = FakeServer(connects_s=60.0)

@@ -225,6 +225,7 @@ def test_what_is_due_after_the_end_is_not_slept_for() -> None:
     assert len(ended) in (10, 11)
 
 
+@pytest.mark.slow
 def test_an_outage_moves_what_is_due() -> None:
     """The first request breaks at once and the server is away for 0.3 s: nothing is sent or due in that time."""
 
