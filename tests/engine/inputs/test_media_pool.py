@@ -73,7 +73,10 @@ def wait_until_gone(pid: int) -> None:
 
 
 def assert_same(got: Preprocessed, want: Preprocessed) -> None:
-    """Equal but for the last bits: a matrix library sums in another order with more threads than a worker has."""
+    """Equal; of sound, but for the last bits: with more threads than a worker has, a library sums in another order."""
+    if want.kind != "audio":
+        assert got == want
+        return
     assert replace(got, arrays=()) == replace(want, arrays=())
     for mine, theirs in zip(got.arrays, want.arrays, strict=True):
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
