@@ -102,16 +102,26 @@ class MediaPool:
 
     async def _run(self, slot: int, job: Job) -> Reply:
         if not self._workers[slot].alive:
+            await self._refill(slot)
+        return await self._exchange(self._workers[slot], job, self._setup.time_limit_s)
+
+    async def _refill(self, slot: int) -> None:
+        """Put a new worker in this place; one that is killed while it starts is no fault of the medium: once more."""
+        for is_last in (False, True):
             self._workers[slot].reap()
             self._workers[slot] = _Worker()
-            await self._get_ready(self._workers[slot])
-        return await self._exchange(self._workers[slot], job, self._setup.time_limit_s)
+            try:
+                return await self._get_ready(self._workers[slot])
+            except _NoStartError as error:
+                if is_last or not error.is_sudden:
+                    raise
+        return None
 
     async def _get_ready(self, worker: _Worker) -> None:
         try:
             reply = await self._exchange(worker, self._setup, START_LIMIT_S)
-        except (TimeoutError, _WorkerGoneError):
-            raise ConfigError("a media worker does not start; its output above says why") from None
+        except (TimeoutError, _WorkerGoneError) as error:
+            raise _NoStartError(is_sudden=isinstance(error, _WorkerGoneError)) from None
         if reply.message:
             raise ConfigError(reply.message)
 
@@ -123,6 +133,14 @@ class MediaPool:
         except BaseException:
             worker.kill()
             raise
+
+
+class _NoStartError(ConfigError):
+    """A worker ended before it was ready (suddenly), or did not get ready in time."""
+
+    def __init__(self, *, is_sudden: bool) -> None:
+        super().__init__("a media worker does not start; its output above says why")
+        self.is_sudden = is_sudden
 
 
 class _WorkerGoneError(EngineError):

@@ -191,6 +191,22 @@ def test_a_worker_that_died_idle_costs_nobody_a_request() -> None:
 
 
 @linux
+def test_a_worker_that_is_killed_while_it_starts_is_started_again() -> None:
+    async def test(workers: MediaPool) -> None:
+        [first] = workers.pids
+        os.kill(first, signal.SIGKILL)
+        wait_until_gone(first)
+        job = asyncio.create_task(workers.preprocess("image", PNG, "image/png"))
+        while workers.pids == (first,):
+            await asyncio.sleep(0)
+        [second] = workers.pids
+        os.kill(second, signal.SIGKILL)
+        assert (await job).arrays[0].num_tokens == 4
+        assert workers.pids not in ((first,), (second,))
+
+    with_pool(test)
+
+
 def test_a_slow_worker_is_killed_at_the_time_limit() -> None:
     async def test(workers: MediaPool) -> None:
         (pid,) = workers.pids
