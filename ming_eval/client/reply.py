@@ -14,6 +14,7 @@ EventCallback = Callable[[Event], None]
 
 _MAX_ERROR_BODY_BYTES = 65_536
 _DONE = b"[DONE]"
+_ERROR = EventKind.ERROR  # looked up once: the enumeration's own look-up is slow, and there is one for each token
 # Reasons with which servers of the vLLM and SGLang families end a reply that they gave up on.
 _BROKEN_REASONS = frozenset({"error", "abort"})
 
@@ -69,17 +70,18 @@ class ReplyReader:
         if self._splitter is None:
             self._keep(body)
             return
+        add, dialect = self._add, self._dialect
         try:
             for name, data in self._splitter.feed(body):
                 if self._is_done:
                     return
                 if data == _DONE:
                     self._is_done = True
-                    self._add([Event(EventKind.DONE, now_s)])
+                    add([Event(EventKind.DONE, now_s)])
                 elif name == "error":
                     raise ReplyError(Failure.INBAND_ERROR, wire.error_text(data))
                 elif data:  # an empty event keeps a connection alive
-                    self._add(wire.decode_chunk(data, now_s, self._dialect))
+                    add(wire.decode_chunk(data, now_s, dialect))
         except wire.WireError as exc:
             raise ReplyError(Failure.MALFORMED, f"malformed event: {exc}") from exc
 
@@ -141,7 +143,7 @@ class ReplyReader:
         if self._on_event is not None:
             for event in events:
                 self._on_event(event)
-        if events and events[-1].kind is EventKind.ERROR:
+        if events and events[-1].kind is _ERROR:
             raise ReplyError(Failure.INBAND_ERROR, events[-1].text)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _BOM = b"\xef\xbb\xbf"
+# Integers, because looking for one in bytes is several times faster than looking for a string of one byte.
+_CR, _LF = b"\r\n"
 
 
 class EventSplitter:
@@ -21,9 +23,12 @@ class EventSplitter:
 
         Plain tuples, because making an object per event would cost as much as finding it.
         """
-        if b"\r" in data or self._skip_newline:
+        if _CR in data or self._skip_newline:
             data = self._normalise(data)
-        if b"\n" not in data:  # cannot complete an event: keep a large one from being copied with each piece
+        if not self._pending and (events := _one_line_events(data)):
+            self._at_start = False
+            return events
+        if _LF not in data:  # cannot complete an event: keep a large one from being copied with each piece
             self._pending.append(data)
             return []
         if self._pending:
@@ -45,6 +50,16 @@ class EventSplitter:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
+def _one_line_events(data: bytes) -> list[tuple[str, bytes]]:
+    """The events of nearly all arrivals: whole ones, each of one line; none where any is of another kind."""
+    if data[:6] != b"data: " or data[-2:] != b"\n\n":
+        return []
+    if data.find(_LF) == len(data) - 2:
+        return [("", data[6:-2])]
+    values = data[6:-2].split(b"\n\ndata: ")
+    return [("", value) for value in values] if data.count(_LF) == 2 * len(values) else []
+
+
 class LineSplitter:
     """As `EventSplitter`, for a body with one JSON value a line (NDJSON); a last line without newline is dropped."""
 
@@ -64,7 +79,7 @@ class LineSplitter:
 
 def _parse(block: bytes) -> tuple[str, bytes] | None:
     """One event from its lines; None when it holds no data (comments, a lone name)."""
-    if block.startswith(b"data: ") and b"\n" not in block:  # nearly all events
+    if block.startswith(b"data: ") and _LF not in block:  # nearly all events
         return "", block[6:]
     name = b""
     values: list[bytes] = []

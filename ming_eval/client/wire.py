@@ -190,6 +190,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Chunk)
+_TEXT = EventKind.TEXT  # the look-up in the enumeration costs more than the event
 
 
 def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
@@ -201,6 +202,8 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     if dialect.api == "generate":
         return _decode_generated(generate.decode_line, data, time_s)
     chunk = _decode(data)
+    if text := _text_alone(chunk):
+        return [Event(_TEXT, time_s, text)]
     events: list[Event] = []
     for choice in chunk.choices or ():
         if choice.delta is not None:
@@ -232,6 +235,22 @@ def decode_reply(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
         if choice.finish_reason is not None:
             events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
     return _closed(chunk, events, time_s)
+
+
+def _text_alone(chunk: _Chunk) -> str | None:
+    """The text of a chunk that holds one delta and nothing else, as nearly all do: the one thing that must be fast."""
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or chunk.usage is not None or chunk.modality is not None:
+        return None
+    if chunk.error is not None or chunk.object == "error":
+        return None
+    choice = choices[0]
+    delta = choice.delta
+    if delta is None or choice.finish_reason is not None or choice.logprobs is not None:
+        return None
+    if delta.reasoning or delta.reasoning_content or delta.tool_calls or delta.audio is not None:
+        return None
+    return delta.content
 
 
 def _decode(data: bytes) -> _Chunk:
