@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,7 @@ class Draws:
         return max(1.0, float(self.counts.shape[1]) / self.block - 1)
 
 
+@lru_cache(maxsize=2)  # most points of a comparison have the same number of requests; large draws are large
 def draw(num_requests: int, block: int, seed: int) -> Draws:
     """Circular blocks of `block` neighbours, as many as make up the sample again."""
     rng = np.random.default_rng(seed)

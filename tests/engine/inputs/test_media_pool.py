@@ -167,14 +167,14 @@ def test_broken_files_are_results_or_refusals(kind: str) -> None:
 
     async def test(workers: MediaPool) -> None:
         refused = 0
-        for seed in range(40):
+        for seed in range(16):
             try:
                 await workers.preprocess(modality, broken_file(Random(f"{kind}/{seed}"), whole), mime)
             except InvalidRequest as error:
                 refused += 1
                 assert error.code in ("invalid_media", "media_too_large", "audio_too_long")  # noqa: PT017
                 assert error.message.isprintable()  # noqa: PT017
-        assert refused > 5
+        assert refused > 2
         assert (await workers.preprocess(modality, whole, mime)).arrays
 
     with_pool(test)

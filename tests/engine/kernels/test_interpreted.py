@@ -31,7 +31,7 @@ def interpret(*command: str) -> str:
 
 
 def test_kernels_against_their_references() -> None:
-    assert " passed" in interpret("pytest", "tests/engine/kernels/device", "-p", "no:cacheprovider")
+    assert " passed" in interpret("pytest", "tests/engine/kernels/device", "-p", "no:cacheprovider", "-n", "0")
 
 
 def test_released_outputs_through_the_kernels() -> None:

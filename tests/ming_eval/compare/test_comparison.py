@@ -213,13 +213,6 @@ def _throughput_of(world: World, slowdown: float, source: np.random.Generator) -
 
 
 @pytest.mark.slow
-def test_error_rates_on_a_hundred_record_sets() -> None:
-    """A quick look; the figures proper are below."""
-    assert share_called_different(100, World(), 1.0, seed=11) <= 0.10
-    assert share_called_different(30, World(), 1.05, seed=12) >= 0.90
-
-
-@pytest.mark.slow
 def test_a_system_against_itself_is_called_different_in_at_most_6_5_percent_of_1000_record_sets() -> None:
     assert share_called_different(1_000, World(), 1.0, seed=1) <= 0.065
 
@@ -233,4 +226,4 @@ def test_five_percent_slower_is_found_in_at_least_90_percent_of_1000_record_sets
 def test_noise_that_neighbours_share_does_not_pass_for_a_difference() -> None:
     """256 requests in 32 groups of 8 that slow down together; drawn one by one, a third would be called different."""
     world = World(cv=0.05, shared_cv=0.10, num_requests=256)
-    assert share_called_different(300, world, 1.0, seed=3) <= 0.10
+    assert share_called_different(150, world, 1.0, seed=3) <= 0.10
