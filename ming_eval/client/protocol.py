@@ -95,11 +95,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._now_s = self._clock()
-        if self._reader is None:  # nothing was asked: a farewell such as 408
+        reader = self._reader
+        if reader is None:  # nothing was asked: a farewell such as 408
             self.close()
             return
-        if self._reader.exchange.first_byte_s is None:
-            self._reader.exchange.first_byte_s = self._now_s
+        if reader.exchange.first_byte_s is None:
+            reader.exchange.first_byte_s = self._now_s
         try:
             self._parser.feed_data(data)
             self._read_body()
@@ -152,14 +153,16 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self) -> None:
         """Hand on what has arrived of the body."""
-        if not self._body:
+        pieces = self._body
+        if not pieces:
             return
-        body = b"".join(self._body)
-        self._body.clear()
-        if self._reader is None:
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        reader = self._reader
+        if reader is None:
             return
         try:
-            self._reader.feed(body, self._now_s)
+            reader.feed(body, self._now_s)
         except ReplyError as exc:
             self._finish(exc)
         except BaseException as exc:

@@ -189,7 +189,7 @@ class _Chunk(msgspec.Struct, gc=False):
     message: Any = None
 
 
-_DECODER = msgspec.json.Decoder(_Chunk)
+_decode_json = msgspec.json.Decoder(_Chunk).decode
 _TEXT = EventKind.TEXT  # the look-up in the enumeration costs more than the event
 
 
@@ -201,7 +201,10 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     """
     if dialect.api == "generate":
         return _decode_generated(generate.decode_line, data, time_s)
-    chunk = _decode(data)
+    try:
+        chunk = _decode_json(data)
+    except ValueError as exc:  # bad JSON, wrong types, bad UTF-8
+        raise _unreadable(data, exc) from exc
     if text := _text_alone(chunk):
         return [Event(_TEXT, time_s, text)]
     events: list[Event] = []
@@ -255,7 +258,7 @@ def _text_alone(chunk: _Chunk) -> str | None:
 
 def _decode(data: bytes) -> _Chunk:
     try:
-        return _DECODER.decode(data)
+        return _decode_json(data)
     except ValueError as exc:  # bad JSON, wrong types, bad UTF-8
         raise _unreadable(data, exc) from exc
 
