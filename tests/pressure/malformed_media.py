@@ -61,6 +61,12 @@ _URLS = (
 )
 
 
+def media_kinds() -> list[str]:
+    """The keys of `media_files`, without a file being made."""
+    images = [f"image/{fmt}" for fmt in _IMAGES]
+    return images + [f"audio/{kind}" for kind in AUDIO_FILES] + [f"video/{kind}" for kind in VIDEO_FILES]
+
+
 @cache
 def media_files() -> dict[str, tuple[str, bytes]]:
     """(type, file) of every kind that is decoded."""

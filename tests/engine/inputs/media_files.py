@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
 from io import BytesIO
@@ -90,7 +92,7 @@ def video_file(
     """Frame k is a plain grey of level 10 k (up to 25 frames), so that a decoded frame tells its index."""
     fmt, codec, options = VIDEO_FILES[kind]
     buffer = BytesIO()
-    with av.open(buffer, "w", format=fmt) as container:
+    with _ordinary_priority(), av.open(buffer, "w", format=fmt) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -102,6 +104,15 @@ def video_file(
         if audio is not None:
             _mux_tone(container, audio, 16_000, 16_000, "fltp")
     return buffer.getvalue()
+
+
+@contextmanager
+def _ordinary_priority() -> Iterator[None]:
+    """The AV1 encoder puts the thread that calls it, where it may, before all others of the machine, for good."""
+    scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
+    yield
+    if scheduling is not None:
+        os.sched_setscheduler(0, *scheduling)
 
 
 def _mux_tone(container: Any, stream: Any, num_samples: int, rate_hz: int, fmt: str) -> None:
