@@ -111,11 +111,13 @@ class EngineLoop:
 
     def _stamped(self, output: Output, now: float) -> Output:
         times = self._times[output.request_id]
-        if times.prefilled_s is None and (output.tokens or output.finish is FinishReason.LENGTH):
+        is_first = times.prefilled_s is None and (bool(output.tokens) or output.finish is FinishReason.LENGTH)
+        if is_first:
             times.prefilled_s = now
-        if output.finish is None:
+        if output.finish is not None:
+            del self._times[output.request_id]
+        elif not is_first:
             return output
-        del self._times[output.request_id]
         return replace(output, queue_s=_queue_s(times, now), prefill_s=_prefill_s(times))
 
 

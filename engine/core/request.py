@@ -153,7 +153,7 @@ class Output:
     """News about one request. It is terminal, and the last for its request, when `finish` is set.
 
     `stop_token_id` is the id out of `stop_token_ids` that ended it. `cached_tokens` counts prompt tokens
-    taken from the prefix cache. `queue_s` and `prefill_s` come with the terminal event.
+    taken from the prefix cache. `queue_s` and `prefill_s` come with the first token and with the terminal event.
     """
 
     request_id: int

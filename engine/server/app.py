@@ -10,9 +10,10 @@ from aiohttp.typedefs import Middleware
 
 from engine.errors import InvalidRequest, Overloaded
 from engine.server.auth import host_of, is_loopback
+from engine.server.body import keeps_body_back
 from engine.server.cors import Cors
 from engine.server.errors import ApiError, as_api_error, bad_request
-from engine.server.http import SERVER_NAME
+from engine.server.http import SERVER_NAME, is_gone
 from engine.server.labels import LABEL_HEADER, request_label
 from engine.server.logs import log_requests
 from engine.server.routes import TENANT_KEY, Routes
@@ -58,20 +59,22 @@ class _Envelopes:
         try:
             return await handler(request)
         except ApiError as error:
-            return self._answer(error)
+            return self._answer(request, error)
         except (InvalidRequest, Overloaded) as error:
-            return self._answer(as_api_error(error))
+            return self._answer(request, as_api_error(error))
         except web.HTTPException as error:
-            return self._answer(_routing_error(error))
+            return self._answer(request, _routing_error(error))
         except ConnectionError:
+            if not is_gone(request):
+                raise  # it is about another connection, and no client of ours must take it for an empty answer
             log.debug("request %s: the client is gone", request_label(request))
             return web.Response()
 
-    def _answer(self, error: ApiError) -> web.Response:
+    def _answer(self, request: web.Request, error: ApiError) -> web.Response:
         self._rejected[error.code] += 1
         response = web.Response(status=error.status, body=error.envelope(), content_type="application/json")
         response.headers.update(error.headers)
-        if error.status in _UNREAD:
+        if error.status in _UNREAD or keeps_body_back(request):
             response.force_close()  # what is left of the request would be read as the next one
         return response
 
@@ -105,7 +108,10 @@ class _Guard:
     def _check_key(self, request: web.Request) -> None:
         if not self._options.keys:
             return
-        tenant = self._options.keys.tenant(request.headers.get("Authorization"))
+        sent = request.headers.getall("Authorization", [])
+        tenant = (
+            self._options.keys.tenant(sent[0]) if len(sent) == 1 else None
+        )  # of two, a proxy may have read the other
         if tenant is None:
             headers = {"WWW-Authenticate": "Bearer"}
             message = "The API key is missing or not accepted. Send it as: Authorization: Bearer KEY"

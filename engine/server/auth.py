@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from engine.errors import ConfigError
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/]+)(?::[0-9]*)?")
 
 
 class KeyRing:
@@ -53,10 +56,9 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(header: str) -> str:
-    """The host in a Host header, without its port."""
-    if header.startswith("["):
-        return header.partition("]")[0] + "]"
-    return header.partition(":")[0]
+    """The host in a Host header, without its port; empty if it is none."""
+    found = _HOST.fullmatch(header)
+    return found[1] if found else ""
 
 
 def _digest(key: str) -> bytes:

@@ -7,13 +7,14 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import TransferEncodingError
 
 from engine.server.errors import ApiError, bad_request
 
 _GZIP_WINDOW = 31  # zlib's number for the gzip container
 _PIECE_BYTES = 1 << 20
+_WAITS_KEY = web.RequestKey("waits for 100 Continue", bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ async def read_body(request: web.Request, limits: BodyLimits, hold: Callable[[in
         raise _too_large(limits.max_bytes)
     try:
         async with asyncio.timeout(limits.timeout_s):
+            await _ask_for_body(request)
             return await _read(request, limits.max_bytes, hold)
     except TimeoutError:
         message = f"The request body did not arrive within {limits.timeout_s:g} s."
@@ -46,14 +48,25 @@ async def read_body(request: web.Request, limits: BodyLimits, hold: Callable[[in
         raise bad_request(400, "invalid_value", "The request body cannot be decoded.") from None
 
 
-async def answer_expectation(request: web.Request) -> web.Response | None:
-    """Tell a client that waits for it to send its body; any other expectation is refused."""
+async def check_expectation(request: web.Request) -> web.Response | None:
+    """Refuse what is no `100-continue`; that is answered once the body is wanted, by `read_body`."""
     if request.headers["Expect"].lower() != "100-continue":
         error = bad_request(417, "invalid_value", "The only Expect that is understood is 100-continue.")
         return web.Response(status=error.status, body=error.envelope(), content_type="application/json")
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # it is no part of the answer
+    request[_WAITS_KEY] = request.version >= HttpVersion11  # older clients do not wait for anything
     return None
+
+
+def keeps_body_back(request: web.Request) -> bool:
+    """Whether the client still waits to be asked for its body: nobody knows if it comes after a refusal."""
+    return bool(request.get(_WAITS_KEY))
+
+
+async def _ask_for_body(request: web.Request) -> None:
+    if keeps_body_back(request):
+        request[_WAITS_KEY] = False
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # it is no part of the answer
 
 
 async def _read(request: web.Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:

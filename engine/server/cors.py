@@ -13,6 +13,7 @@ from engine.server.labels import LABEL_HEADER
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](?::[0-9]{1,5})?")
 _PREFLIGHT_S = 600
+_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
 _SENT = f"Authorization, Content-Type, {LABEL_HEADER}"
 _READ = f"{LABEL_HEADER}, {RATE_HEADER}, Retry-After"
 
@@ -39,12 +40,19 @@ class Cors:
         if not asks or self._origin(request) is None or not isinstance(error, web.HTTPMethodNotAllowed):
             return None
         methods = ", ".join(sorted(error.allowed_methods))
-        headers = {"Access-Control-Allow-Methods": methods, "Access-Control-Allow-Headers": _SENT}
+        headers = {"Access-Control-Allow-Methods": methods, "Access-Control-Allow-Headers": _sent(request)}
         return web.Response(status=204, headers=headers | {"Access-Control-Max-Age": str(_PREFLIGHT_S)})
 
     def _origin(self, request: web.Request) -> str | None:
         origin = request.headers.get("Origin")
         return origin if origin in self._origins else None
+
+
+def _sent(request: web.Request) -> str:
+    """The headers that a page may send: what it asks for, since clients in a browser add names of their own
+    (OpenAI's a dozen), and none of them means anything here."""
+    asked = request.headers.get("Access-Control-Request-Headers", "")
+    return asked if _NAMES.fullmatch(asked) else _SENT
 
 
 def check_origin(text: str) -> str:

@@ -138,6 +138,8 @@ class Generation:
         if output.finish in (FinishReason.ERROR, FinishReason.ABORT):
             log.error("request %s: the engine gave up: %s", self._caller.label, output.error)
             raise internal_error(self._caller.label)
+        if output.queue_s is not None:
+            sequence.timer.note_engine_times(output.queue_s, output.prefill_s)
         if output.tokens:
             sequence.timer.note_tokens(len(output.tokens))
         delta = sequence.choice.feed(output)
@@ -146,7 +148,6 @@ class Generation:
         if delta.finish is not None:
             del self._open[output.request_id]
             self._service.engine.abort((output.request_id,))  # it goes on if only a stop string ended it
-            sequence.timer.note_engine_times(output.queue_s, output.prefill_s)
             self._end(sequence, FinishReason(delta.finish))
         return [delta]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from engine.errors import InvalidRequest
+from engine.errors import EngineError, InvalidRequest, Overloaded
 from engine.inputs.decode_wire import receive_frame, send_frame
+from engine.server.errors import RETRY_AFTER_S
 from engine.server.grammar_worker import Schema, Verdict, Vocabulary
 from engine.server.structured import explain, too_slow
 
-COMPILE_LIMIT_S = 2.0
 _START_LIMIT_S = 60.0
+_PATIENCE_S = 20.0  # on the clock; the limit proper is one of processor time
 _CACHED = 256
 _verdict_decoder = msgspec.msgpack.Decoder(Verdict)  # built here, where there is one thread: see jsonbody.py
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -27,9 +29,8 @@ _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LAN
 class GrammarCheck:
     """Tries schemas one after the other; the worker starts with the first one, and anew after one that killed it."""
 
-    def __init__(self, vocabulary: Vocabulary, *, limit_s: float = COMPILE_LIMIT_S) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._limit_s = limit_s
         self._known: OrderedDict[str, str] = OrderedDict()  # schema to what is wrong with it, nothing where it is fine
         self._worker: _Worker | None = None
         self._turn = asyncio.Lock()
@@ -40,6 +41,7 @@ class GrammarCheck:
 
         Raises:
             InvalidRequest: it cannot, or takes too long to compile.
+            Overloaded: the machine is too busy to find out.
         """
         async with self._turn:
             if schema not in self._known:
@@ -60,29 +62,53 @@ class GrammarCheck:
             self._worker.reap()
 
     async def _try(self, schema: str) -> str:
+        """What is wrong with a schema. A worker that somebody else killed says nothing of it: once more."""
+        for is_last in (False, True):
+            try:
+                return await self._verdict(schema)
+            except _WorkerGoneError as error:
+                if is_last or error.code != -signal.SIGKILL:
+                    break
+        return explain("the worker is gone")  # of what the schema made it do
+
+    async def _verdict(self, schema: str) -> str:
         worker = await self._ready()
         try:
-            verdict = await self._exchange(worker, Schema(schema), self._limit_s)
+            verdict = await self._exchange(worker, Schema(schema), _PATIENCE_S)
         except TimeoutError:
-            return too_slow(self._limit_s)
-        except ConnectionError:
-            return explain("the worker is gone")
+            message = "The server is too busy to compile the schema. Try again later."
+            raise Overloaded(message, retry_after_s=RETRY_AFTER_S) from None
+        except _WorkerGoneError as error:
+            if error.code == -signal.SIGPROF:
+                return too_slow(self._vocabulary.limit_s)
+            raise
         return explain(verdict.problem) if verdict.problem else ""
 
     async def _ready(self) -> _Worker:
-        if self._worker is None or not self._worker.is_alive:
+        """The worker, started where there is none; one that ends while it starts is started once more.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        if self._worker is not None and self._worker.is_alive:
+            return self._worker
+        for _ in range(2):
             if self._worker is not None:
                 self._worker.reap()
             self._worker = _Worker()
-            await self._exchange(self._worker, self._vocabulary, _START_LIMIT_S)
-        return self._worker
+            try:
+                await self._exchange(self._worker, self._vocabulary, _START_LIMIT_S)
+            except (TimeoutError, _WorkerGoneError):
+                continue
+            return self._worker
+        raise RuntimeError("the process that tries schemas does not start; its output above says why")
 
     async def _exchange(self, worker: _Worker, message: msgspec.Struct, limit_s: float) -> Verdict:
         """Send and wait for the answer in a thread; a worker that does not give one in time is killed.
 
         Raises:
             TimeoutError: it took too long.
-            ConnectionError: the worker is gone.
+            _WorkerGoneError: it ended.
         """
         try:
             async with asyncio.timeout(limit_s):
@@ -90,6 +116,14 @@ class GrammarCheck:
         except BaseException:
             worker.kill()
             raise
+
+
+class _WorkerGoneError(EngineError):
+    """The worker ended with this exit code before it answered."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the process that tries schemas ended with exit code {code}")
+        self.code = code
 
 
 class _Worker:
@@ -104,8 +138,11 @@ class _Worker:
                 stdout=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _INHERITED if name in os.environ},
             )
-
         self._is_killed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -119,7 +156,7 @@ class _Worker:
         except OSError:
             frame = None
         if frame is None:
-            raise ConnectionResetError("the grammar worker is gone")
+            raise _WorkerGoneError(self._process.wait())
         return _verdict_decoder.decode(frame)
 
     def kill(self) -> None:

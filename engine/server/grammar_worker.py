@@ -1,7 +1,8 @@
 """The process that compiles schemas of clients: `python -m engine.server.grammar_worker`, started by `GrammarCheck`.
 
 Its only connection is the socket that it gets as standard input. A schema that takes too long or too much memory costs
-this process, and nothing else.
+this process, and nothing else. The time is that of the processor: on a busy machine a schema is no slower than on a
+quiet one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from engine.inputs.decode_worker import confine
 _MEMORY_BYTES = 1 << 30
 
 
+COMPILE_LIMIT_S = 2.0
+
+
 class Vocabulary(msgspec.Struct):
-    """The first frame to the worker."""
+    """The first frame to the worker; `limit_s` of processor time is what a schema may take."""
 
     tokenizer_json: str
     vocab_size: int
     eos_token_ids: tuple[int, ...]
+    limit_s: float = COMPILE_LIMIT_S
 
 
 class Schema(msgspec.Struct):
@@ -50,7 +55,10 @@ def main() -> None:
     confine(_MEMORY_BYTES)
     send_frame(sock, Verdict())
     while (frame := receive_frame(sock)) is not None:
-        send_frame(sock, _try(compiler, msgspec.msgpack.decode(frame, type=Schema).text))
+        signal.setitimer(signal.ITIMER_PROF, words.limit_s)  # then the kernel ends this process, by SIGPROF
+        verdict = _try(compiler, msgspec.msgpack.decode(frame, type=Schema).text)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send_frame(sock, verdict)
 
 
 def _try(compiler: GrammarCompiler, schema: str) -> Verdict:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -52,12 +53,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class HttpServer:
-    """Serves an application on a bound socket until `stop`."""
+    """Serves an application on a bound socket until `stop`; counts in `rejected`, by code, what no route has seen."""
 
-    def __init__(self, app: web.Application, sock: socket.socket, *, max_connections: int) -> None:
+    def __init__(
+        self, app: web.Application, sock: socket.socket, rejected: Counter[str], *, max_connections: int
+    ) -> None:
         # A client that leaves cancels its handler, which ends its requests in the engine.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSE_S)
         self._sock = sock
+        self._rejected = rejected
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -104,16 +108,18 @@ class HttpServer:
         manager = self._runner.server
         assert manager is not None
         if self.num_connections >= self._max_connections:
+            self._rejected["too_many_connections"] += 1
             return _Refuse()
         return _Connection(
             manager,
+            self._rejected,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_S,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
             auto_decompress=False,  # `read_body` does it, with the limit on what comes out
-            access_log=None,  # type: ignore[arg-type]  # None is what turns it off
+            access_log=None,  # None is what turns it off
         )
 
 
@@ -127,7 +133,11 @@ class _Refuse(asyncio.Protocol):
 class _Connection(RequestHandler):
     """Answers malformed HTTP, and failures of our own, with the error envelope; notices a client that does not read."""
 
-    __slots__ = ("_has_read", "_num_unread", "_read_s", "_wire")
+    __slots__ = ("_has_read", "_num_unread", "_read_s", "_rejected", "_wire")
+
+    def __init__(self, manager: web.Server, rejected: Counter[str], **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._rejected = rejected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -161,10 +171,11 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        if isinstance(exc, ConnectionError):
-            raise exc  # the client is gone, and nobody is there to be answered
+        if isinstance(exc, ConnectionError) and is_gone(request):
+            raise exc  # nobody is there to be answered
         label = request_label(request)
         error = _http_error(exc) if status < 500 else internal_error(label)
+        self._rejected[error.code] += 1
         if status >= 500:
             log.error("request %s failed", label, exc_info=exc)
         if request.writer.output_size > 0:
@@ -181,6 +192,11 @@ class _Connection(RequestHandler):
         if isinstance(resp, web.HTTPException):  # of an expectation, before the application's own envelopes
             resp = _response(bad_request(resp.status, "invalid_value", "The request cannot be served as it is."))
         return await super().finish_response(request, resp, start_time)
+
+
+def is_gone(request: web.BaseRequest) -> bool:
+    """Whether the client of a request has left, or was dropped."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _response(error: ApiError) -> web.Response:

@@ -94,6 +94,8 @@ class SequenceTimer:
         self._first_s: float | None = None
         self._last_s = arrived_s
         self._num_later = 0  # tokens after those of the first output
+        self._queue_s: float | None = None
+        self._prefill_s: float | None = None
 
     def note_tokens(self, count: int) -> None:
         """`count` tokens came at once: the gap before them is shared among them."""
@@ -115,17 +117,18 @@ class SequenceTimer:
         metrics.prompt_tokens.observe(num_prompt)
         metrics.generation_tokens.observe(num_generated)
         metrics.e2e.observe(self._clock() - self._arrived_s)
+        if self._queue_s is not None:
+            metrics.queue.observe(self._queue_s)
+        if self._prefill_s is not None:
+            metrics.prefill.observe(self._prefill_s)
         if self._first_s is not None:
             metrics.decode.observe(self._last_s - self._first_s)
             if self._num_later:
                 metrics.tpot.observe((self._last_s - self._first_s) / self._num_later)
 
-    def note_engine_times(self, queue_s: float | None, prefill_s: float | None) -> None:
-        """What the engine itself measured, where it did."""
-        if queue_s is not None:
-            self._metrics.queue.observe(queue_s)
-        if prefill_s is not None:
-            self._metrics.prefill.observe(prefill_s)
+    def note_engine_times(self, queue_s: float, prefill_s: float | None) -> None:
+        """What the engine itself measured; it may say so more than once."""
+        self._queue_s, self._prefill_s = queue_s, prefill_s
 
 
 class _Namer:

@@ -16,7 +16,7 @@ from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
 from engine.server.answers import EVENT_HEADERS, Format, answer_stream, answer_whole
 from engine.server.audio_file import RATE_HEADER, file_rate
-from engine.server.body import BodyLimits, answer_expectation, read_body
+from engine.server.body import BodyLimits, check_expectation, read_body
 from engine.server.chunks import CompletionChunks, chat_chunks
 from engine.server.errors import RETRY_AFTER_S, request_timeout
 from engine.server.generation import Answering, Caller, Generation
@@ -58,12 +58,12 @@ class Routes:
             web.get("/version", self.version),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{name:.+}", self.model),
-            web.post("/v1/chat/completions", self.chat, expect_handler=answer_expectation),
-            web.post("/v1/completions", self.completions, expect_handler=answer_expectation),
-            web.post("/v1/audio/speech", self.speech, expect_handler=answer_expectation),
-            web.post("/v1/audio/transcriptions", self.transcriptions, expect_handler=answer_expectation),
-            web.post("/tokenize", self.tokenize, expect_handler=answer_expectation),
-            web.post("/detokenize", self.detokenize, expect_handler=answer_expectation),
+            web.post("/v1/chat/completions", self.chat, expect_handler=check_expectation),
+            web.post("/v1/completions", self.completions, expect_handler=check_expectation),
+            web.post("/v1/audio/speech", self.speech, expect_handler=check_expectation),
+            web.post("/v1/audio/transcriptions", self.transcriptions, expect_handler=check_expectation),
+            web.post("/tokenize", self.tokenize, expect_handler=check_expectation),
+            web.post("/detokenize", self.detokenize, expect_handler=check_expectation),
             web.get("/tokenizer_info", self.tokenizer_info),
         ]
 

@@ -77,7 +77,8 @@ class _Server:
         self._speech = WorkerProcess("speech", launch.speech_command, SpeechHandle)
         self._service = Service(launch.options, self._engine.handle, self._speech.handle)
         app = make_app(self._service)
-        self._http = HttpServer(app, sock, max_connections=launch.options.max_connections)
+        rejected = self._service.metrics.rejected
+        self._http = HttpServer(app, sock, rejected, max_connections=launch.options.max_connections)
         self._end: asyncio.Future[Literal["signal", "failure", "orphaned"]] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:

@@ -151,4 +151,4 @@ def explain(problem: str) -> str:
 
 def too_slow(limit_s: float) -> str:
     """The compiler took too long."""
-    return f"{_SCHEMA} takes more than {limit_s:g} s to compile"
+    return f"{_SCHEMA} takes more than {limit_s:g} s of processor time to compile"

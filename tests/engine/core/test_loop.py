@@ -108,6 +108,15 @@ def test_times_of_a_request_that_waits_for_a_place_and_needs_two_steps() -> None
     assert (terminal[1].queue_s, terminal[1].prefill_s) == (2.0, 2.0)
 
 
+def test_times_are_told_with_the_first_token_too() -> None:
+    """A stop string ends a request outside of the engine: its last output is never read."""
+    bench = Bench(overlap=False, step_tokens=8)
+    bench.loop.submit(make_request(0, 12, max_tokens=3))
+    outputs = [output for _ in range(4) for output in bench.loop.run_once()]
+    told = [(output.queue_s, output.prefill_s) for output in outputs if output.tokens]
+    assert told == [(0.0, 2.0), (None, None), (0.0, 2.0)]
+
+
 def test_times_of_requests_that_never_drew_a_token() -> None:
     bench = Bench(overlap=False, step_tokens=8, step_requests=1)
     bench.loop.submit(make_request(0, 20))

@@ -137,7 +137,8 @@ async def endpoint(
     speech = None if talker is None else talker.handle
     service = Service(ServerOptions(model_names=names, **options), engine.handle, speech)
     app = make_app(service)
-    http = HttpServer(app, bind("127.0.0.1", 0), max_connections=service.options.max_connections)
+    limit, rejected = service.options.max_connections, service.metrics.rejected
+    http = HttpServer(app, bind("127.0.0.1", 0), rejected, max_connections=limit)
     await http.start()
     if is_ready:
         engine.start()

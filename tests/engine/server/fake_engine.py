@@ -136,7 +136,8 @@ class FakeEngine:
         elif count == params.max_tokens:
             finish = FinishReason.LENGTH
         logprobs = () if params.logprobs is None else (scored(token, params.logprobs),)
-        return Output(request.id, (token,), logprobs, scores, finish, stop_id, cached_tokens=3)
+        times = {"queue_s": 0.0, "prefill_s": 0.0} if count == 1 or finish else {}
+        return Output(request.id, (token,), logprobs, scores, finish, stop_id, cached_tokens=3, **times)
 
     def _prompt_scores(self, request: GenerationRequest) -> tuple[TokenLogprob, ...]:
         return tuple(scored(token, request.sampling.prompt_logprobs or 0) for token in request.prompt_ids[1:])

@@ -44,6 +44,18 @@ async def test_key_is_needed(header: str | None) -> None:
 
 
 @on_loop
+async def test_of_two_keys_none_is_taken() -> None:
+    """A proxy in front may have judged the other one."""
+    key = b"Authorization: Bearer second-key\r\n"
+    async with endpoint(keys=KEYS) as server:
+        for head, status in ((key, b"200"), (key + key, b"401"), (key + b"authorization: Bearer x\r\n", b"401")):
+            answer = await server.raw(
+                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + head + b"\r\n"
+            )
+            assert answer.split()[1] == status
+
+
+@on_loop
 async def test_every_key_is_accepted_and_is_a_tenant_of_its_own() -> None:
     async with endpoint(keys=KEYS) as server:
         for key in ("first-key", "second-key", "second-key"):

@@ -10,7 +10,8 @@ from tests.engine.server.endpoint import chat_body, endpoint, on_loop
 
 CHAT = "/v1/chat/completions"
 UI = "https://ui.example"
-ASKS = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+HEADERS = "authorization,content-type,x-stainless-arch,x-stainless-retry-count"  # OpenAI's client in a browser
+ASKS = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": HEADERS}
 
 
 @on_loop
@@ -29,7 +30,10 @@ async def test_named_origin_may_ask_and_read(stream: bool) -> None:
     async with endpoint(cors_origins=(UI,)) as server:
         async with server.session.options(server.url + CHAT, headers={"Origin": UI} | ASKS) as response:
             assert (response.status, response.headers["Access-Control-Allow-Methods"]) == (204, "POST")
-            assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+            assert response.headers["Access-Control-Allow-Headers"] == HEADERS
+        odd = {"Origin": UI} | ASKS | {"Access-Control-Request-Headers": "a(b)"}
+        async with server.session.options(server.url + CHAT, headers=odd) as response:
+            assert response.headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type, X-Request-Id"
         body, headers = chat_body(stream=stream), {"Origin": UI}
         async with server.session.post(server.url + CHAT, json=body, headers=headers) as response:
             assert response.headers["Access-Control-Allow-Origin"] == UI

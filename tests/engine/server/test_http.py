@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.server import http
+from engine.server.auth import KeyRing
 from engine.server.http import bind
 from engine.server.service import Service
 from tests.engine.server.endpoint import Endpoint, chat_body, endpoint, on_loop
@@ -202,6 +203,23 @@ async def test_expect_continue() -> None:
         assert (status, json.loads(answer)["error"]["code"]) == (417, "invalid_value")
 
 
+@on_loop
+async def test_no_body_is_asked_for_that_would_be_refused() -> None:
+    """Key, type and announced size are judged first; the connection ends, since the body may still come."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    key, kind = b"Authorization: Bearer k\r\n", b"Content-Type: application/json\r\n"
+    async with endpoint(max_body_bytes=1000, keys=KeyRing(["k"])) as server:
+        for more, size, expected in ((kind, 9, 401), (key, 9, 415), (key + kind, 5000, 413)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(head + more + b"Content-Length: %d\r\n\r\n" % size)
+            status, headers, _ = parse_raw(await reader.readuntil(b"\r\n\r\n"))
+            assert (status, headers["connection"]) == (expected, "close")
+            writer.close()
+        body = json.dumps({"prompt": "Hi"}).encode()
+        old = head.replace(b"1.1", b"1.0") + key + kind + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        assert (await server.raw(old)).startswith(b"HTTP/1.0 200 OK")
+
+
 @pytest.mark.parametrize(
     ("head", "status", "code"),
     [
@@ -218,6 +236,7 @@ async def test_header_limits(head: bytes, status: int, code: str) -> None:
     got, headers, body = parse_raw(answer)
     assert (got, json.loads(body)["error"]["code"]) == (status, code)
     assert "x-request-id" in headers
+    assert server.service.metrics.rejected == {code: 1}
     assert headers["server"] == "ming-eval"  # and no word of what it is made of
 
 
@@ -250,10 +269,13 @@ async def test_one_label_on_two_requests_is_two_requests() -> None:
     assert both[0][1]["id"] != both[1][1]["id"]
 
 
+@pytest.mark.parametrize("bug", [ZeroDivisionError, BrokenPipeError])
 @on_loop
-async def test_bug_of_ours_says_nothing_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bug_of_ours_says_nothing_about_itself(bug: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it looks as if the client had left."""
+
     def broken(self: Service) -> None:
-        raise ZeroDivisionError("secret")
+        raise bug("secret")
 
     async with endpoint() as server:
         monkeypatch.setattr(Service, "serving", broken)
@@ -262,6 +284,7 @@ async def test_bug_of_ours_says_nothing_about_itself(monkeypatch: pytest.MonkeyP
             error = (await response.json())["error"]
             assert (response.status, error["type"], error["code"]) == (500, "server_error", "internal_error")
             assert response.headers["x-should-retry"] == "false"
+            assert server.service.metrics.rejected == {"internal_error": 1}
     assert "label-1" in error["message"]
     assert "secret" not in error["message"]
 
@@ -278,6 +301,9 @@ async def test_bug_of_ours_says_nothing_about_itself(monkeypatch: pytest.MonkeyP
         ("localhost.evil.example", 421),
         ("127.0.0.1.evil.example:8000", 421),
         ("192.168.1.5", 421),
+        ("localhost:1@evil.example", 421),
+        ("localhost:", 200),
+        ("[::1", 421),
         ("", 421),
     ],
 )
@@ -302,6 +328,7 @@ async def test_connection_one_too_many_is_closed() -> None:
             writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert all([(await reader.readline()).startswith(b"HTTP/1.1 200") for reader, _ in kept])
         assert await server.raw(b"") == b""
+        assert server.service.metrics.rejected == {"too_many_connections": 1}
         for _, writer in kept:
             writer.close()
 

@@ -190,7 +190,7 @@ async def test_metrics() -> None:
     for name in ("prefix_cache_queries_total", "prefix_cache_hits_total", "generation_tokens_total"):
         value(name)
     for name in ("queue_time", "prefill_time", "decode_time", "time_per_output_token"):
-        value(f"request_{name}_seconds_count")
+        assert value(f"request_{name}_seconds_count") == 3, name
 
 
 @on_loop

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.inputs.tokenizer import Tokenizer
 from engine.server import structured
@@ -133,20 +140,52 @@ async def test_schemas_reach_the_engine_and_those_that_do_not_compile_are_refuse
         assert len(server.engine.requests) == 4
 
 
+@asynccontextmanager
+async def checking(limit_s: float = 10.0) -> AsyncIterator[GrammarCheck]:
+    check = GrammarCheck(replace(vocabulary(TOKENIZER), limit_s=limit_s))
+    try:
+        yield check
+    finally:
+        await check.close()
+
+
 @pytest.mark.slow
 @on_loop
 async def test_schema_that_takes_too_long_costs_its_worker_alone() -> None:
-    check = GrammarCheck(vocabulary(TOKENIZER), limit_s=0.0)
-    text = json.dumps(SCHEMA)
-    try:
-        with pytest.raises(structured.InvalidRequest, match="more than 0 s"):
-            await check.check(text)
-        check._limit_s = 10.0
-        with pytest.raises(structured.InvalidRequest, match="more than 0 s"):
-            await check.check(text)  # it is remembered
-        await asyncio.gather(*(check.check(text + " " * n) for n in range(1, 4)))
-    finally:
-        await check.close()
+    async with checking(limit_s=0.001) as check:
+        for _ in range(2):  # it is remembered
+            with pytest.raises(structured.InvalidRequest, match=r"more than 0\.001 s"):
+                await check.check(json.dumps(many(1000)))
+            check._vocabulary = replace(check._vocabulary, limit_s=10.0)
+        await asyncio.gather(*(check.check(json.dumps(SCHEMA) + " " * n) for n in range(3)))
+
+
+@pytest.mark.slow
+@on_loop
+async def test_worker_that_somebody_kills_says_nothing_of_the_schema() -> None:
+    """Neither while it starts nor while it works: the request passes, and nothing is remembered against its schema."""
+    async with checking() as check:
+        for schema in (json.dumps(SCHEMA), json.dumps(many(3))):
+            job = asyncio.create_task(check.check(schema))
+            while check._worker is None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)  # the second schema is on its way
+            os.kill(check._worker.pid, signal.SIGKILL)
+            await job
+            os.kill(check._worker.pid, signal.SIGSTOP)  # it can take the next schema, and does not answer
+
+
+@pytest.mark.slow
+@on_loop
+async def test_worker_that_does_not_start_is_a_failure_and_no_empty_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "llguidance.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *sys.path)))
+    async with endpoint() as server:
+        for _ in range(2):
+            status, error = await server.refused(CHAT, chat_body(response_format={"type": "json_object"}))
+            assert (status, error["code"]) == (500, "internal_error")
 
 
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
