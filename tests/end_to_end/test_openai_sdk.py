@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +13,7 @@ import uvloop
 
 from engine.server.auth import KeyRing
 from tests.end_to_end.lazy import lazy_import
+from tests.end_to_end.server import ANSWER_LIMIT_S, running_server
 from tests.engine.inputs.media_files import audio_file
 from tests.engine.server.endpoint import MODEL, endpoint
 from tests.engine.server.fake_engine import CONTEXT, FakeEngine, says
@@ -31,6 +27,7 @@ pytestmark = pytest.mark.slow  # the client takes seconds to import
 
 TEXT = "Hello, wörld 😀!"
 KEY = "sk-test"
+LIMIT_S = 60  # against hanging
 QUESTION = [{"role": "user", "content": "Hi"}]
 
 
@@ -52,7 +49,7 @@ def base_url() -> Iterator[str]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(LIMIT_S)
     yield urls[0]
     stop.set()
     thread.join()
@@ -60,7 +57,7 @@ def base_url() -> Iterator[str]:
 
 @pytest.fixture
 def client(base_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=10) as client:
+    with openai.OpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=LIMIT_S) as client:
         yield client
 
 
@@ -150,7 +147,7 @@ def test_error_within_a_stream_is_raised() -> None:
     async def fail_in_the_middle() -> None:
         engine = FakeEngine(says(TEXT), hold_after=3)
         async with (
-            endpoint(engine, request_timeout_s=0.2) as server,
+            endpoint(engine, request_timeout_s=1.0) as server,
             openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0) as client,
         ):
             stream = await client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
@@ -159,7 +156,7 @@ def test_error_within_a_stream_is_raised() -> None:
                     pass
         assert error.value.code == "request_timeout"
 
-    asyncio.run(asyncio.wait_for(fail_in_the_middle(), 10))
+    asyncio.run(asyncio.wait_for(fail_in_the_middle(), LIMIT_S))
 
 
 def test_async_client_with_many_streams(base_url: str) -> None:
@@ -171,7 +168,7 @@ def test_async_client_with_many_streams(base_url: str) -> None:
         async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
             return await asyncio.gather(*(read_one(client) for _ in range(16)))
 
-    assert asyncio.run(asyncio.wait_for(read_many(), 10)) == [TEXT] * 16
+    assert asyncio.run(asyncio.wait_for(read_many(), LIMIT_S)) == [TEXT] * 16
 
 
 def test_async_client_that_cancels_frees_the_engine() -> None:
@@ -184,37 +181,21 @@ def test_async_client_that_cancels_frees_the_engine() -> None:
             stream = await client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
             await anext(aiter(stream))
             await stream.close()
-            await asyncio.wait_for(engine.until_idle(), 1.0)
+            await asyncio.wait_for(engine.until_idle(), LIMIT_S)
 
-    asyncio.run(asyncio.wait_for(cancel(), 10))
+    asyncio.run(asyncio.wait_for(cancel(), LIMIT_S))
 
 
 @pytest.fixture(scope="module")
 def tiny_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python -m engine` with the embedded model, once it is ready."""
-    port_file = tmp_path_factory.mktemp("serve") / "port"
     options = ("--model", str(tiny_model), "--threads", "1", "--kv-tokens", "4096", "--max-model-len", "2048")
-    command = (sys.executable, "-m", "engine", "--port", "0", "--port-file", str(port_file), *options)
-    with subprocess.Popen(command) as process:
-        try:
-            while not (port_file.exists() and is_ready(f"http://127.0.0.1:{port_file.read_text().strip()}")):
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port_file.read_text().strip()}"
-        finally:
-            process.terminate()
-
-
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url + "/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except urllib.error.HTTPError:
-        return False  # it says 503 while it starts
+    with running_server(tmp_path_factory.mktemp("serve"), *options, "--speech", "off") as server:
+        yield server.url
 
 
 def test_real_engine_streams_what_it_answers_whole(tiny_url: str) -> None:
-    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=ANSWER_LIMIT_S) as client:
         model = client.models.list().data[0].id
         whole = client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=24)
         stream = client.chat.completions.create(
@@ -227,7 +208,7 @@ def test_real_engine_streams_what_it_answers_whole(tiny_url: str) -> None:
 
 def test_real_engine_draws_by_seed_and_scores_what_it_drew(tiny_url: str) -> None:
     """The same seed gives the same tokens, alone or beside others, and scoring them again gives their values."""
-    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=ANSWER_LIMIT_S) as client:
         model = client.models.list().data[0].id
         fields = {"ignore_eos": True, "return_token_ids": True}
         prompt = list(range(100, 140))
@@ -257,7 +238,7 @@ def test_real_engine_keeps_to_the_schema_of_the_sdk(tiny_url: str) -> None:
     import pydantic  # with the SDK, not with the collection
 
     Weather = pydantic.create_model("Weather", sunny=(bool, ...), degrees=(Literal[0, 10, 20, 30], ...))  # noqa: N806
-    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=ANSWER_LIMIT_S) as client:
         model = client.models.list().data[0].id
         reply = client.chat.completions.parse(
             model=model, messages=QUESTION, response_format=Weather, n=3, temperature=1.8, seed=1
@@ -278,7 +259,7 @@ def test_real_engine_keeps_to_the_schema_of_the_sdk(tiny_url: str) -> None:
 
 def test_real_engine_transcribes_for_the_sdk(tiny_url: str) -> None:
     clip = ("clip.wav", audio_file("wav", 24_000), "audio/wav")
-    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=tiny_url + "/v1", api_key="x", max_retries=0, timeout=ANSWER_LIMIT_S) as client:
         model = client.models.list().data[0].id
         plain = client.audio.transcriptions.create(model=model, file=clip, language="en", temperature=0)
         as_text = client.audio.transcriptions.create(model=model, file=clip, language="en", response_format="text")

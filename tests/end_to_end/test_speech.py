@@ -21,7 +21,7 @@ import soundfile
 
 from engine.tiny import ensure_snapshot
 from tests.end_to_end.lazy import lazy_import
-from tests.end_to_end.server import RunningServer, running_server, until
+from tests.end_to_end.server import ANSWER_LIMIT_S, RunningServer, running_server, until
 
 openai = lazy_import("openai")
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def speak(server: RunningServer, **fields: Any) -> tuple[int, bytes]:
     body = json.dumps({"input": TEXT, "seed": 1} | fields).encode()
     request = urllib.request.Request(server.url + "/v1/audio/speech", body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=120) as response:
+        with urllib.request.urlopen(request, timeout=ANSWER_LIMIT_S) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -105,7 +105,7 @@ def test_a_chat_sounds_the_same_whole_and_streamed(server: RunningServer) -> Non
     body = json.dumps({"messages": messages, "temperature": 0, "stream": True} | fields).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(server.url + "/v1/chat/completions", body, headers)
-    with urllib.request.urlopen(request, timeout=120) as response:
+    with urllib.request.urlopen(request, timeout=ANSWER_LIMIT_S) as response:
         assert response.headers["X-Audio-Sample-Rate"] == "44100"
         events = [line.removeprefix("data: ") for line in response.read().decode().strip().split("\n\n")]
     deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
@@ -115,7 +115,7 @@ def test_a_chat_sounds_the_same_whole_and_streamed(server: RunningServer) -> Non
 
 
 def test_the_openai_client_hears_both_routes(server: RunningServer) -> None:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=ANSWER_LIMIT_S) as client:
         file = client.audio.speech.create(model=NAME, voice="default", input="Hello.", response_format="wav").read()
         assert soundfile.info(BytesIO(file)).samplerate == 44_100
         reply = client.chat.completions.create(
@@ -190,5 +190,5 @@ def test_the_death_of_the_talker_ends_the_server(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         line = next(line for line in server.log.read_text().splitlines() if "speech process" in line)
         os.kill(int(line.split()[-2]), signal.SIGKILL)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(ANSWER_LIMIT_S) == 1
         assert "the speech process ended" in server.log.read_text()

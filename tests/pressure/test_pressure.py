@@ -11,12 +11,12 @@ import pytest
 from tests.end_to_end.server import running_server
 from tests.pressure import fuzz, overload, soak
 
-pytestmark = pytest.mark.slow  # real processes, and half a minute of them
+pytestmark = pytest.mark.slow  # real processes, and a minute of them
 
 
 def test_a_while_of_ordinary_life(tmp_path: Path) -> None:
     """Valid requests succeed beside clients that leave and clients that send nonsense; nothing is held at the end."""
-    options = Namespace(minutes=0.3, clients=64, seed=1, warm_up_s=5.0, no_slope=True)
+    options = Namespace(minutes=0.8, clients=64, seed=1, warm_up_s=12.0, no_slope=True)  # a minute in all
     with running_server(tmp_path) as server:
         figures = asyncio.run(soak.campaign(int(server.url.rpartition(":")[2]), server.process.pid, options))
         log = server.log.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ def valid(random: Random, *, speech: bool = True) -> Valid:
     kind = random.choices(list(weights), list(weights.values()))[0]
     path, body, check = _KINDS[kind][1](random)
     return Valid(kind, post_json(path, body), check)
+
+
+def one_of_each() -> list[Valid]:
+    """A request of every kind."""
+    drawn = ((kind, draw(Random(kind))) for kind, (_, draw) in _KINDS.items())
+    return [Valid(kind, post_json(path, body), check) for kind, (path, body, check) in drawn]
 
 
 Drawn = tuple[str, dict[str, Any], Callable[[Answer], None]]
@@ -86,6 +93,20 @@ def _scoring(random: Random) -> Drawn:
         assert len(reply["choices"][0]["logprobs"]["token_logprobs"]) == total
 
     return "/v1/completions", body, check
+
+
+def _structured(random: Random) -> Drawn:
+    properties = {"n": {"type": "integer", "minimum": 0, "maximum": 9}, "word": {"enum": random.sample(_WORDS, 2)}}
+    schema = {"type": "object", "properties": properties, "required": ["n", "word"], "additionalProperties": False}
+    body = _chat(random, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    body |= {"ignore_eos": False, "max_tokens": 64}
+
+    def check(answer: Answer) -> None:
+        (choice,) = answer.json()["choices"]
+        if choice["finish_reason"] == "stop":  # otherwise it is cut, mostly within blanks
+            assert json.loads(choice["message"]["content"]).keys() == {"n", "word"}
+
+    return "/v1/chat/completions", body, check
 
 
 def _tokenize(random: Random) -> Drawn:
@@ -147,6 +168,7 @@ _KINDS: Mapping[str, tuple[int, Callable[[Random], Drawn]]] = {
     "completion": (14, _completion),
     "scoring": (10, _scoring),
     "tokenize": (8, _tokenize),
+    "structured": (4, _structured),
     "media": (5, _with_media),
     "spoken-chat": (2, _spoken_chat),
     "speech": (3, _speech),

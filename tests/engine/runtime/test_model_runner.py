@@ -118,7 +118,7 @@ def test_an_encode_under_way_holds_up_nobody(tiny_model: Path, monkeypatch: pyte
     encode = Ming.encode_pixels
 
     def slowly(self: Ming, *args: Any) -> Any:
-        encoded.wait(20)
+        encoded.wait(120)
         return encode(self, *args)
 
     monkeypatch.setattr(Ming, "encode_pixels", slowly)

@@ -44,15 +44,15 @@ def start(prepare: Callable[[GenerationRequest], Callable[[], None] | None]) -> 
 def test_requests_overtake_one_that_is_being_prepared() -> None:
     gate = threading.Event()
     slow = {1, 2}
-    inbox, wire, thread = start(lambda request: (lambda: cast(None, gate.wait(10))) if request.id in slow else None)
+    inbox, wire, thread = start(lambda request: (lambda: cast(None, gate.wait(120))) if request.id in slow else None)
     inbox.put(Submit(tuple(make_request(number, 5) for number in (1, 2, 3))))
-    assert wire.ended.get(timeout=10) == 3
+    assert wire.ended.get(timeout=120) == 3
     inbox.put(Abort((2,)))  # before it has ever reached the loop
     inbox.put(Submit((make_request(4, 5),)))
-    assert wire.ended.get(timeout=10) == 4
+    assert wire.ended.get(timeout=120) == 4
     gate.set()
-    assert wire.ended.get(timeout=10) == 1
+    assert wire.ended.get(timeout=120) == 1
     inbox.put(None)
-    thread.join(10)
+    thread.join(120)
     assert not thread.is_alive()
     assert wire.ended.empty()

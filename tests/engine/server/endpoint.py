@@ -21,7 +21,7 @@ from tests.engine.server.fake_engine import TOKENIZER, FakeEngine
 from tests.engine.server.fake_talker import FakeTalker
 
 MODEL = "ming"
-_TEST_S = 20.0
+_TEST_S = 90.0
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -70,6 +70,11 @@ class Endpoint:
         """Status and JSON body."""
         async with self.session.get(self.url + path, headers=headers) as response:
             return response.status, await response.json()
+
+    async def turn(self) -> None:
+        """Let the server take in what was sent before: what comes later is answered later."""
+        for _ in range(2):
+            await self.get("/health")
 
     async def post(self, path: str, body: object, **headers: str) -> tuple[int, Any]:
         """Status and JSON body of a JSON request."""
@@ -146,7 +151,7 @@ async def endpoint(
             talker.start()
         service.open(tokenizer)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
             yield Endpoint(service, engine, session, http, app)
     finally:
         await http.stop()

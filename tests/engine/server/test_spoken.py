@@ -32,7 +32,7 @@ def pieces(events: list[Any], field: str) -> list[Any]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
