@@ -211,7 +211,7 @@ def _get(summary: str, schema: Json) -> Json:
 def _post(summary: str, body: str, schema: Json, *, stream: bool = False) -> Json:
     done = _answer("Done.", schema)
     if stream:
-        done["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        done["content"]["text/event-stream"] = {}  # OpenAPI 3.1 has no words for events
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body)}}},
@@ -223,9 +223,7 @@ def _speech() -> Json:
     operation = _post("Speak a text.", "SpeechBody", {"type": "string"}, stream=True)
     audio = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     kinds = ("audio/wav", "audio/pcm", "audio/flac", "audio/mpeg", "audio/ogg")
-    operation["responses"]["200"]["content"] = dict.fromkeys(kinds, audio) | {
-        "text/event-stream": {"schema": {"type": "string"}}
-    }
+    operation["responses"]["200"]["content"] = dict.fromkeys(kinds, audio) | {"text/event-stream": {}}
     return operation
 
 
