@@ -45,7 +45,7 @@ class GrammarCheck:
         """
         async with self._turn:
             if schema not in self._known:
-                self._known[schema] = await self._try(schema)
+                self._known[schema] = await self._to_its_end(schema)
                 if len(self._known) > _CACHED:
                     self._known.popitem(last=False)
             self._known.move_to_end(schema)
@@ -60,6 +60,15 @@ class GrammarCheck:
         await asyncio.to_thread(self._thread.shutdown)
         if self._worker is not None:
             self._worker.reap()
+
+    async def _to_its_end(self, schema: str) -> str:
+        """`_try`, also for a client that leaves meanwhile: the next one would have to wait for another worker."""
+        trying = asyncio.create_task(self._try(schema))
+        try:
+            return await asyncio.shield(trying)
+        except asyncio.CancelledError:
+            await asyncio.gather(trying, return_exceptions=True)
+            raise
 
     async def _try(self, schema: str) -> str:
         """What is wrong with a schema. A worker that somebody else killed says nothing of it: once more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config import EngineInfo
 from engine.core.request import EngineStats, GenerationRequest, Output
@@ -98,7 +98,8 @@ class EngineHandle(WorkerHandle):
         if self.state is WorkerState.FAILED:
             return
         self.failure = message
-        self.stats = EngineStats(num_blocks=self.stats.num_blocks, num_free_blocks=self.stats.num_blocks)
+        # Nothing is held any more; what was counted stays, or a last look at the metrics would find it undone.
+        self.stats = replace(self.stats, num_running=0, num_waiting=0, num_free_blocks=self.stats.num_blocks)
         still_open, self._open = self._open, {}
         self._waiting_tokens = self._num_waiting = 0
         self._change(WorkerState.FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from engine.config import SpeechInfo
 from engine.core.speech import SpeechOutput, SpeechRequest, SpeechStats
@@ -70,7 +71,8 @@ class SpeechHandle(WorkerHandle):
         if self.state is WorkerState.FAILED:
             return
         self.failure = message
-        self.stats = SpeechStats(num_slots=self.stats.num_slots, num_free_slots=self.stats.num_slots)
+        free = self.stats.num_slots
+        self.stats = replace(self.stats, num_open=0, num_running=0, num_waiting=0, num_free_slots=free)
         still_open, self._open = self._open, {}
         self._change(WorkerState.FAILED)
         for queue in still_open.values():

@@ -69,6 +69,7 @@ class FakeEngine:
         self._answer = answer or says("Hello.")
         self._hold_after = hold_after
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._num_tokens = 0
 
     def start(self) -> None:
         self.handle.receive(Ready(INFO))
@@ -86,7 +87,9 @@ class FakeEngine:
         return len(self._tasks)
 
     def report(self, *outputs: Output) -> None:
-        stats = EngineStats(num_running=len(self._tasks), num_blocks=64, num_free_blocks=64 - len(self._tasks))
+        num_running = len(self._tasks)
+        self._num_tokens += sum(len(output.tokens) for output in outputs)
+        stats = EngineStats(num_running, 0, 64, 64 - num_running, generation_tokens=self._num_tokens)
         self.handle.receive(Report(outputs, stats, len(self.requests)))
 
     def _obey(self, command: Command) -> None:

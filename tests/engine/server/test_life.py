@@ -276,6 +276,7 @@ async def test_dead_engine_ends_every_open_request_once() -> None:
         assert (await server.post(CHAT, chat_body()))[1]["error"]["code"] == "engine_failed"
         assert (await server.get("/health"))[1] == {"status": "failed"}
         assert engine.handle.failure == "rank 1 died"
+        assert (engine.handle.stats.num_running, engine.handle.stats.generation_tokens) == (0, 8)
         assert server.service.metrics.finished[FinishReason.ERROR] == 4
 
 

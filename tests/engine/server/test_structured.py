@@ -177,6 +177,22 @@ async def test_worker_that_somebody_kills_says_nothing_of_the_schema() -> None:
 
 @pytest.mark.slow
 @on_loop
+async def test_client_that_leaves_costs_the_others_no_worker() -> None:
+    async with checking() as check:
+        await check.check(json.dumps(SCHEMA))
+        assert check._worker is not None
+        pid = check._worker.pid
+        job = asyncio.create_task(check.check(json.dumps(many(1000))))
+        await asyncio.sleep(0.01)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        await check.check(json.dumps(many(3)))
+        assert check._worker.pid == pid
+
+
+@pytest.mark.slow
+@on_loop
 async def test_worker_that_does_not_start_is_a_failure_and_no_empty_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
