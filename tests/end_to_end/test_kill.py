@@ -268,7 +268,7 @@ def engine_with(cache: Path, limit_bytes: int | None = None) -> subprocess.Compl
     """`python -m engine` that has to write its model first, on a disk that holds so much."""
     limit = None if limit_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes,) * 2)
     command = (sys.executable, "-m", "engine", "--port", "0", "--cache-dir", str(cache))
-    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, preexec_fn=limit)
+    return subprocess.run(command, capture_output=True, text=True, timeout=3 * LIMIT_S, check=False, preexec_fn=limit)
 
 
 def test_full_disk_under_the_cache(tmp_path: Path) -> None:

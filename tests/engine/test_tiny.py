@@ -202,7 +202,7 @@ def run_in_processes(cache: Path, count: int) -> list[Path]:
     code = "import sys, pathlib, engine.tiny; print(engine.tiny.ensure_snapshot(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(cache)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    outputs = [process.communicate(timeout=60)[0] for process in running]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [0] * count
     return [Path(output.strip()) for output in outputs]
 
