@@ -26,11 +26,8 @@ class Format:
     reply: WriteReply
 
 
-EVENT_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the last one for nginx
+EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", **STREAM_HEADERS}
 
 
 class ResponseStream:

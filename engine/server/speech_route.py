@@ -11,7 +11,7 @@ from aiohttp import web
 
 from engine.core.speech import SpeechRequest
 from engine.errors import InvalidRequest
-from engine.server.answers import EVENT_HEADERS, ResponseStream
+from engine.server.answers import EVENT_HEADERS, STREAM_HEADERS, ResponseStream
 from engine.server.audio_file import MEDIA_TYPES, RATE_HEADER, encode_audio, file_rate, wav_header
 from engine.server.errors import ApiError, as_api_error
 from engine.server.service import Service
@@ -36,7 +36,7 @@ async def answer_speech(
     if spoken.stream == "sse":
         headers = {**EVENT_HEADERS, RATE_HEADER: rate}
     else:
-        headers = {"Content-Type": MEDIA_TYPES[spoken.format], "Cache-Control": "no-cache", RATE_HEADER: rate}
+        headers = {"Content-Type": MEDIA_TYPES[spoken.format], **STREAM_HEADERS, RATE_HEADER: rate}
     stream = ResponseStream(request, headers)
     utterance = _utterance(service, spoken, arrived_s, stream.break_off)
     if spoken.stream == "sse":

@@ -66,7 +66,7 @@ async def test_a_raw_stream_has_the_samples_of_the_file() -> None:
     async with endpoint(talker=FakeTalker()) as server:
         headers, body = await speak(server, stream_format="audio", response_format="pcm")
         assert (headers["Content-Type"], body) == ("audio/pcm", pcm_of(TEXT))
-        assert headers["X-Audio-Sample-Rate"] == str(RATE_HZ)
+        assert (headers["X-Audio-Sample-Rate"], headers["X-Accel-Buffering"]) == (str(RATE_HZ), "no")
         _, body = await speak(server, stream_format="audio")
     assert body == wav_header(RATE_HZ, None) + pcm_of(TEXT)
     assert (body[4:8], body[40:44]) == (b"\xff" * 4, b"\xff" * 4)
