@@ -30,6 +30,7 @@ from tests.pressure.wire import Connection
 
 ABORTED, MALFORMED = 0.10, 0.05  # shares of all requests
 MAX_SLOPE_MB = 1.0  # per thousand requests
+OPTIONS = ("--max-model-len", "1024")  # a mutated request may have lost its limit, and writes until the context is full
 _HANG_S = 600.0
 _SAMPLES = 120  # of memory, over the run
 _WARM_UP = 0.2  # of the run
@@ -196,7 +197,7 @@ def main() -> int:
     parser.add_argument("--no-slope", action="store_true", help="do not judge memory: a short run cannot tell")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), *OPTIONS) as server:
         port = int(server.url.rpartition(":")[2])
         figures = asyncio.run(campaign(port, server.process.pid, options))
         log = server.log.read_text()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # real processes, and a minute of them
 def test_a_while_of_ordinary_life(tmp_path: Path) -> None:
     """Valid requests succeed beside clients that leave and clients that send nonsense; nothing is held at the end."""
     options = Namespace(minutes=0.8, clients=64, seed=1, warm_up_s=12.0, no_slope=True)  # a minute in all
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, *soak.OPTIONS) as server:
         figures = asyncio.run(soak.campaign(int(server.url.rpartition(":")[2]), server.process.pid, options))
         log = server.log.read_text()
     assert figures["failures"] == []
