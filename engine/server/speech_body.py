@@ -17,7 +17,7 @@ from engine.inputs.instructions import CAPTION_FIELDS, caption_fields
 from engine.inputs.media import Preprocessed
 from engine.inputs.messages import MediaPart
 from engine.server.audio_file import AudioFormat, check_format
-from engine.server.jsonbody import decode_body, quoted, refused
+from engine.server.jsonbody import decode_body, quoted
 from engine.server.media import NeedsMedia
 from engine.server.plan import Serving, SpeechPlan
 from engine.server.sampling import Range, check_model, check_range
@@ -34,9 +34,7 @@ LANGUAGES = ("auto", "zh", "en")  # what the talker was trained on; it hears fro
 
 StreamFormat = Literal["audio", "sse"]
 
-_NOT_HERE = {
-    "temperature": "temperature is fixed for speech; leave it out",
-}
+MAX_TEMPERATURE = 2.0
 
 
 class SpokenBody(msgspec.Struct):
@@ -80,6 +78,7 @@ class SpokenText:
     instructions: str | None
     speaker: tuple[float, ...]
     max_steps: int | None
+    temperature: float
     sample_rate: int
     clip: ReferenceClip | None = None
 
@@ -93,12 +92,12 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[Spoken
     request = decode_body(body, SpeechBody, serving.field_log)
     info = serving.need_speech("input")
     check_model(request.model, serving)
-    _refuse_unavailable(request)
     stream = _stream_format(request)
     speed = _speed(request, stream)
     _check_language(request.language)
     check_range("seed", request.seed, Range(-(2**63), 2**64 - 1))
     check_range("max_new_tokens", request.max_new_tokens, Range(1, MAX_STEPS))
+    check_range("temperature", request.temperature, Range(0.0, MAX_TEMPERATURE))
     clip = _reference_clip(request, info)
     spoken = SpokenText(
         text=_text(request.input),
@@ -110,6 +109,7 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[Spoken
         instructions=_instructions(request.instructions),
         speaker=_speaker(request.speaker_embedding),
         max_steps=request.max_new_tokens,
+        temperature=request.temperature or 0.0,
         sample_rate=info.sample_rate,
     )
 
@@ -150,12 +150,6 @@ def check_voice(asked: object, info: SpeechInfo, param: str) -> str | None:
         return name
     known = ", ".join((DEFAULT_VOICE, *info.voices))
     raise InvalidRequest(f"{param} {quoted(name)} is not known here; voices are: {known}", param=param)
-
-
-def _refuse_unavailable(request: SpeechBody) -> None:
-    for name, reason in _NOT_HERE.items():
-        if getattr(request, name) is not None:
-            raise refused(name, reason)
 
 
 def _reference_clip(request: SpeechBody, info: SpeechInfo) -> MediaPart | None:

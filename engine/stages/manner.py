@@ -16,6 +16,7 @@ from engine.stages.load import SpeechModel
 from engine.stages.prompt import TextEncoder
 from engine.stages.speak import Speaker
 from engine.stages.speaker_encoder import SpeakerEncoder
+from engine.stages.talker_batch import Guidance
 from engine.stages.voice import ZERO_SPEAKER, Voice, make_voice
 from engine.stages.voices import DEFAULT_VOICE
 
@@ -45,7 +46,8 @@ class Cast:
         """
         instruction = None if request.instructions is None else read_instructions(request.instructions)
         voice = self._voice(request, styled=instruction is not None)
-        return Speaker(self.model, self.encoder, voice, instruction, seed=request.seed)
+        guidance = Guidance(self.model.config.talker.cfg_strength, temperature=request.temperature)
+        return Speaker(self.model, self.encoder, voice, instruction, guidance, request.seed)
 
     def _voice(self, request: SpeechRequest, *, styled: bool) -> Voice:
         """A caption goes with a clip without transcript, or with the zero speaker where no voice is named."""
