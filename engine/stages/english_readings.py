@@ -50,10 +50,9 @@ def _date(found: Match[str]) -> str:
 
 
 def _clock(found: Match[str]) -> str:
-    hour, minute = cardinal(found[1]), found[2]
-    if minute == "00":
-        return hour
-    return f"{hour} oh {cardinal(minute)}" if minute.startswith("0") else f"{hour} {cardinal(minute)}"
+    hour, minute, half = cardinal(found["h"]), found["m"] or "00", found["half"]
+    said = hour if minute == "00" else f"{hour} {'oh ' * minute.startswith('0')}{cardinal(minute)}"
+    return f"{said} {half}" if half else said
 
 
 def _decade(found: Match[str]) -> str:
@@ -92,7 +91,8 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[Match[str]], str]], ...] = (
     (re.compile(rf"{_ALONE}(?P<y>\d{{4}})([-/])(?P<m>0?[1-9]|1[0-2])\2(?P<d>0?[1-9]|[12]\d|3[01]){_END}"), _date),
     (re.compile(rf"{_ALONE}\d{{1,2}}/\d{{1,2}}/\d{{4}}{_END}"), lambda found: found[0].replace("/", " ")),
     (re.compile(r"(?<=:[0-5]\d) ?[-–—] ?(?=\d{1,2}:[0-5]\d)"), lambda _: " to "),
-    (re.compile(rf"{_ALONE}([01]?\d|2[0-4]):([0-5]\d)(?![\d:])"), _clock),
+    (re.compile(rf"{_ALONE}(?P<h>0?\d|1[0-2])(?::(?P<m>[0-5]\d))? ?(?P<half>[ap]m)\b"), _clock),
+    (re.compile(rf"{_ALONE}(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?P<half>)(?![\d:])"), _clock),
     (re.compile(rf"{_ALONE}(1\d|20)(\d0)s\b"), _decade),
     # Versions and addresses, numbers to dial, spans, signs.
     (

@@ -25,6 +25,8 @@ _ORNAMENTS = re.compile("[\U0001f600-\U0001f64f▼●★☆■□▲△◆◇○
 
 # What the released rules spoil: "between $5 and $6" is no formula, and joined numbers are other numbers.
 _CERTAIN_FORMULA = re.compile(r"\$\$.*?\$\$|\$(?!\s?\d).*?\$", re.DOTALL)
+# The digits of an address are none to read, and what ends the sentence is not part of it.
+_ADDRESS = re.compile(r"(?:https?://|www\.)[^\s\u3000-\uffef]*[^\s\u3000-\uffef.,;:!?)\"']")
 _LETTER = r"[^\W\u4e00-\u9fff]"
 _SILENT_SPACE = re.compile(rf"(?<!{_LETTER}) +(?! )(?!{_LETTER})")
 
@@ -36,7 +38,7 @@ def remove_markup(text: str) -> str:
 
 def remove_markup_with_care(text: str) -> str:
     """The same, but for what would change what is said."""
-    return _remove(text, _CERTAIN_FORMULA, _SILENT_SPACE)
+    return _remove(_ADDRESS.sub("", text), _CERTAIN_FORMULA, _SILENT_SPACE)
 
 
 def _remove(text: str, formula: re.Pattern[str], space: re.Pattern[str]) -> str:
@@ -57,8 +59,11 @@ def make_normaliser(grammar: Normaliser) -> Normaliser:
         text = remove_markup_with_care(text)
         return grammar(text) if has_chinese(text) else text
 
+    def normalise(segment: str) -> str:
+        return released(segment if has_chinese(segment) else prepare_readings(_ADDRESS.sub("", segment))).strip()
+
     released = released_order(clean)
-    return lambda segment: released(segment if has_chinese(segment) else prepare_readings(segment)).strip()
+    return normalise
 
 
 def released_order(text_normalisation: Normaliser) -> Normaliser:

@@ -142,6 +142,8 @@ class SentenceSegmenter:
         mark = marked[-1]
         if mark == ".":
             return char.isspace() and not _ABBREVIATION.search(marked)
+        if mark.isascii() and char.isascii() and not char.isspace() and mark != "\n":
+            return False  # inside an address, or a time of day
         return mark in _SENTENCE_ENDS or (self.num_segments == 0 and mark in _CLAUSE_ENDS and not char.isdigit())
 
     def _enough(self) -> bool:

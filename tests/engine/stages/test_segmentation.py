@@ -108,6 +108,12 @@ def test_only_the_first_segment_may_end_at_a_comma() -> None:
     ]
 
 
+def test_an_address_stays_in_one_piece() -> None:
+    text = "See what is at https://a.b/c?d=1,e;f=2 before noon. And then, at last, go."
+    assert segments(SentenceSegmenter(), text)[0] == "See what is at https://a.b/c?d=1,e;f=2 before noon."
+    assert spoken(make_front_end(), text)[0] == "See what is at before noon."
+
+
 def test_the_first_segment_is_ready_before_the_text_is() -> None:
     segmenter = SentenceSegmenter()
     assert segmenter.push("This is the first sentence") == []
