@@ -104,7 +104,8 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[Match[str]], str]], ...] = (
     (re.compile(r"£(-?[0-9,]*[0-9]+(?:\.[0-9]+)?)"), _money("pound", "pounds")),
     (re.compile(r"\$(-?[0-9.,]*[0-9]+(?:\.[0-9]+)?)"), _money("dollar", "dollars")),
     (re.compile(r"([0-9]+)/([0-9]+)"), _fraction),
-    (re.compile(r"(-?[0-9.,]*[0-9]+)%"), lambda found: _quantity(found[1], "percent")),
+    # The released pattern without its alternatives takes cubic time.
+    (re.compile(r"(-[0-9.,]*[0-9]|(?<![0-9.,])[0-9.,]*[0-9])%"), lambda found: _quantity(found[1], "percent")),
     (re.compile(r"\b([0-9]+)(?:st|nd|rd|th)\b"), _ordinal),
     (re.compile(r"\b([a-zA-Z]+)-?([0-9]+(?:\.[0-9]+)?)\b"), _version),
     # Digits beside Chinese characters have no word boundary and stay as they are.

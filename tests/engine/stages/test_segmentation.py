@@ -157,3 +157,11 @@ def test_a_long_text_is_cut_whatever_it_is_written_in(unit: str) -> None:
     if not unit[0].isdigit():
         letters = [char for char in "".join(got) if char.isalpha()]
         assert letters == [char for char in text if char.isalpha()]
+
+
+@pytest.mark.parametrize("unit", ["1,", "![](", "9", "$", "1-"])
+def test_no_text_takes_the_talker_away_from_others(unit: str) -> None:
+    """Patterns that go back and forth took minutes for the first two, while everybody waited."""
+    got = spoken(make_front_end("released"), unit * (4096 // len(unit)))
+    assert all(len(segment) <= MAX_CHARS for segment in got)
+    assert bool(got) == unit[0].isdigit()
