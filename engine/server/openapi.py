@@ -23,7 +23,7 @@ from engine.server.sampling import (
     RANGES,
     Range,
 )
-from engine.server.speech_body import MAX_CHARS, MAX_TEMPERATURE, SpeechBody
+from engine.server.speech_body import MAX_CHARS, MAX_TEMPERATURE, NOT_IN_CHATS, SpeechBody
 from engine.server.tokens import DetokenizeBody, TokenizeBody
 from engine.server.transcription import LANGUAGES, MAX_PROMPT_CHARS, TranscriptFormat
 from engine.server.usage import Usage
@@ -118,6 +118,8 @@ def _schemas() -> Json:
         _limit_fields(schemas[name], {field: _keywords(limits) for field, limits in RANGES.items()})
     for (name, field), keywords in _LIMITS.items():
         _limit_fields(schemas[name], {field: keywords})
+    for name in NOT_IN_CHATS:  # known, so as to be refused
+        del schemas["SpokenBody"]["properties"][name]
     return {
         **schemas,
         "Error": _error_schema(),

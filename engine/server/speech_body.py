@@ -17,7 +17,7 @@ from engine.inputs.instructions import CAPTION_FIELDS, caption_fields
 from engine.inputs.media import Preprocessed
 from engine.inputs.messages import MediaPart
 from engine.server.audio_file import AudioFormat, check_format
-from engine.server.jsonbody import decode_body, quoted
+from engine.server.jsonbody import decode_body, quoted, refused
 from engine.server.media import NeedsMedia
 from engine.server.plan import Serving, SpeechPlan
 from engine.server.sampling import Range, check_model, check_range
@@ -38,10 +38,19 @@ MAX_TEMPERATURE = 2.0
 
 
 class SpokenBody(msgspec.Struct):
-    """`audio` of a chat request."""
+    """`audio` of a chat request; behind `format` are fields that only the route for speech takes."""
 
     voice: str | dict[str, Any] | None = None
     format: str | None = None
+    instructions: Any = None
+    language: Any = None
+    ref_audio: Any = None
+    ref_text: Any = None
+    speaker_embedding: Any = None
+    speed: Any = None
+
+
+NOT_IN_CHATS = SpokenBody.__struct_fields__[2:]
 
 
 class SpeechBody(msgspec.Struct, kw_only=True):
@@ -125,8 +134,11 @@ def chat_speech(asked: SpokenBody, info: SpeechInfo, *, stream: bool, shows_text
     """How a chat's answer is to be spoken.
 
     Raises:
-        InvalidRequest: there is no such voice, or no such format.
+        InvalidRequest: there is no such voice, or no such format, or a field is for the other route.
     """
+    for field in NOT_IN_CHATS:
+        if getattr(asked, field) is not None:
+            raise refused(f"audio.{field}", f"audio.{field} is taken by POST /v1/audio/speech only; leave it out")
     name = asked.format or ("pcm16" if stream else "wav")
     if stream and name not in ("pcm16", "pcm"):
         message = f"audio.format {quoted(name)}: a streamed chat has its speech as pcm16"
