@@ -91,6 +91,8 @@ def cardinal(digits: str) -> str:
             said += "零"
         said += _below_myriad(value) + myriad
         is_gap = False
+    if said.startswith(("二千", "二万", "二亿")):
+        said = "两" + said[1:]
     return said.removeprefix("一") if said.startswith("一十") else said
 
 
