@@ -24,16 +24,16 @@ def cardinal(digits: str, link: str = "") -> str:
     Raises:
         ValueError: it has more digits than there are names.
     """
-    digits = digits.lstrip("0")
-    if not digits:
+    value = int(digits)  # of any script
+    if not value:
         return _SMALL[0]
-    if len(digits) > _MAX_DIGITS:
+    if value >= 10**_MAX_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits has no name")
-    *larger, last = _groups(int(digits), link)
+    *larger, last = _groups(value, link)
     if not larger:
         return last
     # What remains below a hundred follows without a pause: "two thousand fourteen".
-    pause = ", " if not 0 < int(digits) % 1000 < 100 else f" {link} " if link else " "
+    pause = ", " if not 0 < value % 1000 < 100 else f" {link} " if link else " "
     return ", ".join(larger) + pause + last
 
 
@@ -46,7 +46,7 @@ def decimal(number: str, link: str = "") -> str:
     whole, point, fraction = number.partition(".")
     if point and not fraction.isdecimal():
         raise ValueError(f"{number!r} has no decimals behind its point")
-    said = cardinal(str(int(whole or "0")), link)
+    said = cardinal(whole or "0", link)
     return f"{said} point {spell_out(fraction)}" if point else said
 
 

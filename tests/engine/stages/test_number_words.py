@@ -10,6 +10,7 @@ from engine.stages.number_words import cardinal, decimal, ordinal
     [
         ("0", "zero"),
         ("000", "zero"),
+        ("０", "zero"),
         ("007", "seven"),
         ("13", "thirteen"),
         ("20", "twenty"),

@@ -125,7 +125,7 @@ def spoken(front: TextFrontEnd, *pieces: str) -> list[str]:
     return [segment for piece in pieces for segment in front.push(piece)] + front.finish()
 
 
-TEXTS = st.text('abcdefgh 一二三四五。，,.!?；:\n"”)1234567890$%😀ж안', max_size=300)
+TEXTS = st.text('abcdefgh 一二三四五。，,.!?；:/-\n"”)1234567890０٣$€%°Ckmps😀ж안', max_size=300)
 
 
 @pytest.mark.parametrize("mode", ["sentence", "released"])
