@@ -60,14 +60,14 @@ _UNITS = {
 _UNIT = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
 _CURRENCIES = {"¥": "元", "￥": "元", "$": "美元", "€": "欧元", "£": "英镑"}
 _SIGNS = {"+": "加", "-": "减", "−": "减", "×": "乘", "*": "乘", "÷": "除以", "=": "等于"}
-_FULL_WIDTH = {ord("０") + n: str(n) for n in range(10)} | {ord("％"): "%", ord("．"): "."}
+_FULL_WIDTH = {ord("％"): "%", ord("．"): "."}
 
 Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 
 def read_chinese_numbers(text: str) -> str:
     """`text` with its numbers in characters."""
-    text = text.translate(_FULL_WIDTH)
+    text = re.sub(r"\d", lambda digit: str(int(digit[0])), text.translate(_FULL_WIDTH))  # of any script
     for pattern, say in _RULES:
         text = pattern.sub(say, text)
     return text
