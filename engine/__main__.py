@@ -228,6 +228,7 @@ def _find_speech(options: argparse.Namespace, path: Path) -> SpeechOptions | Non
         options.speaker_encoder,
         options.vae_encoder_layers,
         options.speech_segments,
+        options.speech_slack,
     )
 
 

@@ -94,7 +94,8 @@ class SpeechOptions:
 
     `voices` is a folder of presets beside the checkpoint's, `speaker_encoder` an ONNX file in place of the talker's.
     `vae_encoder_layers` says how many layers of the VAE's encoder run: 4 as released, or all that are stored.
-    `segments` says where a text is cut to be spoken: at sentences, or as early as the released program does.
+    `segments` says where a text is cut to be spoken: at sentences, or as early as the released program does. A segment
+    ends after `slack` times the length that its text should take, whatever the talker says.
     """
 
     talker: str
@@ -105,6 +106,7 @@ class SpeechOptions:
     speaker_encoder: str | None = None
     vae_encoder_layers: VAEEncoderDepth = "released"
     segments: SegmentationMode = "sentence"
+    slack: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)

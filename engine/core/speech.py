@@ -33,7 +33,7 @@ class SpeechRequest:
 
     `voice` is a preset's name, None for the default. `instructions` say how to speak, in words or as a JSON object of
     caption fields. `speaker` is a speaker vector in place of the voice's own, `clip` stands in place of a voice.
-    `max_steps` bounds the talker's steps over all segments.
+    `max_steps` bounds the talker's steps over all segments. `temperature` above 0 adds noise on the way to each patch.
     """
 
     id: int
@@ -43,6 +43,7 @@ class SpeechRequest:
     speaker: tuple[float, ...] = ()
     clip: ReferenceClip | None = None
     max_steps: int | None = None
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.errors import WeightError
 from engine.goldens.compare import CaseResult, Tolerance, load_case, load_json
 from engine.layers.embedding import empty_embedding
 from engine.models.aggregator import Aggregator
@@ -21,7 +22,7 @@ from engine.models.vae_encoder import EncoderDepth, Posterior, VAEEncoder, num_e
 from engine.parallel import TensorParallel
 from engine.talker_config import SPEAKER_WIDTH, parse_dit, parse_qwen2, parse_vae
 from engine.weights.checkpoint import Checkpoint
-from engine.weights.load import load_weights
+from engine.weights.load import fill, make_plan, stored_shapes
 from engine.weights.rules import Rules, Shard
 from engine.weights.speech_rules import TALKER, vae_rules
 
@@ -37,15 +38,23 @@ Tensors = dict[str, Tensor]
 
 
 def load_part(parts: dict[str, nn.Module], folder: Path, rules: Rules) -> None:
-    """Fill some components, given under their names in the whole model, from everything that the case stores."""
-    load_weights(nn.ModuleDict(parts), Checkpoint(folder), Shard(TensorParallel()), [rules])
+    """Fill some components, given under their names in the whole model; the case may store others as well.
+
+    Raises:
+        WeightError: something of them is missing, or has another shape.
+    """
+    model, checkpoint = nn.ModuleDict(parts), Checkpoint(folder)
+    plan = make_plan(checkpoint.files, stored_shapes(model), [rules])
+    if plan.missing:
+        raise WeightError(f"{folder}: {'; '.join(plan.problems)}")
+    fill(model, checkpoint, Shard(TensorParallel()), plan)
 
 
-def load_flow(folder: Path) -> FlowMatching:
-    """The case's flow model and solver."""
+def load_flow(folder: Path, cond_dim: int) -> FlowMatching:
+    """The case's flow model and solver, for conditions of width `cond_dim`."""
     tree = load_json(folder / "config.json")
-    flow = tree["flowmodel"]
-    model = DiT(parse_dit(flow, "flowmodel"), flow["llm_cond_dim"], tree["history_patch_size"], tree["patch_size"])
+    cfg = parse_dit(tree["flowmodel"], "flowmodel")
+    model = DiT(cfg, cond_dim, tree["history_patch_size"], tree["patch_size"])
     matching = FlowMatching(model, tree["steps"])
     load_part({"cfm": matching}, folder, TALKER)
     return matching
@@ -56,7 +65,7 @@ def run_dit(folder: Path) -> CaseResult:
     """`dit_blocks`: every stage of the flow model, and the batch that guidance makes."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
-    flow = load_flow(folder)
+    flow = load_flow(folder, inputs["llm_cond"].shape[-1])
     model = flow.model
     x, cond, history = inputs["x"], inputs["llm_cond"], inputs["latent_history"]
     names = {"t_embedder": "time_emb", "c_embedder": "cond_emb", "blocks.0.attn": "attn0_out"}
@@ -68,10 +77,10 @@ def run_dit(folder: Path) -> CaseResult:
         "out_full_sequence": model.final_layer(seen[f"block_{len(model.blocks) - 1}"]),
         "rope_freqs": model.table.angles.repeat_interleave(2, dim=-1)[None],
         "time_sinusoid": model.t_embedder.features(TIME_SCALE * inputs["t"]),
-        # What the bfloat16 run time sees: the product is rounded before the sines are taken.
-        "time_sinusoid_bf16_t": model.t_embedder.features(TIME_SCALE * inputs["t_bf16_as_fp32"].bfloat16()),
     }
-    time = model.t_embedder(inputs["cfg_t"][None])
+    if "t_bf16_as_fp32" in inputs:  # what the bfloat16 run time sees: the product is rounded before the sines are taken
+        got["time_sinusoid_bf16_t"] = model.t_embedder.features(TIME_SCALE * inputs["t_bf16_as_fp32"].bfloat16())
+    time = model.t_embedder(inputs["cfg_t"].reshape(1))
     got["cfg_stacked_out"] = model.velocity(x.repeat(2, 1, 1), time[None], flow.doubled_context(cond, history))
     result.tensors(got, expected, BLOCKS)
     return result
@@ -82,7 +91,7 @@ def run_cfm(folder: Path) -> CaseResult:
     """`cfm_sampling`: time grids, guided velocities, and patches by the plain and the stochastic solver."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
-    flow = load_flow(folder)
+    flow = load_flow(folder, inputs["llm_cond"].shape[-1])
     got: Tensors = {}
     for name in expected:
         kind, _, steps = name.partition("_")[2].partition("_")
@@ -126,7 +135,7 @@ def run_aggregator(folder: Path) -> CaseResult:
 
 @torch.inference_mode()
 def run_llm_step(folder: Path) -> CaseResult:
-    """`talker_llm_step`: a prompt with speaker rows, two decode steps from the cache, and the stop head."""
+    """`talker_llm_step`: a prompt with speaker rows, decode steps from the cache, and the stop head."""
     result = CaseResult(folder.name)
     inputs, expected = load_case(folder)
     cfg = parse_qwen2(load_json(folder / "config.json"), "config.json")
@@ -137,9 +146,10 @@ def run_llm_step(folder: Path) -> CaseResult:
     embeddings = embed(inputs["input_ids"])
     embeddings[0, inputs["speaker_positions"]] = projected
     length = embeddings.shape[1]
-    cache = SlotCache(cfg, 1, length + 2, torch.float32, torch.device("cpu"))
+    steps = sum(name.startswith("next_embed_") for name in inputs)
+    cache = SlotCache(cfg, 1, length + steps, torch.float32, torch.device("cpu"))
     prompt = model(embeddings, cache.prefill(0, length))
-    decoded = [model(inputs[f"next_embed_{k + 1}"], cache.decode(torch.tensor([length + k]))) for k in range(2)]
+    decoded = [model(inputs[f"next_embed_{k + 1}"], cache.decode(torch.tensor([length + k]))) for k in range(steps)]
     hidden = torch.cat([prompt[:, -1:], *decoded], dim=1)
     logits = stop_head(hidden)
     got = {"spk_projected": projected, "prefill_embeds": embeddings, "prefill_hidden": prompt, "hidden_steps": hidden}
@@ -157,7 +167,9 @@ def run_vae_decode(folder: Path) -> CaseResult:
     names = {"decoder": "backbone_hidden", "head.out": "head_out"}
     with record(decoder, names, inputs={"decoder": "backbone_in"}) as seen:
         whole = decoder(inputs["latents"])
-    got: Tensors = {"waveform_offline": whole[:, None], "waveform_offline_b2": decoder(inputs["latents_b2"])[:, None]}
+    got: Tensors = {"waveform_offline": whole[:, None]}
+    for name in (key.removeprefix("latents_") for key in inputs if key.startswith("latents_")):
+        got[f"waveform_offline_{name}"] = decoder(inputs[f"latents_{name}"])[:, None]
     for name in (key.removeprefix("splits_") for key in inputs if key.startswith("splits_")):
         parts = stream_decode(decoder, inputs["latents"][0], inputs[f"splits_{name}"].tolist())
         got[f"stream_{name}"] = torch.cat(parts)[None]
@@ -165,7 +177,7 @@ def run_vae_decode(folder: Path) -> CaseResult:
         result.tensors(
             {f"stream_{name} = offline": got[f"stream_{name}"]}, {f"stream_{name} = offline": whole}, WAVEFORM
         )
-    result.tensors(seen, {key: expected.pop(key) for key in seen}, HIDDEN)
+    result.tensors(seen, {name: expected.pop(name) for name in seen if name in expected}, HIDDEN)
     result.tensors(got, expected, WAVEFORM)
     return result
 

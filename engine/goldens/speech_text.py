@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def run_silence(folder: Path) -> CaseResult:
         got[f"{name}_offline"] = torch.from_numpy(SilenceHold.at(rate).push(wave, last=True))[None]
         got[f"{name}_stream"] = torch.from_numpy(np.concatenate(parts))[None]
         got[f"{name}_stream_chunk_samples"] = torch.tensor([len(part) for part in parts])
-        defective = expected.pop(f"{name}_stream_official")
-        if not torch.equal(defective, expected[f"{name}_stream"]):
+        defective = expected.pop(f"{name}_stream_official", None)
+        if defective is not None and not torch.equal(defective, expected[f"{name}_stream"]):
             result.differs(f"{name}_stream != released", got[f"{name}_stream"], defective)
     result.tensors(got, expected, EXACT)
     return result
@@ -74,20 +75,22 @@ def run_front_end(folder: Path) -> CaseResult:
 
 
 def _check_text(result: CaseResult, prefix: str, case: dict[str, Any]) -> None:
+    """Everything that is stored of a text; what is not known here fails."""
     text = case["text"]
-    got = {
-        "tokens": tokens(text),
-        "semantic_length": semantic_length(text),
-        "is_chinese": has_chinese(text),
-        "cut_50": cut(text, 50),
-        "cut_20": cut(text, 20),
-        "normalize_numbers": expand_numbers(text),
-        "pre_processor": remove_markup(text),
-        "online_segments_string": _online(list(text)),
-        "online_segments_whole": _online(tokens(text)),
+    steps: dict[str, Callable[[str], Any]] = {
+        "tokens": tokens,
+        "semantic_length": semantic_length,
+        "is_chinese": has_chinese,
+        "normalize_numbers": expand_numbers,
+        "pre_processor": remove_markup,
+        "online_segments_string": lambda text: _online(list(text)),
+        "online_segments_whole": lambda text: _online(tokens(text)),
     }
-    for name, value in got.items():
-        result.equal(prefix + name, value, case[name])
+    for name, want in case.items():
+        if name.startswith("cut_"):
+            result.equal(prefix + name, cut(text, int(name.removeprefix("cut_"))), want)
+        elif name != "text":
+            result.equal(prefix + name, steps[name](text) if name in steps else "not produced", want)
 
 
 def _online(text: list[str]) -> list[dict[str, Any]]:

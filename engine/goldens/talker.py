@@ -20,7 +20,7 @@ from engine.stages.prompt import build_prompt, pieces
 from engine.stages.silence import SilenceHold
 from engine.stages.speak import Speaker
 from engine.stages.talker_batch import MAX_PATCHES, Guidance, Patch, Segment, TalkerBatch
-from engine.stages.voice import ZERO_SPEAKER, Voice, make_voice
+from engine.stages.voice import ZERO_SPEAKER, Voice, encode_clip, make_voice
 from engine.stages.waveform import Rendering, SegmentAudio, render
 
 PROMPT = Tolerance(0.0, 2e-5)
@@ -84,14 +84,13 @@ def run_talker(folder: Path) -> CaseResult:
     request = load_json(folder / "request.json")
     model = load_speech(folder / "talker", torch.device("cpu"), torch.float32)
     encoder = ByteEncoder(request["tokenizer"]["special"])
-    voices = _voices(model, inputs, request)
-    got = _reference_clip(model, inputs, voices["clone"])
+    got = _reference_clip(model, inputs)
     segments = {}
     for name, case in request["cases"].items():
-        speaker = _speaker(model, encoder, voices[name], request, case)
-        _check_prompt(result, name, speaker, request, inputs)
-        segment = replace(speaker.segment(request["text"]), noise=_noise(inputs, name, model), max_patches=MAX_PATCHES)
-        segments[name] = segment
+        asked = request | case
+        speaker = _speaker(model, encoder, _voice(model, inputs, asked), name, asked)
+        _check_prompt(result, name, speaker, asked, inputs)
+        segments[name] = segment = _segment(speaker, asked["text"], _noise(inputs, name, model))
         got |= _run_alone(model, name, segment)
     for name, want in expected.items():
         tolerance = _TOLERANCES.get(name.split("/")[-1].split("_")[0], STATE)
@@ -100,48 +99,55 @@ def run_talker(folder: Path) -> CaseResult:
     return result
 
 
-def _check_prompt(result: CaseResult, name: str, speaker: Speaker, request: Mapping[str, Any], inputs: Tensors) -> None:
+def _check_prompt(result: CaseResult, name: str, speaker: Speaker, asked: Mapping[str, Any], inputs: Tensors) -> None:
     """The strings that are encoded (the case also lists markers that the released code looks up), and the ids."""
-    text = request["text"]
+    text = asked["text"]
     said = {piece for piece, _ in pieces(text, speaker.prompt)}
-    result.equal(f"{name}/encode_calls", said, set(request["encode_calls"][name]["encode_calls_in_order"]))
+    result.equal(f"{name}/encode_calls", said, set(asked["encode_calls"][name]["encode_calls_in_order"]))
     ids = build_prompt(speaker.encoder, text, speaker.prompt).ids
     result.equal(f"{name}/input_ids", list(ids), inputs[f"{name}/input_ids"][0].tolist())
 
 
-def _voices(model: SpeechModel, inputs: Tensors, request: Mapping[str, Any]) -> dict[str, Voice]:
-    voices = {}
-    for name, case in request["cases"].items():
-        speakers = inputs["speaker_embedding"] if case.get("speakers") else None
-        voices[name] = make_voice(
-            model,
-            ZERO_SPEAKER if case.get("zero_speaker") else speakers,
-            inputs["prompt_wav"][0] if case.get("prompt_wav") else None,
-            request["prompt_text"] if case.get("prompt_wav") else None,
-            inputs["prompt_eps"][0],
-        )
-    return voices
+def _voice(model: SpeechModel, inputs: Tensors, asked: Mapping[str, Any]) -> Voice:
+    is_cloned = bool(asked.get("prompt_wav"))
+    speakers = inputs["speaker_embedding"] if asked.get("speakers") else None
+    return make_voice(
+        model,
+        ZERO_SPEAKER if asked.get("zero_speaker") else speakers,
+        inputs["prompt_wav"][0] if is_cloned else None,
+        asked.get("prompt_text") if is_cloned else None,
+        _clip_noise(inputs),
+    )
 
 
-def _reference_clip(model: SpeechModel, inputs: Tensors, voice: Voice) -> Tensors:
-    """What the clone run takes from its clip."""
-    assert voice.latents is not None
-    assert voice.prompt_rows is not None
-    assert voice.speakers is not None
-    return {
-        "prompt_wav_padded": pad_to_patches(inputs["prompt_wav"], model.config.patch_samples),
-        "prompt_wav_latents": voice.latents[None],
-        "prompt_wav_embeds": voice.prompt_rows[None],
-        "speaker_projected": voice.speakers,
-    }
+def _clip_noise(inputs: Tensors) -> Tensor | None:
+    return inputs["prompt_eps"][0] if "prompt_eps" in inputs else None
 
 
-def _speaker(
-    model: SpeechModel, encoder: ByteEncoder, voice: Voice, request: Mapping[str, Any], case: Mapping[str, Any]
-) -> Speaker:
-    guidance = Guidance(case["cfg"], case["sigma"], case["temperature"])
-    instruction = request["instruction_styled"] if case.get("instruction") else None
-    return Speaker(model, encoder, voice, instruction, guidance, task=request["prompt"])
+def _reference_clip(model: SpeechModel, inputs: Tensors) -> Tensors:
+    """What is taken from the case's clip and speaker vectors, whichever of its runs use them."""
+    got: Tensors = {}
+    if "speaker_embedding" in inputs:
+        got["speaker_projected"] = model.talker.project_speakers(inputs["speaker_embedding"])
+    if "prompt_wav" in inputs:
+        latents = encode_clip(model, inputs["prompt_wav"][0], _clip_noise(inputs))
+        got["prompt_wav_padded"] = pad_to_patches(inputs["prompt_wav"], model.config.patch_samples)
+        got["prompt_wav_latents"] = latents[None]
+        got["prompt_wav_embeds"] = model.talker.aggregate(latents)[None]
+    return got
+
+
+def _speaker(model: SpeechModel, encoder: ByteEncoder, voice: Voice, name: str, asked: Mapping[str, Any]) -> Speaker:
+    instruction = asked.get("instruction")
+    if instruction is True:  # kept once for the case, under the name of the run
+        instruction = asked[f"instruction_{name}"]
+    guidance = Guidance(asked["cfg"], asked["sigma"], asked["temperature"])
+    return Speaker(model, encoder, voice, instruction or None, guidance, task=asked["prompt"])
+
+
+def _segment(speaker: Speaker, text: str, noise: StoredNoise) -> Segment:
+    """Ends with the stored noise at the latest; stop probabilities are compared at every step."""
+    return replace(speaker.segment(text), noise=noise, max_patches=min(MAX_PATCHES, len(noise.y0)))
 
 
 def _noise(inputs: Tensors, name: str, model: SpeechModel) -> StoredNoise:

@@ -23,7 +23,7 @@ from engine.server.sampling import (
     RANGES,
     Range,
 )
-from engine.server.speech_body import MAX_CHARS, SpeechBody
+from engine.server.speech_body import MAX_CHARS, MAX_TEMPERATURE, NOT_IN_CHATS, SpeechBody
 from engine.server.tokens import DetokenizeBody, TokenizeBody
 from engine.server.transcription import LANGUAGES, MAX_PROMPT_CHARS, TranscriptFormat
 from engine.server.usage import Usage
@@ -57,6 +57,7 @@ _LIMITS: Mapping[tuple[str, str], Json] = {
     ("ResponseFormat", "type"): {"enum": ["text", "json_object", "json_schema"]},
     ("SpeechBody", "input"): {"minLength": 1, "maxLength": MAX_CHARS},
     ("SpeechBody", "speed"): {"minimum": 0.25, "maximum": 4.0},
+    ("SpeechBody", "temperature"): {"minimum": 0.0, "maximum": MAX_TEMPERATURE},
     ("SpeechBody", "stream_format"): {"enum": ["audio", "sse"]},
 }
 _KEYWORDS_OF = {
@@ -117,6 +118,8 @@ def _schemas() -> Json:
         _limit_fields(schemas[name], {field: _keywords(limits) for field, limits in RANGES.items()})
     for (name, field), keywords in _LIMITS.items():
         _limit_fields(schemas[name], {field: keywords})
+    for name in NOT_IN_CHATS:  # known, so as to be refused
+        del schemas["SpokenBody"]["properties"][name]
     return {
         **schemas,
         "Error": _error_schema(),

@@ -160,6 +160,13 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
         default="sentence",
         help="where a text is cut to be spoken: at sentences (default), or as early as the released program does",
     )
+    add(
+        "--speech-slack",
+        type=_slack,
+        default=1.5,
+        metavar="FACTOR",
+        help="a segment ends after so many times the length that its text should take (default: 1.5)",
+    )
     add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
     add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")
     add(
@@ -300,6 +307,10 @@ def _seconds(text: str) -> float:
 
 def _fraction(text: str) -> float:
     return _number(text, "between 0 and 1", 0.0, 1.0)
+
+
+def _slack(text: str) -> float:
+    return _number(text, "between 1.5 and 10", 1.5, 10.0)
 
 
 def _number(text: str, what: str, low: float, high: float) -> float:

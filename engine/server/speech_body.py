@@ -34,16 +34,23 @@ LANGUAGES = ("auto", "zh", "en")  # what the talker was trained on; it hears fro
 
 StreamFormat = Literal["audio", "sse"]
 
-_NOT_HERE = {
-    "temperature": "temperature is fixed for speech; leave it out",
-}
+MAX_TEMPERATURE = 2.0
 
 
 class SpokenBody(msgspec.Struct):
-    """`audio` of a chat request."""
+    """`audio` of a chat request; behind `format` are fields that only the route for speech takes."""
 
     voice: str | dict[str, Any] | None = None
     format: str | None = None
+    instructions: Any = None
+    language: Any = None
+    ref_audio: Any = None
+    ref_text: Any = None
+    speaker_embedding: Any = None
+    speed: Any = None
+
+
+NOT_IN_CHATS = SpokenBody.__struct_fields__[2:]
 
 
 class SpeechBody(msgspec.Struct, kw_only=True):
@@ -80,6 +87,7 @@ class SpokenText:
     instructions: str | None
     speaker: tuple[float, ...]
     max_steps: int | None
+    temperature: float
     sample_rate: int
     clip: ReferenceClip | None = None
 
@@ -93,12 +101,12 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[Spoken
     request = decode_body(body, SpeechBody, serving.field_log)
     info = serving.need_speech("input")
     check_model(request.model, serving)
-    _refuse_unavailable(request)
     stream = _stream_format(request)
     speed = _speed(request, stream)
     _check_language(request.language)
     check_range("seed", request.seed, Range(-(2**63), 2**64 - 1))
     check_range("max_new_tokens", request.max_new_tokens, Range(1, MAX_STEPS))
+    check_range("temperature", request.temperature, Range(0.0, MAX_TEMPERATURE))
     clip = _reference_clip(request, info)
     spoken = SpokenText(
         text=_text(request.input),
@@ -110,6 +118,7 @@ def plan_speech(body: bytes, serving: Serving) -> SpokenText | NeedsMedia[Spoken
         instructions=_instructions(request.instructions),
         speaker=_speaker(request.speaker_embedding),
         max_steps=request.max_new_tokens,
+        temperature=request.temperature or 0.0,
         sample_rate=info.sample_rate,
     )
 
@@ -125,8 +134,11 @@ def chat_speech(asked: SpokenBody, info: SpeechInfo, *, stream: bool, shows_text
     """How a chat's answer is to be spoken.
 
     Raises:
-        InvalidRequest: there is no such voice, or no such format.
+        InvalidRequest: there is no such voice, or no such format, or a field is for the other route.
     """
+    for field in NOT_IN_CHATS:
+        if getattr(asked, field) is not None:
+            raise refused(f"audio.{field}", f"audio.{field} is taken by POST /v1/audio/speech only; leave it out")
     name = asked.format or ("pcm16" if stream else "wav")
     if stream and name not in ("pcm16", "pcm"):
         message = f"audio.format {quoted(name)}: a streamed chat has its speech as pcm16"
@@ -150,12 +162,6 @@ def check_voice(asked: object, info: SpeechInfo, param: str) -> str | None:
         return name
     known = ", ".join((DEFAULT_VOICE, *info.voices))
     raise InvalidRequest(f"{param} {quoted(name)} is not known here; voices are: {known}", param=param)
-
-
-def _refuse_unavailable(request: SpeechBody) -> None:
-    for name, reason in _NOT_HERE.items():
-        if getattr(request, name) is not None:
-            raise refused(name, reason)
 
 
 def _reference_clip(request: SpeechBody, info: SpeechInfo) -> MediaPart | None:

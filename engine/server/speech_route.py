@@ -109,6 +109,7 @@ def _utterance(
         speaker=spoken.speaker,
         clip=spoken.clip,
         max_steps=spoken.max_steps,
+        temperature=spoken.temperature,
     )
     return Utterance(service, request, arrived_s, on_overflow)
 

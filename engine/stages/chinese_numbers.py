@@ -60,14 +60,14 @@ _UNITS = {
 _UNIT = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
 _CURRENCIES = {"¥": "元", "￥": "元", "$": "美元", "€": "欧元", "£": "英镑"}
 _SIGNS = {"+": "加", "-": "减", "−": "减", "×": "乘", "*": "乘", "÷": "除以", "=": "等于"}
-_FULL_WIDTH = {ord("０") + n: str(n) for n in range(10)} | {ord("％"): "%", ord("．"): "."}
+_FULL_WIDTH = {ord("％"): "%", ord("．"): "."}
 
 Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 
 def read_chinese_numbers(text: str) -> str:
     """`text` with its numbers in characters."""
-    text = text.translate(_FULL_WIDTH)
+    text = re.sub(r"\d", lambda digit: str(int(digit[0])), text.translate(_FULL_WIDTH))  # of any script
     for pattern, say in _RULES:
         text = pattern.sub(say, text)
     return text
@@ -91,6 +91,8 @@ def cardinal(digits: str) -> str:
             said += "零"
         said += _below_myriad(value) + myriad
         is_gap = False
+    if said.startswith(("二千", "二万", "二亿")):
+        said = "两" + said[1:]
     return said.removeprefix("一") if said.startswith("一十") else said
 
 

@@ -16,6 +16,7 @@ from engine.stages.load import SpeechModel
 from engine.stages.prompt import TextEncoder
 from engine.stages.speak import Speaker
 from engine.stages.speaker_encoder import SpeakerEncoder
+from engine.stages.talker_batch import SLACK, Guidance
 from engine.stages.voice import ZERO_SPEAKER, Voice, make_voice
 from engine.stages.voices import DEFAULT_VOICE
 
@@ -24,12 +25,16 @@ _NUM_COPIED = 32  # voices of reference clips that are kept: clients send the sa
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """The voices that there are, and what makes a speaker of one; `speaker_encoder` hears who speaks in a clip."""
+    """The voices that there are, and what makes a speaker of one; `speaker_encoder` hears who speaks in a clip.
+
+    `slack` bounds the length of a segment (see `patch_limit`).
+    """
 
     model: SpeechModel
     encoder: TextEncoder
     voices: Mapping[str, Voice]
     speaker_encoder: SpeakerEncoder | None = None
+    slack: float = SLACK
     _copied: OrderedDict[tuple[object, ...], Voice] = field(default_factory=OrderedDict)
 
     @property
@@ -45,7 +50,8 @@ class Cast:
         """
         instruction = None if request.instructions is None else read_instructions(request.instructions)
         voice = self._voice(request, styled=instruction is not None)
-        return Speaker(self.model, self.encoder, voice, instruction, seed=request.seed)
+        guidance = Guidance(self.model.config.talker.cfg_strength, temperature=request.temperature)
+        return Speaker(self.model, self.encoder, voice, instruction, guidance, request.seed, slack=self.slack)
 
     def _voice(self, request: SpeechRequest, *, styled: bool) -> Voice:
         """A caption goes with a clip without transcript, or with the zero speaker where no voice is named."""

@@ -9,32 +9,45 @@ _SMALL = (
     "eighteen nineteen"
 ).split()
 _TENS = ("", "", *"twenty thirty forty fifty sixty seventy eighty ninety".split())
-_SCALES = ("", *"thousand million billion trillion".split())
-_MAX_DIGITS = 3 * len(_SCALES)  # beyond, nobody counts: digits are read one by one
+_SCALES = (
+    " thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion decillion"
+).split(" ")
+_MAX_DIGITS = 3 * len(_SCALES)
 
 _ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
 _ORDINALS |= {"twelve": "twelfth"}
 
 
-def cardinal(digits: str) -> str:
-    """Words of a whole number, given as ASCII digits."""
-    digits = digits.lstrip("0")
-    if not digits:
+def cardinal(digits: str, link: str = "") -> str:
+    """Words of a whole number, given as digits; `link` ("and") stands in front of what is below a hundred.
+
+    Raises:
+        ValueError: it has more digits than there are names.
+    """
+    value = int(digits)  # of any script
+    if not value:
         return _SMALL[0]
-    if len(digits) > _MAX_DIGITS:
-        return spell_out(digits)
-    *larger, last = _groups(int(digits))
+    if value >= 10**_MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits has no name")
+    *larger, last = _groups(value, link)
     if not larger:
         return last
     # What remains below a hundred follows without a pause: "two thousand fourteen".
-    pause = " " if 0 < int(digits) % 1000 < 100 else ", "
+    pause = ", " if not 0 < value % 1000 < 100 else f" {link} " if link else " "
     return ", ".join(larger) + pause + last
 
 
-def decimal(number: str) -> str:
-    """Words of a number that may have decimals, which are read digit by digit."""
-    whole, _, fraction = number.partition(".")
-    return f"{cardinal(whole)} point {spell_out(fraction)}" if fraction else cardinal(whole)
+def decimal(number: str, link: str = "") -> str:
+    """Words of a number that may have decimals, which are read digit by digit.
+
+    Raises:
+        ValueError: it is no such number, or has more digits than there are names.
+    """
+    whole, point, fraction = number.partition(".")
+    if point and not fraction.isdecimal():
+        raise ValueError(f"{number!r} has no decimals behind its point")
+    said = cardinal(whole or "0", link)
+    return f"{said} point {spell_out(fraction)}" if point else said
 
 
 def spell_out(digits: str) -> str:
@@ -42,27 +55,27 @@ def spell_out(digits: str) -> str:
     return " ".join(_SMALL[int(digit)] for digit in digits)
 
 
-def ordinal(digits: str) -> str:
-    """Words of a position: "twenty-first"."""
-    words = cardinal(digits)
+def ordinal(words: str) -> str:
+    """Words of a number as those of a position: "twenty-one" is "twenty-first"."""
     last = words.replace("-", " ").split()[-1]
     if last in _ORDINALS:
         return words.removesuffix(last) + _ORDINALS[last]
-    return f"{words[:-1]}ieth" if words.endswith("y") else f"{words}th"
+    return f"{words[:-1]}ieth" if words.endswith("ty") else f"{words}th"
 
 
-def _groups(value: int) -> Iterator[str]:
+def _groups(value: int, link: str) -> Iterator[str]:
     """Thousands apart, the largest first."""
     for power in range(len(_SCALES) - 1, -1, -1):
         group = value // 1000**power % 1000
         if group:
-            yield f"{_below_thousand(group)} {_SCALES[power]}".rstrip()
+            yield f"{_below_thousand(group, link)} {_SCALES[power]}".rstrip()
 
 
-def _below_thousand(value: int) -> str:
+def _below_thousand(value: int, link: str) -> str:
     hundreds, rest = divmod(value, 100)
     words = [f"{_SMALL[hundreds]} hundred"] if hundreds else []
     if rest:
+        words += [link] if hundreds and link else []
         words.append(_below_hundred(rest))
     return " ".join(words)
 

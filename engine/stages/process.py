@@ -6,11 +6,10 @@ Started by the server as `python -m engine.stages.process --fd N`, and only for 
 from __future__ import annotations
 
 import queue
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.child import Inbox, Prepared, inherited_socket, run_child
+from engine.child import Inbox, Prepared, inherited_socket, leave, run_child
 from engine.config import SpeechInfo, SpeechOptions
 from engine.errors import ConfigError, WeightError
 from engine.ipc import Abort, Channel, Command, Failed, Say, Speak, SpeechReady, SpeechReport, StartSpeech
@@ -80,4 +79,4 @@ def _build(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -28,6 +28,7 @@ _TOKENS = re.compile(
 )
 _SPEAKABLE = re.compile("[a-zA-Z\u4e00-\u9fff1-9]")
 _FLUSHING = tuple("！？。，!?")
+_DIGITS = tuple("0123456789")
 
 
 class Segmenter(Protocol):
@@ -72,16 +73,18 @@ class ReleasedSegmenter:
         if token.endswith("\n"):
             self._end_line(token)
             return self._flush() if self._enough() else []
-        ends_number = bool(self.buffer) and self.buffer[-1][-1].isdigit()
+        ends_number = bool(self.buffer) and self.buffer[-1].endswith(_DIGITS)
         self.buffer.append(token)
         flushing = token.endswith(_FLUSHING) or (token.endswith(".") and not ends_number)
         return self._flush() if enough and flushing else []
 
     def _end_line(self, token: str) -> None:
         """A line that ends without punctuation ends with a Chinese comma, if it is Chinese."""
+        if not self.buffer:
+            return
         if not has_chinese("".join(self.buffer)):
-            self.buffer.extend(filter(None, [token[:-1]]))
-        elif has_chinese(self.buffer[-1][-1]):
+            self.buffer.append(token[:-1])  # even if it is empty: it counts
+        elif has_chinese(self.buffer[-1][-1:]):
             self.buffer.append("，")
 
     def _enough(self) -> bool:
@@ -139,6 +142,8 @@ class SentenceSegmenter:
         mark = marked[-1]
         if mark == ".":
             return char.isspace() and not _ABBREVIATION.search(marked)
+        if mark.isascii() and char.isascii() and not char.isspace() and mark != "\n":
+            return False  # inside an address, or a time of day
         return mark in _SENTENCE_ENDS or (self.num_segments == 0 and mark in _CLAUSE_ENDS and not char.isdigit())
 
     def _enough(self) -> bool:
@@ -149,7 +154,7 @@ class SentenceSegmenter:
         return semantic_length(text) >= LATER_LENGTH or len(text) >= LATER_CHARS
 
     def _flush(self) -> list[str]:
-        segments = cut(self.buffer)
+        segments = [fragment.strip() for fragment in cut(self.buffer)]
         self.buffer = ""
         self.num_segments += len(segments)
         return segments

@@ -11,7 +11,7 @@ import torch
 from engine.stages.load import SpeechModel
 from engine.stages.noise import SeededNoise
 from engine.stages.prompt import SPEECH, PromptText, TextEncoder, build_prompt
-from engine.stages.talker_batch import Guidance, Segment, TalkerBatch, patch_limit
+from engine.stages.talker_batch import SLACK, Guidance, Segment, TalkerBatch, patch_limit
 from engine.stages.voice import Voice
 from engine.stages.waveform import Rendering, SegmentAudio, render
 
@@ -28,8 +28,9 @@ class Speaker:
         guidance: Guidance | None = None,
         seed: int = 0,
         task: str = SPEECH,
+        slack: float = SLACK,
     ) -> None:
-        self.model, self.encoder, self.seed = model, encoder, seed
+        self.model, self.encoder, self.seed, self.slack = model, encoder, seed, slack
         self.voice = voice or Voice()
         self.guidance = guidance or Guidance(cfg=model.config.talker.cfg_strength)
         self.prompt = PromptText(
@@ -56,7 +57,7 @@ class Speaker:
             noise=SeededNoise(config.talker, self.seed, index),
             guidance=self.guidance,
             latents=voice.latents,
-            max_patches=patch_limit(len(text), config.patch_s),
+            max_patches=patch_limit(len(text), config.patch_s, self.slack),
         )
 
 

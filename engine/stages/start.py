@@ -38,7 +38,8 @@ def build_speech(options: SpeechOptions) -> tuple[SpeechLoop, SpeechInfo]:
     encoder = Tokenizer.load(folder / LLM_FOLDER)
     check_markers(encoder)
     speakers = find_speaker_encoder(folder, _path(options.speaker_encoder))
-    cast = Cast(model, encoder, load_voices(model, folder, speakers, _path(options.voices)), speakers)
+    voices = load_voices(model, folder, speakers, _path(options.voices))
+    cast = Cast(model, encoder, voices, speakers, options.slack)
     loop = SpeechLoop(cast, options.num_slots, options.segments)
     if device.type == "cuda":
         loop.warm_up()

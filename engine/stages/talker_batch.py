@@ -24,6 +24,7 @@ STOP_PROBABILITY = 0.5
 
 S_PER_CHARACTER = 5818 / 16000  # the released guard against a talker that does not end
 MIN_S = 2.0
+SLACK = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class _Occupant:
     num_patches: int = 0
 
 
-def patch_limit(num_chars: int, patch_s: float, slack: float = 1.5) -> int:
+def patch_limit(num_chars: int, patch_s: float, slack: float = SLACK) -> int:
     """Patches after which a segment of `num_chars` characters is ended, whatever the talker says."""
     expected_s = max(MIN_S, S_PER_CHARACTER * num_chars)
     return min(MAX_PATCHES, max(MIN_PATCHES, math.ceil(math.ceil(expected_s / patch_s) * slack)))

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from engine.goldens.__main__ import CASES, run_case
+from engine.goldens.__main__ import CASES, main, run_case
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "speech"
 NAMES = sorted(p.name for p in FOLDER.iterdir() if p.is_dir())
@@ -76,3 +77,56 @@ def test_a_changed_weight_fails(tmp_path: Path, case: str, tensor: str) -> None:
     weights[tensor] += 0.1
     save_file(weights, folder / "model.safetensors")
     assert not run_case(folder).ok
+
+
+def test_other_lengths_of_the_same_cases(tmp_path: Path) -> None:
+    """One decode step instead of two, a whole VAE instead of its decoder, fragments of another length."""
+    folder = copy(tmp_path, "talker_llm_step")
+    inputs, expected = load_file(folder / "inputs.safetensors"), load_file(folder / "expected.safetensors")
+    del inputs["next_embed_2"]
+    expected |= {name: expected[name][:, :2] for name in ("hidden_steps", "stop_logits", "stop_probs")}
+    save_file(inputs, folder / "inputs.safetensors")
+    save_file({name: x.contiguous() for name, x in expected.items()}, folder / "expected.safetensors")
+    assert run_case(folder).ok
+
+    folder = copy(tmp_path, "vae_decode")
+    weights = load_file(folder / "model.safetensors") | {"encoder.cls_embed": torch.zeros(1, 1, 64)}
+    inputs, expected = load_file(folder / "inputs.safetensors"), load_file(folder / "expected.safetensors")
+    inputs["splits_ones"] = torch.ones(inputs["latents"].shape[1], dtype=torch.int64)
+    expected["stream_ones"] = expected["waveform_offline"][0].clone()
+    for name, tensors in (("model", weights), ("inputs", inputs), ("expected", expected)):
+        save_file(tensors, folder / f"{name}.safetensors")
+    assert run_case(folder).ok
+
+    folder = copy(tmp_path, "text_frontend")
+    cases = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    cases["segmentation"] = [
+        {"text": "一二三，四五六。", "cut_3": ["一二三，", "四五六。"]},
+        {"text": "a", "nuance": 1},
+    ]
+    (folder / "expected.json").write_text(json.dumps(cases), encoding="utf-8")
+    assert [check.name for check in run_case(folder).checks if not check.ok] == ["segmentation.1.nuance"]
+
+
+@pytest.mark.slow
+def test_runs_of_the_talker_may_have_any_names(tmp_path: Path) -> None:
+    folder = copy(tmp_path, "e2e_talker")
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    for part in ("cases", "encode_calls"):
+        request[part] = {"a voice": request[part]["clone"]}
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    for name in ("inputs", "expected"):
+        tensors = load_file(folder / f"{name}.safetensors")
+        kept = {key.replace("clone/", "a voice/"): x for key, x in tensors.items() if "/" not in key or "clone/" in key}
+        save_file(kept, folder / f"{name}.safetensors")
+    assert run_case(folder).ok
+
+
+def test_a_case_that_cannot_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The patch does not fit the weights: a failure of torch, not of ours."""
+    copy(tmp_path, "silence_trim")
+    folder = copy(tmp_path, "aggregator")
+    save_file({"latents": torch.zeros(1, 4, 3)}, folder / "inputs.safetensors")
+    assert main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:17] for line in lines] == ["FAIL aggregator: ", "ok   silence_trim"]

@@ -102,13 +102,14 @@ async def test_choices_reach_the_talker() -> None:
     async with endpoint(talker=talker) as server:
         await speak(server, seed=7, voice="lingguang", instructions="whisper", speaker_embedding=[0.5] * 192)
         await speak(server, voice={"id": "DB30"}, instructions={"情感": "高兴"})
-        await speak(server, voice="default")
+        await speak(server, voice="default", temperature=0.5)
         _, body = await speak(server, max_new_tokens=4, response_format="pcm")
     first, second, third, fourth = talker.requests
     assert (first.seed, first.voice, first.instructions, first.speaker) == (7, "lingguang", "whisper", (0.5,) * 192)
     assert second.instructions == '{"情感":"高兴"}'
     assert (second.voice, third.voice, third.speaker, third.instructions) == ("DB30", None, (), None)
     assert second.seed != third.seed
+    assert (first.temperature, third.temperature) == (0.0, 0.5)
     assert (fourth.max_steps, body) == (4, pcm_of("Hell"))
 
 
@@ -151,7 +152,7 @@ async def test_speed_changes_the_length() -> None:
         ({"ref_audio": "data:audio/wav;base64,AAAA", "voice": "DB30"}, "ref_audio", "in place of a voice"),
         ({"ref_text": "said"}, "ref_text", "which is missing"),
         ({"language": "fr"}, "language", "languages are: auto, zh, en"),
-        ({"temperature": 1}, "temperature", "fixed"),
+        ({"temperature": 2.5}, "temperature", "between 0.0 and 2.0"),
     ],
 )
 @on_loop

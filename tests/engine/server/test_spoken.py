@@ -188,6 +188,8 @@ async def test_seed_and_voice_reach_the_talker() -> None:
         ({"audio": {"voice": "nobody"}}, "audio.voice"),
         ({"audio": {"format": "aac"}}, "audio.format"),
         ({"audio": {"format": "wav"}, "stream": True}, "audio.format"),
+        ({"audio": {"instructions": "sadly"}}, "audio.instructions"),  # known, so never ignored
+        ({"audio": {"ref_audio": "data:audio/wav;base64,AAAA"}}, "audio.ref_audio"),
         ({"n": 2}, "n"),
     ],
 )

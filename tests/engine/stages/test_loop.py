@@ -16,6 +16,7 @@ from engine.stages.loop import SpeechLoop
 from engine.stages.manner import Cast, read_instructions
 from engine.stages.pcm import to_pcm16
 from engine.stages.speak import Speaker, speak
+from engine.stages.talker_batch import Guidance, patch_limit
 from engine.stages.text import make_front_end
 from engine.stages.voice import Voice
 from engine.stages.voices import load_voices
@@ -152,6 +153,19 @@ def test_who_speaks() -> None:
     assert given is not None
     assert torch.equal(given, MODEL.talker.project_speakers(torch.full((1, 192), 0.5)))
     assert CAST.speaker(SpeechRequest(1)).voice == Voice()
+
+
+def test_the_operator_sets_how_long_a_segment_may_be() -> None:
+    patient = Cast(MODEL, byte_encoder(), {}, slack=3.0)
+    limits = [cast.speaker(SpeechRequest(1)).segment("x" * 45).max_patches for cast in (CAST, patient)]
+    assert limits == [patch_limit(45, MODEL.config.patch_s), patch_limit(45, MODEL.config.patch_s, 3.0)]
+    assert limits[0] < limits[1]
+
+
+def test_how_it_is_solved() -> None:
+    strength = MODEL.config.talker.cfg_strength
+    assert CAST.speaker(SpeechRequest(1)).guidance == Guidance(strength, temperature=0.0)
+    assert CAST.speaker(SpeechRequest(1, temperature=0.5)).guidance == Guidance(strength, temperature=0.5)
 
 
 @pytest.mark.parametrize("max_steps", [None, 1])

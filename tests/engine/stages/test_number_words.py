@@ -10,6 +10,7 @@ from engine.stages.number_words import cardinal, decimal, ordinal
     [
         ("0", "zero"),
         ("000", "zero"),
+        ("０", "zero"),
         ("007", "seven"),
         ("13", "thirteen"),
         ("20", "twenty"),
@@ -25,7 +26,7 @@ from engine.stages.number_words import cardinal, decimal, ordinal
         ("1234567", "one million, two hundred thirty-four thousand, five hundred sixty-seven"),
         ("10000000000", "ten billion"),
         ("999000000000000", "nine hundred ninety-nine trillion"),
-        ("1234567890123456", "one two three four five six seven eight nine zero one two three four five six"),
+        ("1" + "0" * 35, "one hundred decillion"),
     ],
 )
 def test_cardinals(digits: str, words: str) -> None:
@@ -36,11 +37,25 @@ def test_decimals_are_read_digit_by_digit() -> None:
     assert decimal("3.50") == "three point five zero"
     assert decimal("0.05") == "zero point zero five"
     assert decimal("12") == "twelve"
+    assert decimal(".5") == "zero point five"
+
+
+def test_a_link_stands_before_what_is_below_a_hundred() -> None:
+    assert cardinal("101", "and") == "one hundred and one"
+    assert cardinal("1001", "and") == "one thousand and one"
+    assert cardinal("1234100", "and") == "one million, two hundred and thirty-four thousand, one hundred"
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 36, "1.2.3", "1,5", "1."])
+def test_what_has_no_words_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"digits|decimals|invalid literal"):
+        decimal(text)
 
 
 @pytest.mark.parametrize(
     ("digits", "words"),
     [
+        ("0", "zeroth"),
         ("1", "first"),
         ("2", "second"),
         ("3", "third"),
@@ -56,4 +71,4 @@ def test_decimals_are_read_digit_by_digit() -> None:
     ],
 )
 def test_ordinals(digits: str, words: str) -> None:
-    assert ordinal(digits) == words
+    assert ordinal(cardinal(digits)) == words
