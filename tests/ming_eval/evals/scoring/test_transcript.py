@@ -12,7 +12,7 @@ from ming_eval.evals.scoring.english_spelling import american
 from ming_eval.evals.scoring.normalise_chinese import chinese_tokens
 from ming_eval.evals.scoring.normalise_english import english_tokens
 from ming_eval.evals.scoring.normalise_mixed import mixed_tokens, plain_tokens
-from ming_eval.evals.scoring.traditional import simplified
+from ming_eval.evals.scoring.traditional import _TO_SIMPLIFIED, simplified
 from ming_eval.evals.scoring.transcript import ERRORS, HIGH, num_errors, score_transcript
 
 
@@ -139,7 +139,10 @@ def test_chinese_is_compared_by_character() -> None:
 
 def test_traditional_characters_become_simplified_and_others_stay() -> None:
     assert simplified("電腦與軟體") == "电脑与软体"
+    assert simplified("隨身掛著粵語的褲子，睜眼餵貓") == "随身挂著粤语的裤子，睁眼喂猫"
     assert simplified("简体字 abc") == "简体字 abc"
+    table = "".join(map(chr, _TO_SIMPLIFIED))
+    assert simplified(simplified(table)) == simplified(table)
 
 
 def test_mixed_text_has_characters_and_words() -> None:
