@@ -66,10 +66,9 @@ class AccuracySettings:
         Raises:
             UsageError: a value is none of the choices.
         """
-        try:
-            return msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as exc:
-            raise UsageError(f"{exc}; --method is one of {', '.join(Method)}") from exc
+        if values["method"] not in list(Method):
+            raise UsageError(f"no --method {values['method']!r}: choose one of {', '.join(Method)}")
+        return msgspec.convert(dict(values), cls)
 
     def changed(self, typed: Mapping[str, Any], names: Iterable[str]) -> AccuracySettings:
         """These settings with the named ones as typed now."""

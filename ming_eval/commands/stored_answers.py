@@ -44,12 +44,11 @@ def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) 
     groups = [names] if settings.shard else [[name] for name in names]
     summary = read_accuracy(folder) if (folder / "summary.json").exists() else None
     before = {} if summary is None else {(suite.backend, suite.suite): suite for suite in summary.suites}
-    is_partial = summary is None or summary.partial
     answers = tuple(
         Answers(
             plan,
             _of_plan(plan, group, responses, items),
-            _conduct(plan, group, manifest, before, settings, was_cut_short=is_partial),
+            _conduct(plan, group, manifest, before, settings),
         )
         for group in groups
         for plan in plans
@@ -76,8 +75,6 @@ def _conduct(
     manifest: Manifest,
     before: Mapping[tuple[str, str], SuiteResult],
     settings: AccuracySettings,
-    *,
-    was_cut_short: bool,
 ) -> Conduct:
     name = backend_name(group)
     suite = before.get((name, plan.name))
@@ -87,6 +84,5 @@ def _conduct(
         model=model,
         wall_s=None if suite is None else suite.wall_s,
         reused=0 if suite is None else suite.reused,
-        was_cut_short=was_cut_short,
         max_error_rate=settings.max_error_rate,
     )

@@ -63,6 +63,7 @@ class Plan:
     """Everything about one suite of a run but the servers.
 
     `examples` are the solved ones to show, by stratum; `stratum_sizes` are of all items that were loaded.
+    `num_without_reference` counts those that were left out, since nothing of their reference can be compared.
     """
 
     suite: Suite
@@ -73,6 +74,7 @@ class Plan:
     samples: tuple[Sample, ...]
     examples: Mapping[str, tuple[Item, ...]]
     stratum_sizes: Mapping[str, int]
+    num_without_reference: int = 0
 
     @property
     def name(self) -> str:
@@ -144,7 +146,17 @@ def make_plan(suite: Suite, options: AskOptions) -> Plan:
     _check(suite, options, chosen)
     sizes = {name: len(members) for name, members in sampling.by_stratum(items, strata).items()}
     examples = _examples(suite, protocol, loaded.examples, chosen)
-    return Plan(suite, protocol_name, protocol, options, loaded.origin, _samples(chosen, options), examples, sizes)
+    return Plan(
+        suite,
+        protocol_name,
+        protocol,
+        options,
+        loaded.origin,
+        _samples(chosen, options),
+        examples,
+        sizes,
+        num_without_reference=len(loaded.items) - len(items),
+    )
 
 
 def _examples(

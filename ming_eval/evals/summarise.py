@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from typing import Any
+
+import msgspec
 
 from ming_eval.accuracy_results import Comparable, ItemResult, SuiteResult
 from ming_eval.evals import figures
@@ -15,20 +18,19 @@ from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.responses import Response
 from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count
-from ming_eval.evals.suite import Published
+from ming_eval.evals.suite import Protocol, Published
 from ming_eval.metrics import paired, stats
 from ming_eval.results import Distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """How a suite was run: where, how long, how many answers were taken over, whether it got to its end."""
+    """How a suite was run: where, how long, how many answers were taken over, which share of errors is allowed."""
 
     backend: str
     model: str | None
     wall_s: float | None
     reused: int
-    was_cut_short: bool
     max_error_rate: float
 
 
@@ -42,7 +44,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
     assert accuracy is not None, "a plan has items"
     value = figures.metric_value(plan, scored)
     groups = figures.group_tables(plan, scored)
-    is_complete = not conduct.was_cut_short and outcomes[Outcome.ERROR] <= conduct.max_error_rate * planned
+    is_complete = _is_complete(scored, outcomes, conduct.max_error_rate)
     replies = [each.response for each in scored if each.response is not None and each.response.attempts]
     sent = len(replies) - conduct.reused
     return SuiteResult(
@@ -117,7 +119,14 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
             num_small_groups=sum(row.too_small for rows in groups.values() for row in rows),
         ),
         answered_by=_counts(response.backend for response in replies),
+        protocol_settings=_protocol_settings(plan),
     )
+
+
+def _is_complete(scored: Sequence[Scored], outcomes: Mapping[Outcome, int], max_error_rate: float) -> bool:
+    """True when every reply was asked for, and neither errors nor skipped items are more than allowed."""
+    most = max(outcomes[Outcome.ERROR], outcomes[Outcome.SKIPPED])
+    return all(each.response is not None for each in scored) and most <= max_error_rate * len(scored)
 
 
 def item_results(plan: Plan, scored: Iterable[Scored], backend: str) -> list[ItemResult]:
@@ -190,6 +199,14 @@ def _majority(scored: Sequence[Scored]) -> float | None:
 def _num_clusters(scored: Sequence[Scored]) -> int | None:
     keys = clusters(scored)
     return None if keys is None else len(set(keys))
+
+
+def _protocol_settings(plan: Plan) -> dict[str, Any]:
+    """What the protocol sets beyond the fields that the result has by name."""
+    values = msgspec.to_builtins(plan.protocol)
+    plain = msgspec.to_builtins(Protocol(text="", max_tokens=0))
+    shown = ("text", "max_tokens", "temperature")
+    return {name: value for name, value in values.items() if name not in shown and value != plain[name]}
 
 
 def _comparable(plan: Plan) -> tuple[Comparable, ...]:

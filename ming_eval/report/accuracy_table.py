@@ -49,13 +49,19 @@ def _cells(suite: SuiteResult) -> list[str]:
         suite.protocol,
         str(suite.items),
         suite.metric,
-        share(suite.value),
-        interval(suite.value_low, suite.value_high),
+        *_value_cells(suite),
         share(suite.parse_rate),
-        str(suite.error + suite.skipped),
+        str(suite.error) + (f", {suite.skipped} skipped" if suite.skipped else ""),
         number(suite.wall_s),
         number(suite.requests_per_s),
     ]
+
+
+def _value_cells(suite: SuiteResult) -> list[str]:
+    """Value and interval; none of a suite of which nothing was asked, whose 0 would say something of the model."""
+    if suite.skipped == suite.planned:
+        return [MISSING, MISSING]
+    return [share(suite.value), interval(suite.value_low, suite.value_high)]
 
 
 def _group_cells(row: GroupRow) -> list[str]:

@@ -228,7 +228,22 @@ def test_too_many_errors_end_with_1_and_a_summary(tmp_path: Path) -> None:
         False,
     )
     assert summary["suites"][0]["possible_high"] == 1.0
+    assert "2 errors and 0 skipped items count as wrong: the accuracy lies between 90.0 % and 100.0 %." in result.stdout
+    assert "The first http_4xx, of item q3: HTTP 400: scripted 400" in result.stdout
     assert allowed.exit_code == 0
+
+
+def test_items_without_their_files_are_no_score_of_the_model(tmp_path: Path) -> None:
+    words = prepare(tmp_path, 4)
+    rows = [row | {"media": [{"type": "image", "path": "nowhere.png"}]} for row in mcq_rows(4, shelves=2)]
+    write_rows(tmp_path / "data.jsonl", rows)
+    with ScriptedServer.in_thread(all_right(4)) as server:
+        result = accuracy(tmp_path, server, *words)
+    assert result.exit_code == 1
+    row = next(line for line in result.stdout.splitlines() if line.startswith("fruit ")).split()
+    assert row[3:8] == ["4", "accuracy", "-", "-", "-"]
+    assert "fruit 0 errors and 4 skipped of 4" in result.stdout
+    assert "nowhere.png" in result.stdout
 
 
 def test_a_dead_server_ends_the_run_early_with_1(tmp_path: Path) -> None:
@@ -253,7 +268,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
         (["no-such-suite"], 2, "no suite 'no-such-suite'"),
         ([], 2, "name one or more suites"),
         (["mmlu", "--protocol", "poem"], 2, "no protocol 'poem'"),
-        (["mmlu", "--method", "magic"], 2, "magic"),
+        (["mmlu", "--method", "magic"], 2, "no --method 'magic': choose one of generate, loglikelihood"),
         (["mmlu", "--shuffle-options", "--rotate-options"], 2, "cannot go together"),
         (["mmlu", "--per-group", "1", "--limit", "1"], 2, "cannot go together"),
         (["mmlu", "gsm8k", "--data", "x.jsonl"], 2, "--data is for one suite"),
@@ -437,9 +452,12 @@ def test_the_list_of_suites() -> None:
         "text",
         "mcq-letter",
         "MIT",
+        "c30699e835",
         "114",
         "14042",
     ]
+    unpinned = {line.split()[0] for line in result.stdout.splitlines() if "not pinned" in line}
+    assert unpinned == {"daily-omni", "omnibench", "worldsense", "seed-tts"}
     rows = json.loads(invoke("accuracy", "--list", "--json", "-").stdout)
     assert {"mmlu", "mmlu-pro", "gsm8k", "ifeval"} <= {row["name"] for row in rows}
 

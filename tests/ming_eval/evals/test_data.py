@@ -135,6 +135,18 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ({"id": "q", "question": "?"}, "in the normalised form it lacks 'answer'"),
+        ({"id": "q", "question": "?", "answer": 1, "hint": "x"}, "the normalised form has no key 'hint', only id, "),
+    ],
+)
+def test_a_row_that_is_nearly_normalised_is_told_what_it_lacks(tmp_path: Path, keys: dict[str, Any], hint: str) -> None:
+    with pytest.raises(DataError, match=hint):
+        load_rows(tmp_path, columns_suite(tmp_path), keys)
+
+
+@pytest.mark.parametrize(
     ("form", "value", "answer"),
     [("index", 1, 1), ("index", "1", 1), ("letter", "(b)", 1), ("text", "Pears", 1), ("text", "B. Pears", 1)],
 )
