@@ -36,8 +36,8 @@ def _about_the_data(plan: Plan) -> Iterator[str]:
     elif origin.available is not None:
         shares = ", ".join(f"{name or 'all'} {have} of {want}" for name, (have, want) in origin.available.items())
         yield f"Only items whose media are there: {shares}."
-    elif origin.full_rows is not None and origin.rows < origin.full_rows:
-        yield f"The data holds {origin.rows} of the set's {origin.full_rows} items."
+    elif origin.full_rows is not None and origin.rows != origin.full_rows:
+        yield f"The data holds {origin.rows} items, and {plan.suite.name} has {origin.full_rows}: not the full set."
     if not origin.is_sample and plan.suite.source.revision is None:
         yield f"The suite file pins no revision of its data: runs compare only on the digest {origin.digest[:16]}."
     if origin.kind == "hub" and origin.revision != plan.suite.source.revision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from string import ascii_uppercase
 
 import msgspec
 
@@ -197,9 +198,16 @@ def _check(suite: Suite, options: AskOptions, chosen: Sequence[Item]) -> None:
         raise UsageError(f"suite {suite.name} needs a recogniser that listens to the speech: name one with --judge")
     if options.order is not OptionOrder.ORIGINAL and not any(item.choices for item in chosen):
         raise UsageError(f"suite {suite.name} has no choices to reorder")
-    short = [item.id for item in chosen if (item.kind or suite.kind) is Kind.MCQ and len(item.choices) < 2]
-    if short:
-        raise UsageError(f"suite {suite.name}: {len(short)} items have fewer than two choices, such as {short[0]}")
+    bad = [
+        item.id
+        for item in chosen
+        if (item.kind or suite.kind) is Kind.MCQ and not 2 <= len(item.choices) <= len(ascii_uppercase)
+    ]
+    if bad:
+        raise UsageError(
+            f"suite {suite.name}: choices are named A to Z, so that an item has 2 to 26 of them; "
+            f"{len(bad)} do not, such as {bad[0]}"
+        )
 
 
 def _samples(items: Sequence[Item], options: AskOptions) -> tuple[Sample, ...]:

@@ -20,6 +20,7 @@ from ming_eval.evals.responses import Response
 from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count
 from ming_eval.evals.suite import Protocol, Published
 from ming_eval.metrics import paired, stats
+from ming_eval.metrics.intervals import NO_INTERVAL
 from ming_eval.results import Distribution
 
 
@@ -43,6 +44,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
     accuracy = figures.accuracy(scored)
     assert accuracy is not None, "a plan has items"
     value = figures.metric_value(plan, scored)
+    has_interval = value is not None and value.method != NO_INTERVAL
     groups = figures.group_tables(plan, scored)
     is_complete = _is_complete(scored, outcomes, conduct.max_error_rate)
     replies = [each.response for each in scored if each.response is not None and each.response.attempts]
@@ -82,8 +84,8 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
         accuracy_expected=figures.expected_accuracy(scored),
         metric=plan.metric,
         value=None if value is None else value.value,
-        value_low=None if value is None else value.low,
-        value_high=None if value is None else value.high,
+        value_low=value.low if value is not None and has_interval else None,
+        value_high=value.high if value is not None and has_interval else None,
         value_interval=None if value is None else value.method,
         lower_is_better=plan.suite.kind in RATE_KINDS,
         value_per_item=figures.value_per_item(plan, scored),
@@ -222,6 +224,9 @@ def _comparable(plan: Plan) -> tuple[Comparable, ...]:
 
 def _beyond(plan: Plan, published: Published) -> Iterator[str]:
     """Differences that follow from how this run was asked."""
+    full = plan.suite.source.rows
+    if full is not None and plan.num_items != full:
+        yield f"here {plan.num_items} items, the full set has {full}"
     if published.protocol is not None and published.protocol != plan.protocol_name:
         yield f"protocol {published.protocol}, here {plan.protocol_name}"
     if plan.options.method is not Method.GENERATE:

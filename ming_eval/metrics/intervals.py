@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import atan, cos, fsum, pi, sin, sqrt
+from math import atan, cos, fsum, isclose, pi, sin, sqrt
 from typing import TYPE_CHECKING
 
 from ming_eval.metrics.stats import wilson
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 10_000
 BOOTSTRAP_SEED = 20_260_601
+NO_INTERVAL = "none: one cluster"
 FEW_CLUSTERS = 30  # below this many, cluster-robust standard errors are too small
 
 _Z_95 = 1.959963984540054
@@ -125,7 +126,8 @@ def ratio_of_sums(
 ) -> Estimate | None:
     """Sum over sum, such as word errors over words, by a percentile bootstrap over clusters or over the pairs.
 
-    None without pairs. With one cluster there is no interval: both bounds are the value.
+    None without pairs. With one cluster there is no interval (`NO_INTERVAL`): both bounds are the value. Where clusters
+    do not differ, such as without any error, Wilson's over clusters or pairs, since resampling them shows nothing.
     """
     keys = list(range(len(numerators))) if clusters is None else clusters
     over, _ = _sums_by_cluster(numerators, keys)
@@ -134,8 +136,12 @@ def ratio_of_sums(
         return None
     value = fsum(over) / fsum(under)
     if len(over) < 2:
-        return Estimate(value, value, value, "none: one cluster")
+        return Estimate(value, value, value, NO_INTERVAL)
     low, high = _ratio_quantiles(over, under)
+    if isclose(low, high, abs_tol=1e-12):
+        name = "Wilson over items" if clusters is None else "Wilson over clusters"
+        found = _without_variance(min(value, 1.0), len(over), name)
+        return Estimate(value, found.low, max(value, found.high), name)
     return Estimate(value, low, high, "bootstrap" if clusters is None else "cluster bootstrap")
 
 

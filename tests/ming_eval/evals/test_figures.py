@@ -177,7 +177,7 @@ def test_texts_of_a_restricted_set_are_not_written(tmp_path: Path) -> None:
     ("origin", "sentence"),
     [
         (DataOrigin("sample", "x", None, 4, None, "d"), "not fruit itself"),
-        (DataOrigin("file", "x", None, 4, 9, "d"), "4 of the set's 9 items"),
+        (DataOrigin("file", "x", None, 4, 9, "d"), "4 items, and fruit has 9: not the full set"),
         (DataOrigin("hub", "x/y", "1a2b", 4, None, "d"), "--data x/y@1a2b"),
         (
             DataOrigin("file", "x", None, 4, None, "feed"),

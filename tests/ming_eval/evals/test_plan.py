@@ -141,6 +141,14 @@ def test_options_that_do_not_fit(suite: str, options: dict[str, object], message
         make_plan(find_suite(suite), AskOptions(**options))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [1, 27])
+def test_choices_have_the_letters_a_to_z(tmp_path: Path, count: int) -> None:
+    row = {"id": "q", "question": "?", "choices": [str(i) for i in range(count)], "answer": count - 1}
+    data = DataOptions(str(write_rows(tmp_path / "data.jsonl", [row])))
+    with pytest.raises(UsageError, match="2 to 26 of them; 1 do not, such as q"):
+        make_plan(find_suite("mmlu"), AskOptions(data=data))
+
+
 def test_loglikelihood_has_a_protocol_of_its_own() -> None:
     assert make_plan(find_suite("mmlu"), AskOptions(method=Method.LOGLIKELIHOOD)).protocol_name == "mcq-loglikelihood"
 

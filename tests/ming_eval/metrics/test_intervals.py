@@ -164,6 +164,11 @@ def test_ratio_of_sums_over_speakers() -> None:
     assert grouped.high - grouped.low > alone.high - alone.low
 
 
+def test_error_rates_without_any_error_are_not_certain() -> None:
+    found = intervals.ratio_of_sums([0.0] * 20, [float(5 + i) for i in range(20)])
+    assert found == Estimate(0.0, 0.0, pytest.approx(0.1611, abs=1e-4), "Wilson over items")
+
+
 def test_one_cluster_has_no_interval() -> None:
     found = intervals.ratio_of_sums([1.0, 1.0], [4.0, 4.0], ["x", "x"])
     assert found == Estimate(0.25, 0.25, 0.25, "none: one cluster")
