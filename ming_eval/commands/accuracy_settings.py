@@ -163,7 +163,7 @@ def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: 
     if before.protocol_hashes != now.protocol_hashes:
         raise UsageError(
             f"{run} was asked by another protocol ({', '.join(before.protocol_hashes)}, "
-            f"now {', '.join(now.protocol_hashes)}): start a new run"
+            f"now {', '.join(now.protocol_hashes)}): start a new run, or after an update `ming-eval rescore` it first"
         )
     if before.item_digests != now.item_digests:
         raise UsageError(f"{run} was asked other items: repeat its options, or start a new run")

@@ -97,6 +97,7 @@ def estimand_grid(suite: SuiteResult) -> Grid:
     rows += _repeat_rows(suite)
     if suite.detectable_difference is not None:
         power = "80 % power, 10 % of the items differing"
+        power += "" if suite.clusters is None else "; items taken as independent, with clusters it is larger"
         rows.append(["smallest difference to another system", share(suite.detectable_difference), "", power])
     return Grid(["estimand", "value", "95 %", "method"], rows, num_labels=1)
 

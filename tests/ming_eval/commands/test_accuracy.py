@@ -164,6 +164,15 @@ def test_several_suites_and_backends(tmp_path: Path) -> None:
     ]
 
 
+def test_a_caveat_is_said_once_with_the_backend_that_it_is_about(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    wordy = {f"question {i}": (Say("Berries"),) for i in range(20)}
+    with ScriptedServer.in_thread(all_right()) as server, ScriptedServer.in_thread(wordy) as other:
+        result = accuracy(tmp_path, server, *words, "--backend", f"w={other.url}", "--limit", "10")
+    assert result.stdout.count("fruit: A sample of 10 of 20 items (seed 0).") == 1
+    assert "fruit (w): Only 0 of 10 replies are a bare letter" in result.stdout
+
+
 def test_a_suite_spread_over_backends(tmp_path: Path) -> None:
     words = prepare(tmp_path, 40)
     with ScriptedServer.in_thread(all_right(40)) as one, ScriptedServer.in_thread(all_right(40)) as two:
@@ -411,6 +420,23 @@ def test_rescore_shows_what_a_new_extraction_changes(tmp_path: Path) -> None:
     assert "8 replies are scored differently: unparsed -> wrong 6, unparsed -> correct 2" in result.stdout
     assert [change["id"] for change in read(changes)["changes"]] == [f"q{i}" for i in range(8)]
     assert read(folder / "summary.json")["suites"][0]["correct"] == 2
+
+
+def test_a_rescored_run_goes_on_by_the_new_rules_and_another_prompt_is_refused(tmp_path: Path) -> None:
+    words = prepare(tmp_path, 8)
+    with ScriptedServer.in_thread({f"question {i}": (Say("ক"),) for i in range(8)}) as server:
+        accuracy(tmp_path, server, *words)
+        folder = run_folder(tmp_path)
+        write_suite(tmp_path / "fruit", MCQ_SUITE + '\n[score]\nanswer_map = { "ক" = "A" }\n')
+        refused = invoke("accuracy", "--resume", str(folder))
+        assert (refused.exit_code, "`ming-eval rescore` it first" in refused.stderr) == (2, True)
+        assert invoke("rescore", str(folder)).exit_code == 0
+        again = invoke("accuracy", "--resume", str(folder))
+        assert (again.exit_code, server.num_chats) == (0, 8), again.stderr
+    write_suite(tmp_path / "fruit", MCQ_SUITE.replace("just the letter", "nothing but the letter"))
+    other = invoke("rescore", str(folder))
+    assert other.exit_code == 4
+    assert "fruit v1 was asked otherwise than its file (v1) says now" in other.stderr
 
 
 def test_rescore_sums_up_a_killed_run(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_word_error_rate_is_a_ratio_of_sums(tmp_path: Path) -> None:
     assert found.value_per_item == pytest.approx((0 + 0.5 + 1) / 3)
     assert found.other_metrics == {"high": pytest.approx(1 / 3)}
     assert found.value_interval == "cluster bootstrap"
+    assert "Only 2 independent items or clusters: a bootstrap over so few is too narrow." in found.caveats
 
 
 def test_published_figures_need_their_differences(tmp_path: Path) -> None:
