@@ -15,6 +15,7 @@ from ming_eval.evals import data, sampling
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.digest import digest
 from ming_eval.evals.item import Item, Kind
+from ming_eval.evals.optional import require
 from ming_eval.evals.ordering import OptionOrder, orders, presented
 from ming_eval.evals.scoring.score import SCORING_VERSIONS, scorable
 from ming_eval.evals.suite import Protocol, Suite
@@ -141,6 +142,7 @@ def make_plan(suite: Suite, options: AskOptions) -> Plan:
     """
     protocol_name, protocol = _protocol(suite, options)
     loaded = data.load(suite, options.data, needs_examples=protocol.examples > 0, needs_media=protocol.media)
+    _require_packages(suite, protocol)
     items = scorable(loaded.items, suite)
     strata = suite.sampling.strata
     chosen = sampling.select(items, strata=strata, per_group=options.per_group, limit=options.limit, seed=options.seed)
@@ -208,6 +210,18 @@ def _check(suite: Suite, options: AskOptions, chosen: Sequence[Item]) -> None:
             f"suite {suite.name}: choices are named A to Z, so that an item has 2 to 26 of them; "
             f"{len(bad)} do not, such as {bad[0]}"
         )
+
+
+def _require_packages(suite: Suite, protocol: Protocol) -> None:
+    """Find out before anything is asked that answers could not be scored, or videos not be read.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    if suite.kind in (Kind.TRANSCRIPT, Kind.SPEECH):
+        require("jiwer", purpose="scoring transcripts")
+    if (protocol.media and protocol.as_frames) or protocol.subtitles == "sampled":
+        require("av", purpose="sampling frames of videos")
 
 
 def _samples(items: Sequence[Item], options: AskOptions) -> tuple[Sample, ...]:
