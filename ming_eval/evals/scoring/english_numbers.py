@@ -171,7 +171,7 @@ class _Number:
         self.room = 100
 
     def _multiply(self, size: int) -> None:
-        if size >= self.least_large:
+        if size >= self.least_large or self.group == 0:
             self._finish()
         self.total += (1 if self.group is None else self.group) * size
         self.group, self.room, self.least_large = None, 1000, size

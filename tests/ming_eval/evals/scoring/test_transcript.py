@@ -74,6 +74,7 @@ def test_english(text: str, words: str) -> None:
         ("20 thousand", "20000"),
         ("a second helping", "a 2nd helping"),
         ("two thirds", "2 thirds"),
+        ("zero thousand", "01000"),  # no number, but not nothing
         ("nineteen oh one", "1901"),
         ("double oh seven", "007"),
         ("oh my word", "oh my word"),
