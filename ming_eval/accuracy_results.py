@@ -71,7 +71,7 @@ class SuiteResult:
     correct / planned. `value` is the suite's own `metric` with its interval, equal to `accuracy` where that is the
     metric. `possible_low` and `possible_high` are the accuracy with all errors and skips wrong or right.
     Latencies and `requests_per_s` are of first attempts. `answered_by` counts replies by server, where several share
-    the suite.
+    the suite. `protocol_settings` are what the protocol sets besides prompt, length and temperature.
     """
 
     suite: str
@@ -140,6 +140,7 @@ class SuiteResult:
     completion_tokens: int | None
     caveats: tuple[str, ...]
     answered_by: Mapping[str, int] = field(default_factory=dict)
+    protocol_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,10 @@ app.add_typer(model_app, name="model", help="Look into a checkpoint.", epilog=en
 
 def main() -> None:
     """Entry point of the `ming-eval` script."""
-    _with_only(sys.argv[1] if len(sys.argv) > 1 else "")()
+    try:
+        _with_only(sys.argv[1] if len(sys.argv) > 1 else "")()
+    except KeyboardInterrupt:  # while modules are still read
+        sys.exit(130)
 
 
 def _with_only(name: str) -> typer.Typer:

@@ -163,19 +163,18 @@ class _Accuracy:
         targets = [target for turn in self._turns for target in turn.targets]
         manifest = _with_targets(ended.manifest, targets)
         manifests.write(manifest, ended.folder)
-        answers = [self._answers(turn, was_cut_short=ended.cut_short is not None) for turn in self._turns]
+        answers = [self._answers(turn) for turn in self._turns]
         verdict = ended.cut_short or self._gave_up()
         summary = write_summary(ended.folder, manifest, answers, verdict, self._settings.max_error_rate, self._encoder)
         return FinishedAccuracy(ended.folder, summary)
 
-    def _answers(self, turn: Turn, *, was_cut_short: bool) -> Answers:
+    def _answers(self, turn: Turn) -> Answers:
         asked = turn.asked
         conduct = Conduct(
             backend=turn.backend,
             model=turn.targets[0].model,
             wall_s=None if asked is None else asked.wall_s,
             reused=0 if asked is None else len(asked.reused),
-            was_cut_short=was_cut_short or asked is None or asked.gave_up,
             max_error_rate=self._settings.max_error_rate,
         )
         return Answers(turn.plan, {} if asked is None else asked.responses, conduct)
@@ -225,5 +224,7 @@ def _judge(suites: Sequence[SuiteResult], max_error_rate: float) -> Verdict:
     bad = [suite for suite in suites if not suite.complete]
     if not bad:
         return Verdict("complete", 0)
-    shares = ", ".join(f"{suite.suite} {suite.error} of {suite.planned}" for suite in bad)
-    return Verdict("errors", 1, f"more errors than {max_error_rate:.3g} of the replies: {shares}")
+    shares = ", ".join(
+        f"{suite.suite} {suite.error} errors and {suite.skipped} skipped of {suite.planned}" for suite in bad
+    )
+    return Verdict("errors", 1, f"more errors or skipped items than {max_error_rate:.3g} of the replies: {shares}")

@@ -66,10 +66,9 @@ class AccuracySettings:
         Raises:
             UsageError: a value is none of the choices.
         """
-        try:
-            return msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as exc:
-            raise UsageError(f"{exc}; --method is one of {', '.join(Method)}") from exc
+        if values["method"] not in list(Method):
+            raise UsageError(f"no --method {values['method']!r}: choose one of {', '.join(Method)}")
+        return msgspec.convert(dict(values), cls)
 
     def changed(self, typed: Mapping[str, Any], names: Iterable[str]) -> AccuracySettings:
         """These settings with the named ones as typed now."""
@@ -164,7 +163,7 @@ def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: 
     if before.protocol_hashes != now.protocol_hashes:
         raise UsageError(
             f"{run} was asked by another protocol ({', '.join(before.protocol_hashes)}, "
-            f"now {', '.join(now.protocol_hashes)}): start a new run"
+            f"now {', '.join(now.protocol_hashes)}): start a new run, or after an update `ming-eval rescore` it first"
         )
     if before.item_digests != now.item_digests:
         raise UsageError(f"{run} was asked other items: repeat its options, or start a new run")

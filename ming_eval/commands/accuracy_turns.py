@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ming_eval.client import Client, Timeouts, probe
 from ming_eval.commands.accuracy_settings import AccuracySettings
-from ming_eval.errors import UsageError
+from ming_eval.errors import TargetError, UsageError
 from ming_eval.evals.answerer import Answerer, ChatAnswerer
 from ming_eval.evals.asking import Server
 from ming_eval.evals.http import Session
@@ -108,6 +108,7 @@ class Asker:
     async def _listener(self, stack: AsyncExitStack) -> Listener:
         target = parse_judge(self._settings.judge or "").target
         if target is not None:
+            await _refuse_absent(target)
             return Recogniser(await stack.enter_async_context(self._session(target)))
         assert self._ear is not None, "a judge without a server is on this machine"
         return self._ear
@@ -124,6 +125,14 @@ class Asker:
         timeout_s = self._settings.timeout_s
         limits = Timeouts(first_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
         return Client(target, connections=self._settings.concurrency, timeouts=limits)
+
+
+async def _refuse_absent(judge: Target) -> None:
+    """Without a recogniser every word would be lost, which is no figure of the speech."""
+    try:
+        await probe.fetch_version(judge)  # any answer will do
+    except TargetError as exc:
+        raise TargetError(f"the judge {judge.model}: {exc}") from exc
 
 
 def _refuse_other_models(targets: Sequence[Target]) -> None:

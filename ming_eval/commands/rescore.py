@@ -72,7 +72,7 @@ def rescore(
 
 
 def rescore_run(folder: Path, speaker_encoder: str | None = None) -> Rescored:
-    """Score a run again and write its summary and items; `speaker_encoder` goes into the manifest.
+    """Score a run again and write its summary and items; `speaker_encoder` and new digests go into the manifest.
 
     Raises:
         DataError: the run, its suites or its data cannot be read, or are not what they were.
@@ -88,9 +88,11 @@ def rescore_run(folder: Path, speaker_encoder: str | None = None) -> Rescored:
     stored = read_answers(folder, manifest, before)
     chosen = speaker_encoder or manifest.settings.get("speaker_encoder")
     encoder = None if chosen is None else load_encoder(chosen)
+    changed: dict[str, object] = {"protocol_hashes": list(stored.protocol_hashes)}  # so that the run can go on
     if speaker_encoder is not None:
-        manifest = replace(manifest, settings={**manifest.settings, "speaker_encoder": speaker_encoder})
-        manifests.write(manifest, folder)
+        changed["speaker_encoder"] = speaker_encoder
+    manifest = replace(manifest, settings={**manifest.settings, **changed})
+    manifests.write(manifest, folder)
     summary = write_summary(folder, manifest, stored.answers, stored.verdict, stored.max_error_rate, encoder)
     return Rescored(summary, tuple(changes(before, read_items(folder))))
 

@@ -22,11 +22,15 @@ from ming_eval.results import Verdict
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswers:
-    """What a run left; `verdict` is why it did not get to its end, None when it did."""
+    """What a run left; `verdict` is why it did not get to its end, None when it did.
+
+    `protocol_hashes` are those of this version, whose rules may read replies otherwise.
+    """
 
     answers: tuple[Answers, ...]
     verdict: Verdict | None
     max_error_rate: float
+    protocol_hashes: tuple[str, ...]
 
 
 def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) -> StoredAnswers:
@@ -40,22 +44,45 @@ def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) 
     if settings.with_digests(plans).item_digests != settings.item_digests:
         raise DataError(f"{manifest.run}: the data is not what it was when the run began; restore it to score again")
     responses = read_responses(folder)
+    _refuse_other_questions(folder, plans)
     names = [backend.name for backend in manifest.backends]
     groups = [names] if settings.shard else [[name] for name in names]
     summary = read_accuracy(folder) if (folder / "summary.json").exists() else None
     before = {} if summary is None else {(suite.backend, suite.suite): suite for suite in summary.suites}
-    is_partial = summary is None or summary.partial
     answers = tuple(
         Answers(
             plan,
             _of_plan(plan, group, responses, items),
-            _conduct(plan, group, manifest, before, settings, was_cut_short=is_partial),
+            _conduct(plan, group, manifest, before, settings),
         )
         for group in groups
         for plan in plans
     )
     verdict = KILLED if summary is None else summary.verdict if summary.partial else None
-    return StoredAnswers(answers, verdict, settings.max_error_rate)
+    hashes = tuple(plan.protocol_hash for plan in plans)
+    return StoredAnswers(answers, verdict, settings.max_error_rate, hashes)
+
+
+def _refuse_other_questions(folder: Path, plans: Sequence[Plan]) -> None:
+    """Replies to one prompt are not answers to another one that a suite file has since.
+
+    Raises:
+        DataError: a suite asks otherwise than it did.
+    """
+    if not (folder / "summary.json").exists():
+        return
+    now = {plan.name: plan for plan in plans}
+    for suite in read_accuracy(folder).suites:
+        plan = now.get(suite.suite)
+        if plan is None:
+            continue
+        was = (suite.version, suite.prompt, suite.max_tokens, suite.temperature)
+        protocol = plan.protocol
+        if was != (plan.suite.suite.version, protocol.text, protocol.max_tokens, protocol.temperature):
+            raise DataError(
+                f"{folder.name}: {suite.suite} v{suite.version} was asked otherwise than its file "
+                f"(v{plan.suite.suite.version}) says now; restore the file to score the replies again"
+            )
 
 
 def _of_plan(
@@ -76,8 +103,6 @@ def _conduct(
     manifest: Manifest,
     before: Mapping[tuple[str, str], SuiteResult],
     settings: AccuracySettings,
-    *,
-    was_cut_short: bool,
 ) -> Conduct:
     name = backend_name(group)
     suite = before.get((name, plan.name))
@@ -87,6 +112,5 @@ def _conduct(
         model=model,
         wall_s=None if suite is None else suite.wall_s,
         reused=0 if suite is None else suite.reused,
-        was_cut_short=was_cut_short,
         max_error_rate=settings.max_error_rate,
     )

@@ -12,7 +12,7 @@ from ming_eval.report.grid import MISSING, Grid
 
 @dataclass(frozen=True, slots=True)
 class SuiteRow:
-    """A bundled suite in one line; `items` is None where the set's size is not fixed."""
+    """A bundled suite in one line; `items` is None where the set's size is not fixed, `revision` where that is not."""
 
     name: str
     title: str
@@ -21,6 +21,7 @@ class SuiteRow:
     sample_items: int | None
     items: int | None
     licence: str
+    revision: str | None
     protocol: str
     protocols: tuple[str, ...]
 
@@ -36,8 +37,8 @@ def suite_rows() -> list[SuiteRow]:
 
 def suite_grid(rows: Iterable[SuiteRow]) -> Grid:
     """The rows as a table."""
-    header = ["suite", "kind", "modality", "default protocol", "licence", "sample", "full set"]
-    return Grid(header, [_cells(row) for row in rows], num_labels=5)
+    header = ["suite", "kind", "modality", "default protocol", "licence", "revision", "sample", "full set"]
+    return Grid(header, [_cells(row) for row in rows], num_labels=6)
 
 
 def _row(suite: Suite) -> SuiteRow:
@@ -50,6 +51,7 @@ def _row(suite: Suite) -> SuiteRow:
         sample_items=len(sample.read_bytes().splitlines()) if sample.exists() else None,
         items=suite.source.rows,
         licence=suite.suite.licence,
+        revision=suite.source.revision,
         protocol=suite.default_protocol,
         protocols=tuple(suite.protocols),
     )
@@ -57,4 +59,12 @@ def _row(suite: Suite) -> SuiteRow:
 
 def _cells(row: SuiteRow) -> list[str]:
     counts = [MISSING if count is None else str(count) for count in (row.sample_items, row.items)]
-    return [row.name, row.kind, "+".join(row.modalities), row.protocol, row.licence, *counts]
+    return [
+        row.name,
+        row.kind,
+        "+".join(row.modalities),
+        row.protocol,
+        row.licence,
+        (row.revision or "not pinned")[:10],
+        *counts,
+    ]

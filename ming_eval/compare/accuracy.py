@@ -188,7 +188,8 @@ def _differences(first: SuiteResult, second: SuiteResult) -> tuple[str, ...]:
         if getattr(first, name) != getattr(second, name)
     ]
     if first.protocol_hash != second.protocol_hash and not found:
-        found.append(f"protocol digests {first.protocol_hash} and {second.protocol_hash}")
+        digests = f"protocol digests {first.protocol_hash} and {second.protocol_hash}"
+        found.append(f"{digests}; where versions read replies differently, `ming-eval rescore` both")
     if first.data.digest != second.data.digest:
         found.append(f"data {first.data.digest[:16]} and {second.data.digest[:16]}")
     return tuple(found)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from ming_eval.evals.item import Kind, Outcome
+from ming_eval.evals.item import Kind, Outcome, Reason
+from ming_eval.evals.judging import fault_of
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.sampling import stratum_of
-from ming_eval.evals.scored import Scored, count
+from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count, has_subtitles
 from ming_eval.evals.similarity import PREFIX, asks_with_voice
 
+_MOST_CHARS = 300  # of an error message
+_FEW_UNITS = 15
 _LEAST_PLAIN = 0.95  # share of replies that should be a bare or a marked letter
 
 
@@ -22,8 +24,9 @@ def caveats(plan: Plan, scored: Sequence[Scored], *, is_complete: bool, num_smal
         *_about_the_media(plan, scored),
         *_about_the_voices(plan, scored),
         *_about_the_replies(plan, scored),
-        *_about_the_run(scored, is_complete=is_complete),
-        *_about_groups(num_small_groups),
+        *_about_the_run(plan, scored, is_complete=is_complete),
+        *_about_the_interval(plan, scored),
+        *_about_groups(plan, scored, num_small_groups),
         *(() if plan.origin.is_sample else plan.suite.suite.caveats),
     )
 
@@ -35,10 +38,14 @@ def _about_the_data(plan: Plan) -> Iterator[str]:
     elif origin.available is not None:
         shares = ", ".join(f"{name or 'all'} {have} of {want}" for name, (have, want) in origin.available.items())
         yield f"Only items whose media are there: {shares}."
-    elif origin.full_rows is not None and origin.rows < origin.full_rows:
-        yield f"The data holds {origin.rows} of the set's {origin.full_rows} items."
+    elif origin.full_rows is not None and origin.rows != origin.full_rows:
+        yield f"The data holds {origin.rows} items, and {plan.suite.name} has {origin.full_rows}: not the full set."
+    if not origin.is_sample and plan.suite.source.revision is None:
+        yield f"The suite file pins no revision of its data: runs compare only on the digest {origin.digest[:16]}."
     if origin.kind == "hub" and origin.revision != plan.suite.source.revision:
         yield f"The suite file does not pin this data: repeat the run with --data {origin.name}@{origin.revision}."
+    if plan.num_without_reference:
+        yield f"Left out: {plan.num_without_reference} items whose reference has no word after normalisation."
     if not origin.is_sample and plan.suite.source.repo is not None:
         yield "The set is public: a model may have been trained on it."
 
@@ -57,13 +64,13 @@ def _about_the_media(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
     has_video = any(ref.type == "video" for each in scored for ref in each.item.media)
     if has_video and plan.protocol.media and not plan.protocol.as_frames:
         yield "Sampling of frames and resolution: server default."
+    if has_video and plan.protocol.media and plan.protocol.as_frames:
+        height = plan.protocol.frame_height
+        size = "in full size" if height is None else f"at most {height} pixels high"
+        yield f"A video is {plan.protocol.frames} JPEG images at the centres of as many equal slices, {size}."
     if plan.protocol.subtitles is not None:
-        without = len({each.item.id for each in scored if not _exists(each)})
+        without = len({each.item.id for each in scored if not has_subtitles(each.item)})
         yield f"{without} of {plan.num_items} items have no subtitles and were asked without the block."
-
-
-def _exists(each: Scored) -> bool:
-    return each.item.subtitles is not None and Path(each.item.subtitles).exists()
 
 
 def _about_the_voices(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
@@ -91,15 +98,49 @@ def _about_the_replies(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
         )
 
 
-def _about_the_run(scored: Sequence[Scored], *, is_complete: bool) -> Iterator[str]:
+def _about_the_run(plan: Plan, scored: Sequence[Scored], *, is_complete: bool) -> Iterator[str]:
     errors, skipped = count(scored, Outcome.ERROR), count(scored, Outcome.SKIPPED)
     if errors or skipped:
-        yield f"{errors} errors and {skipped} skipped items count as wrong."
+        if plan.suite.kind in RATE_KINDS:
+            yield f"{errors} errors and {skipped} skipped items count as if every word of them were lost."
+        else:
+            right = count(scored, Outcome.CORRECT)
+            low, high = (f"{100 * each / len(scored):.1f} %" for each in (right, right + errors + skipped))
+            lost = f"{errors} errors and {skipped} skipped items"
+            yield f"{lost} count as wrong: the accuracy lies between {low} and {high}."
+    yield from _first_of_each_failure(scored)
     if not is_complete:
-        yield "Incomplete: more replies ended as errors than allowed, or the run was cut short."
+        yield "Incomplete: more errors or skipped items than allowed, or the run was cut short."
 
 
-def _about_groups(num_small: int) -> Iterator[str]:
+def _first_of_each_failure(scored: Sequence[Scored]) -> Iterator[str]:
+    """What the server said, or what was missing, where a reply ended as an error or was skipped: one example each."""
+    shown = set()
+    for each in scored:
+        reason, response = each.score.reason, each.response
+        if each.score.outcome not in (Outcome.ERROR, Outcome.SKIPPED) or response is None or reason in shown:
+            continue
+        shown.add(reason)
+        said = response.attempts[-1].error if response.attempts else None
+        detail = response.missing or (fault_of(each.item, response) if reason == Reason.AUDIO else said)
+        if detail is not None:
+            yield f"The first {reason}, of item {each.item.id}: {' '.join(detail.split())[:_MOST_CHARS]}"
+
+
+def _about_the_interval(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
+    """A bootstrap of few is too narrow: of ten clusters of unlike difficulty it holds the mean in 88 % of all cases."""
+    keys = clusters(scored)
+    if keys is None and plan.suite.kind not in RATE_KINDS:
+        return
+    units = len(scored) if keys is None else len(set(keys))
+    if units < _FEW_UNITS:
+        yield f"Only {units} independent items or clusters: a bootstrap over so few is too narrow."
+
+
+def _about_groups(plan: Plan, scored: Sequence[Scored], num_small: int) -> Iterator[str]:
+    has_clusters = any(each.item.cluster is not None and each.item.group for each in scored)
+    if has_clusters and plan.suite.kind not in RATE_KINDS:
+        yield "Intervals of groups take items as independent: those of one source are not, so that they are too narrow."
     if num_small:
         yield (
             f"{num_small} groups have fewer than 30 items, too few to rank; in a table of many groups, "

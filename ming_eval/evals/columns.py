@@ -13,7 +13,7 @@ import msgspec
 
 from ming_eval.errors import DataError
 from ming_eval.evals.item import Item, Kind, MediaRef
-from ming_eval.evals.normalised import checked_answer, is_normalised, number_text
+from ming_eval.evals.normalised import checked_answer, is_normalised, number_text, shortfall
 from ming_eval.evals.suite import Fields, MappedGroup, MediaFields, Suite, placeholders
 
 _LETTER_PREFIX = re.compile(r"^\s*\(?[A-Z]\s*[.):]\s*")
@@ -53,8 +53,11 @@ def _item(row: Mapping[str, Any], number: int, suite: Suite, root: Path | None) 
 
 
 def _missing_column(suite: Suite, row: Mapping[str, Any], column: str) -> str:
-    hint = "" if not is_normalised(row) else "; the row looks like the normalised form, but others in the file do not"
-    return f"{suite.name}: no column {column!r}; the data has {', '.join(map(str, row))}{hint}"
+    missing = f"{suite.name}: no column {column!r}; the data has {', '.join(map(str, row))}"
+    if is_normalised(row):
+        return f"{missing}; the row looks like the normalised form, but others in the file do not"
+    hint = shortfall(row)
+    return missing if hint is None else f"{missing}; {hint}"
 
 
 def _pattern(pattern: str, row: Mapping[str, Any], number: int) -> str:

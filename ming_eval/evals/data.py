@@ -58,10 +58,10 @@ def load(suite: Suite, options: DataOptions, *, needs_examples: bool = False, ne
     _check(suite, items, name)
     if kind == "hub" and suite.source.rows is not None and len(items) != suite.source.rows:
         raise DataError(f"{name}: expected {suite.source.rows} rows at revision {revision}, found {len(items)}")
-    full_rows = suite.source.rows if is_columns or kind == "hub" else None
     available = None
     if is_columns and needs_media and any(fields.pattern is not None for fields in suite.media):
         items, available = _with_media(suite, items)
+    full_rows = None if kind == "sample" else suite.source.rows
     origin = DataOrigin(kind, name, revision, len(items), full_rows, _digest(items), available)
     return Dataset(tuple(items), _examples(suite, kind, name, revision, options) if needs_examples else (), origin)
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import fsum
 from statistics import stdev
 
 from ming_eval.accuracy_results import GroupRow
-from ming_eval.evals.item import Kind, Outcome
+from ming_eval.evals.item import Item, Kind, Outcome
 from ming_eval.evals.plan import Plan
 from ming_eval.evals.sampling import stratum_of
-from ming_eval.evals.scored import RATE_KINDS, Scored, by_item, clusters, item_means
+from ming_eval.evals.scored import RATE_KINDS, Scored, by_item, clusters, has_subtitles, item_means
 from ming_eval.evals.scoring.text import TEXT_METRICS
 from ming_eval.evals.scoring.transcript import ERRORS
 from ming_eval.metrics import intervals
 from ming_eval.metrics.intervals import Estimate
 
 TOO_SMALL = 30  # items below which a group is not ranked
+SUBTITLES = "subtitles"  # the dimension of a protocol that shows them, where some items have none
 
 
 def accuracy(scored: Sequence[Scored]) -> Estimate | None:
@@ -65,19 +66,20 @@ def expected_accuracy(scored: Sequence[Scored]) -> float | None:
 
 def macro(plan: Plan, scored: Sequence[Scored]) -> Estimate | None:
     """Mean of the strata's accuracies; None without strata."""
-    values = _by_stratum(plan, scored)
+    values, keys = _by_stratum(plan, scored)
     if plan.strata is None or not values:
         return None
-    return intervals.stratified(values, dict.fromkeys(values, 1 / len(values)), _sizes(plan))
+    return intervals.stratified(values, dict.fromkeys(values, 1 / len(values)), _sizes(plan), keys)
 
 
 def weighted(plan: Plan, scored: Sequence[Scored]) -> Estimate | None:
     """Accuracies of the strata weighted by their size in the full set; None unless only a sample was asked."""
-    values = _by_stratum(plan, scored)
+    values, keys = _by_stratum(plan, scored)
     if plan.strata is None or not values or not plan.is_sampled:
         return None
     total = sum(plan.stratum_sizes[name] for name in values)
-    return intervals.stratified(values, {name: plan.stratum_sizes[name] / total for name in values}, _sizes(plan))
+    weights = {name: plan.stratum_sizes[name] / total for name in values}
+    return intervals.stratified(values, weights, _sizes(plan), keys)
 
 
 def repeat_sd(plan: Plan, scored: Sequence[Scored]) -> float | None:
@@ -99,7 +101,11 @@ def agreement(scored: Sequence[Scored]) -> float | None:
 def group_tables(plan: Plan, scored: Sequence[Scored]) -> dict[str, tuple[GroupRow, ...]]:
     """One table for each reporting dimension, worst first."""
     dimensions = dict.fromkeys(name for each in scored for name in each.item.group)
-    return {name: _table(plan, scored, name) for name in dimensions}
+    tables = {name: _table(plan, scored, _value_of(name)) for name in dimensions}
+    if plan.protocol.subtitles is not None:
+        rows = _table(plan, scored, lambda item: "with" if has_subtitles(item) else "without")
+        tables |= {SUBTITLES: rows} if len(rows) > 1 else {}
+    return tables
 
 
 def _mean(values: Sequence[float], scored: Sequence[Scored]) -> Estimate | None:
@@ -107,13 +113,20 @@ def _mean(values: Sequence[float], scored: Sequence[Scored]) -> Estimate | None:
     return intervals.mean(values) if keys is None else intervals.clustered(values, keys)
 
 
-def _by_stratum(plan: Plan, scored: Sequence[Scored]) -> dict[str, list[float]]:
-    means = item_means(scored)
-    strata = {each.item.id: stratum_of(each.item, plan.strata) for each in scored}
+def _by_stratum(
+    plan: Plan, scored: Sequence[Scored]
+) -> tuple[dict[str, list[float]], dict[str, list[Hashable]] | None]:
+    """Means of the items of each stratum, and the clusters that they belong to; None where no item has one."""
+    items = {each.item.id: each.item for each in scored}
     values: dict[str, list[float]] = defaultdict(list)
-    for name, value in means.items():
-        values[strata[name]].append(value)
-    return dict(values)
+    keys: dict[str, list[Hashable]] = defaultdict(list)
+    for name, value in item_means(scored).items():
+        item = items[name]
+        stratum = stratum_of(item, plan.strata)
+        values[stratum].append(value)
+        keys[stratum].append(("item", name) if item.cluster is None else ("cluster", item.cluster))
+    has_clusters = any(item.cluster is not None for item in items.values())
+    return dict(values), dict(keys) if has_clusters else None
 
 
 def _sizes(plan: Plan) -> dict[str, int] | None:
@@ -125,11 +138,15 @@ def _is_consistent(replies: Sequence[Scored]) -> bool:
     return len(answers) == 1 and answers != {None}
 
 
-def _table(plan: Plan, scored: Sequence[Scored], dimension: str) -> tuple[GroupRow, ...]:
+def _value_of(dimension: str) -> Callable[[Item], str | None]:
+    return lambda item: item.group.get(dimension)
+
+
+def _table(plan: Plan, scored: Sequence[Scored], group_of: Callable[[Item], str | None]) -> tuple[GroupRow, ...]:
     groups: dict[str, list[Scored]] = defaultdict(list)
     for each in scored:
-        if dimension in each.item.group:
-            groups[each.item.group[dimension]].append(each)
+        if (name := group_of(each.item)) is not None:
+            groups[name].append(each)
     rows = [row for name, members in groups.items() if (row := _row(plan, name, members)) is not None]
     is_rate = plan.suite.kind in RATE_KINDS
     return tuple(sorted(rows, key=lambda row: (-row.value if is_rate else row.value, row.name)))

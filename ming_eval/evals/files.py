@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise DataError(f"no data file at {path}")
+    try:
+        return _rows(path)
+    except OSError as exc:
+        raise DataError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is no UTF-8: {exc}") from exc
+
+
+def _rows(path: Path) -> list[Row]:
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
             return list(_json_lines(path))
@@ -42,10 +52,11 @@ def _json_lines(path: Path) -> Iterator[Row]:
     decode = msgspec.json.Decoder(Row).decode
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if not text.strip():
                 continue
             try:
-                yield decode(line)
+                yield decode(text)
             except msgspec.DecodeError as exc:
                 raise DataError(f"{path}, line {number}: {exc}") from exc
 
@@ -53,7 +64,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> list[Row]:
     """A list of rows, or a map of them."""
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=list[Row] | dict[str, Row])
+        content = msgspec.json.decode(path.read_bytes().removeprefix(BOM_UTF8), type=list[Row] | dict[str, Row])
         return list(content.values()) if isinstance(content, dict) else content
     except msgspec.DecodeError as exc:
         raise DataError(f"{path}: {exc}") from exc
@@ -74,7 +85,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 def _meta_list(path: Path) -> Iterator[Row]:
     """Fields between vertical bars: id, text and file of the voice to speak with, text to speak (Seed-TTS-eval)."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         cells = line.split("|")
         if len(cells) not in (4, 5):
             raise DataError(f"{path}, line {number}: {len(cells)} fields, expected 4 or 5 between vertical bars")

@@ -43,6 +43,18 @@ def is_normalised(row: Mapping[str, Any]) -> bool:
     return {"id", "question", "answer"} <= row.keys() <= _KEYS
 
 
+def shortfall(row: Mapping[str, Any]) -> str | None:
+    """Why a row that seems to be meant in the normalised form is not in it; None of one that is not meant so."""
+    if not {"id", "question"} <= row.keys():
+        return None
+    if "answer" not in row:
+        return "in the normalised form it lacks 'answer'"
+    unknown = sorted(row.keys() - _KEYS)
+    return (
+        f"the normalised form has no key {unknown[0]!r}, only {', '.join(_Row.__struct_fields__)}" if unknown else None
+    )
+
+
 def items_of(rows: Iterable[Mapping[str, Any]], kind: Kind, where: str, root: Path) -> Iterator[Item]:
     """Items from rows in the normalised form; files are looked for below `root`, `where` is named in errors.
 

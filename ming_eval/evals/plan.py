@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from string import ascii_uppercase
 
 import msgspec
 
@@ -14,6 +15,7 @@ from ming_eval.evals import data, sampling
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.digest import digest
 from ming_eval.evals.item import Item, Kind
+from ming_eval.evals.optional import require
 from ming_eval.evals.ordering import OptionOrder, orders, presented
 from ming_eval.evals.scoring.score import SCORING_VERSIONS, scorable
 from ming_eval.evals.suite import Protocol, Suite
@@ -63,6 +65,7 @@ class Plan:
     """Everything about one suite of a run but the servers.
 
     `examples` are the solved ones to show, by stratum; `stratum_sizes` are of all items that were loaded.
+    `num_without_reference` counts those that were left out, since nothing of their reference can be compared.
     """
 
     suite: Suite
@@ -73,6 +76,7 @@ class Plan:
     samples: tuple[Sample, ...]
     examples: Mapping[str, tuple[Item, ...]]
     stratum_sizes: Mapping[str, int]
+    num_without_reference: int = 0
 
     @property
     def name(self) -> str:
@@ -138,13 +142,24 @@ def make_plan(suite: Suite, options: AskOptions) -> Plan:
     """
     protocol_name, protocol = _protocol(suite, options)
     loaded = data.load(suite, options.data, needs_examples=protocol.examples > 0, needs_media=protocol.media)
+    _require_packages(suite, protocol)
     items = scorable(loaded.items, suite)
     strata = suite.sampling.strata
     chosen = sampling.select(items, strata=strata, per_group=options.per_group, limit=options.limit, seed=options.seed)
     _check(suite, options, chosen)
     sizes = {name: len(members) for name, members in sampling.by_stratum(items, strata).items()}
     examples = _examples(suite, protocol, loaded.examples, chosen)
-    return Plan(suite, protocol_name, protocol, options, loaded.origin, _samples(chosen, options), examples, sizes)
+    return Plan(
+        suite,
+        protocol_name,
+        protocol,
+        options,
+        loaded.origin,
+        _samples(chosen, options),
+        examples,
+        sizes,
+        num_without_reference=len(loaded.items) - len(items),
+    )
 
 
 def _examples(
@@ -185,9 +200,28 @@ def _check(suite: Suite, options: AskOptions, chosen: Sequence[Item]) -> None:
         raise UsageError(f"suite {suite.name} needs a recogniser that listens to the speech: name one with --judge")
     if options.order is not OptionOrder.ORIGINAL and not any(item.choices for item in chosen):
         raise UsageError(f"suite {suite.name} has no choices to reorder")
-    short = [item.id for item in chosen if (item.kind or suite.kind) is Kind.MCQ and len(item.choices) < 2]
-    if short:
-        raise UsageError(f"suite {suite.name}: {len(short)} items have fewer than two choices, such as {short[0]}")
+    bad = [
+        item.id
+        for item in chosen
+        if (item.kind or suite.kind) is Kind.MCQ and not 2 <= len(item.choices) <= len(ascii_uppercase)
+    ]
+    if bad:
+        raise UsageError(
+            f"suite {suite.name}: choices are named A to Z, so that an item has 2 to 26 of them; "
+            f"{len(bad)} do not, such as {bad[0]}"
+        )
+
+
+def _require_packages(suite: Suite, protocol: Protocol) -> None:
+    """Find out before anything is asked that answers could not be scored, or videos not be read.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    if suite.kind in (Kind.TRANSCRIPT, Kind.SPEECH):
+        require("jiwer", purpose="scoring transcripts")
+    if (protocol.media and protocol.as_frames) or protocol.subtitles == "sampled":
+        require("av", purpose="sampling frames of videos")
 
 
 def _samples(items: Sequence[Item], options: AskOptions) -> tuple[Sample, ...]:

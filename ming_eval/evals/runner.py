@@ -167,7 +167,7 @@ class SuiteRun:
 
     def _unsendable(self, answerer: Answerer, sample: Sample, error: OSError | DataError) -> Response:
         """The response of a sample whose files cannot be read."""
-        key = digest(self._plan.suite.name, sample.key, "missing")
+        key = digest(self._plan.suite.name, sample.key, "missing", answerer.backend)
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         return self._response(answerer, sample, key=key, missing=reason)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from pathlib import Path
 
 from ming_eval.evals.item import Item, Kind, Outcome, Score
 from ming_eval.evals.judging import judge
@@ -64,6 +65,11 @@ def clusters(scored: Sequence[Scored]) -> list[Hashable] | None:
     if not has_clusters and not asked_again:
         return None
     return [("item", each.item.id) if each.item.cluster is None else ("cluster", each.item.cluster) for each in scored]
+
+
+def has_subtitles(item: Item) -> bool:
+    """True when the item's subtitle file is there."""
+    return item.subtitles is not None and Path(item.subtitles).exists()
 
 
 def by_item(scored: Iterable[Scored]) -> dict[str, list[Scored]]:

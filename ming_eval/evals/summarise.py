@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from typing import Any
+
+import msgspec
 
 from ming_eval.accuracy_results import Comparable, ItemResult, SuiteResult
 from ming_eval.evals import figures
@@ -15,20 +18,20 @@ from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.responses import Response
 from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count
-from ming_eval.evals.suite import Published
+from ming_eval.evals.suite import Protocol, Published
 from ming_eval.metrics import paired, stats
+from ming_eval.metrics.intervals import NO_INTERVAL
 from ming_eval.results import Distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """How a suite was run: where, how long, how many answers were taken over, whether it got to its end."""
+    """How a suite was run: where, how long, how many answers were taken over, which share of errors is allowed."""
 
     backend: str
     model: str | None
     wall_s: float | None
     reused: int
-    was_cut_short: bool
     max_error_rate: float
 
 
@@ -41,8 +44,9 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
     accuracy = figures.accuracy(scored)
     assert accuracy is not None, "a plan has items"
     value = figures.metric_value(plan, scored)
+    has_interval = value is not None and value.method != NO_INTERVAL
     groups = figures.group_tables(plan, scored)
-    is_complete = not conduct.was_cut_short and outcomes[Outcome.ERROR] <= conduct.max_error_rate * planned
+    is_complete = _is_complete(scored, outcomes, conduct.max_error_rate)
     replies = [each.response for each in scored if each.response is not None and each.response.attempts]
     sent = len(replies) - conduct.reused
     return SuiteResult(
@@ -80,8 +84,8 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
         accuracy_expected=figures.expected_accuracy(scored),
         metric=plan.metric,
         value=None if value is None else value.value,
-        value_low=None if value is None else value.low,
-        value_high=None if value is None else value.high,
+        value_low=value.low if value is not None and has_interval else None,
+        value_high=value.high if value is not None and has_interval else None,
         value_interval=None if value is None else value.method,
         lower_is_better=plan.suite.kind in RATE_KINDS,
         value_per_item=figures.value_per_item(plan, scored),
@@ -117,7 +121,14 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
             num_small_groups=sum(row.too_small for rows in groups.values() for row in rows),
         ),
         answered_by=_counts(response.backend for response in replies),
+        protocol_settings=_protocol_settings(plan),
     )
+
+
+def _is_complete(scored: Sequence[Scored], outcomes: Mapping[Outcome, int], max_error_rate: float) -> bool:
+    """True when every reply was asked for, and neither errors nor skipped items are more than allowed."""
+    most = max(outcomes[Outcome.ERROR], outcomes[Outcome.SKIPPED])
+    return all(each.response is not None for each in scored) and most <= max_error_rate * len(scored)
 
 
 def item_results(plan: Plan, scored: Iterable[Scored], backend: str) -> list[ItemResult]:
@@ -192,6 +203,14 @@ def _num_clusters(scored: Sequence[Scored]) -> int | None:
     return None if keys is None else len(set(keys))
 
 
+def _protocol_settings(plan: Plan) -> dict[str, Any]:
+    """What the protocol sets beyond the fields that the result has by name."""
+    values = msgspec.to_builtins(plan.protocol)
+    plain = msgspec.to_builtins(Protocol(text="", max_tokens=0))
+    shown = ("text", "max_tokens", "temperature")
+    return {name: value for name, value in values.items() if name not in shown and value != plain[name]}
+
+
 def _comparable(plan: Plan) -> tuple[Comparable, ...]:
     """Published figures beside this run's; none beside a sample, which is another set."""
     if plan.origin.is_sample:
@@ -205,6 +224,9 @@ def _comparable(plan: Plan) -> tuple[Comparable, ...]:
 
 def _beyond(plan: Plan, published: Published) -> Iterator[str]:
     """Differences that follow from how this run was asked."""
+    full = plan.suite.source.rows
+    if full is not None and plan.num_items != full:
+        yield f"here {plan.num_items} items, the full set has {full}"
     if published.protocol is not None and published.protocol != plan.protocol_name:
         yield f"protocol {published.protocol}, here {plan.protocol_name}"
     if plan.options.method is not Method.GENERATE:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import atan, cos, fsum, pi, sin, sqrt
+from math import atan, cos, fsum, isclose, pi, sin, sqrt
 from typing import TYPE_CHECKING
 
 from ming_eval.metrics.stats import wilson
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 10_000
 BOOTSTRAP_SEED = 20_260_601
+NO_INTERVAL = "none: one cluster"
 FEW_CLUSTERS = 30  # below this many, cluster-robust standard errors are too small
 
 _Z_95 = 1.959963984540054
@@ -84,30 +85,40 @@ def cluster_error(sums: Sequence[float], sizes: Sequence[float]) -> float | None
 
 
 def stratified(
-    values: Mapping[str, Sequence[float]], weights: Mapping[str, float], sizes: Mapping[str, int] | None = None
+    values: Mapping[str, Sequence[float]],
+    weights: Mapping[str, float],
+    sizes: Mapping[str, int] | None = None,
+    clusters: Mapping[str, Sequence[Hashable]] | None = None,
 ) -> Estimate | None:
     """Weighted mean of stratum means; `weights` sum to 1. None without values.
 
-    Variance: squared weight x variance within / n, summed over strata, with the finite population factor where
-    `sizes` gives the strata's full sizes. A stratum with one value borrows the pooled variance. Where no stratum
-    varies, Wilson's interval over all values: nothing can be estimated from their variance.
+    Variance: squared weight x variance of the stratum's mean, summed over strata, with the finite population factor
+    where `sizes` gives the strata's full sizes. The variance of a mean is cluster-robust, every value a cluster of its
+    own unless `clusters` says which values depend on each other. A stratum with one cluster borrows the pooled variance
+    between clusters. Where no stratum varies, Wilson's interval over all clusters: nothing can be estimated.
     """
-    strata = {name: list(each) for name, each in values.items() if each}
+    strata = {
+        name: _sums_by_cluster(each, range(len(each)) if clusters is None else clusters[name])
+        for name, each in values.items()
+        if each
+    }
     if not strata:
         return None
-    centre = fsum(weights[name] * fsum(each) / len(each) for name, each in strata.items())
+    counts = {name: fsum(members) for name, (_, members) in strata.items()}
+    centre = fsum(weights[name] * fsum(sums) / counts[name] for name, (sums, _) in strata.items())
     pooled = _pooled_variance(list(strata.values()))
     variance = 0.0
-    for name, each in strata.items():
-        within = _variance(each) if len(each) > 1 else pooled
-        left = 1.0 - len(each) / sizes[name] if sizes is not None else 1.0
-        variance += weights[name] ** 2 * within / len(each) * left
+    for name, (sums, members) in strata.items():
+        error = cluster_error(sums, members)
+        of_mean = pooled if error is None else error**2
+        left = 1.0 - counts[name] / sizes[name] if sizes is not None else 1.0
+        variance += weights[name] ** 2 * of_mean * left
     error = sqrt(variance)
     if error == 0.0:
-        return _without_variance(centre, sum(map(len, strata.values())), "Wilson")
-    return Estimate(
-        centre, max(0.0, centre - _Z_95 * error), min(1.0, centre + _Z_95 * error), "stratified normal", error
-    )
+        name = "Wilson" if clusters is None else "Wilson over clusters"
+        return _without_variance(centre, sum(len(sums) for sums, _ in strata.values()), name)
+    method = "stratified normal" if clusters is None else "stratified normal, cluster-robust"
+    return Estimate(centre, max(0.0, centre - _Z_95 * error), min(1.0, centre + _Z_95 * error), method, error)
 
 
 def ratio_of_sums(
@@ -115,7 +126,8 @@ def ratio_of_sums(
 ) -> Estimate | None:
     """Sum over sum, such as word errors over words, by a percentile bootstrap over clusters or over the pairs.
 
-    None without pairs. With one cluster there is no interval: both bounds are the value.
+    None without pairs. With one cluster there is no interval (`NO_INTERVAL`): both bounds are the value. Where clusters
+    do not differ, such as without any error, Wilson's over clusters or pairs, since resampling them shows nothing.
     """
     keys = list(range(len(numerators))) if clusters is None else clusters
     over, _ = _sums_by_cluster(numerators, keys)
@@ -124,8 +136,12 @@ def ratio_of_sums(
         return None
     value = fsum(over) / fsum(under)
     if len(over) < 2:
-        return Estimate(value, value, value, "none: one cluster")
+        return Estimate(value, value, value, NO_INTERVAL)
     low, high = _ratio_quantiles(over, under)
+    if isclose(low, high, abs_tol=1e-12):
+        name = "Wilson over items" if clusters is None else "Wilson over clusters"
+        found = _without_variance(min(value, 1.0), len(over), name)
+        return Estimate(value, found.low, max(value, found.high), name)
     return Estimate(value, low, high, "bootstrap" if clusters is None else "cluster bootstrap")
 
 
@@ -148,12 +164,13 @@ def _variance(values: Sequence[float]) -> float:
     return fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
 
 
-def _pooled_variance(strata: Sequence[Sequence[float]]) -> float:
-    several = [each for each in strata if len(each) > 1]
+def _pooled_variance(strata: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """Variance between clusters within strata, from all strata with several; else between all clusters."""
+    several = [(len(sums), error) for sums, sizes in strata if (error := cluster_error(sums, sizes)) is not None]
     if several:
-        return fsum((len(each) - 1) * _variance(each) for each in several) / sum(len(each) - 1 for each in several)
-    everything = [value for each in strata for value in each]
-    return _variance(everything) if len(everything) > 1 else 0.25  # the largest that a value in [0, 1] can have
+        return fsum((num - 1) * num * error**2 for num, error in several) / sum(num - 1 for num, _ in several)
+    means = [total / size for sums, sizes in strata for total, size in zip(sums, sizes, strict=True)]
+    return _variance(means) if len(means) > 1 else 0.25  # the largest that a value in [0, 1] can have
 
 
 def _ratio_quantiles(over: Sequence[float], under: Sequence[float]) -> tuple[float, float]:

@@ -15,12 +15,14 @@ from ming_eval.metrics.intervals import (
     student_t_cdf,
     student_t_quantile,
 )
+from ming_eval.metrics.stats import wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _POWER = 0.8
+_NO_ERROR = 1e-12  # of a standard error: what rounding leaves where nothing varies
 _Z_SUM = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(_POWER)
 ASSUMED_DISCORDANT = 0.10  # share of items on which two systems differ, where only one of them has been run
 _COUNTS_AT_ONCE = 2_000_000
@@ -82,7 +84,9 @@ def paired_difference(
 ) -> Difference | None:
     """Mean of second - first over pairs that are independent, or dependent within a cluster; None without pairs.
 
-    Values lie in [0, 1]. Student's t with one degree of freedom less than there are clusters.
+    Values lie in [0, 1]. Student's t with one degree of freedom less than there are clusters; where all clusters differ
+    by the same, so that there is no variance to estimate from, the interval is as wide as Wilson's of none among so
+    many clusters, and the probability that of the sign test.
     """
     if not first:
         return None
@@ -94,9 +98,7 @@ def paired_difference(
     error = cluster_error([fsum(each) for each in members.values()], [float(len(each)) for each in members.values()])
     if error is None:
         return Difference(value, None, None, None)
-    freedom = len(members) - 1
-    half = student_t_quantile(0.975, freedom) * error
-    p = _two_sided(value, error, freedom)
+    half, p = _without_variance(value, len(members)) if error < _NO_ERROR else _by_t(value, error, len(members) - 1)
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
 
 
@@ -106,7 +108,8 @@ def paired_bootstrap(
     """Difference of two ratios of sums, the same draws of items or clusters for both systems; percentile interval.
 
     None without pairs or where a denominator is 0. The probability is twice the share of draws on the other side of 0,
-    both counts one higher, so that 10,000 draws never claim a 0.
+    both counts one higher, so that 10,000 draws never claim a 0; and never below that of the sign test, which is the
+    least that so few pairs can show.
     """
     import numpy as np  # costs a tenth of a second that the command line need not pay
 
@@ -125,7 +128,8 @@ def paired_bootstrap(
     gaps = drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1]
     low, high = np.quantile(gaps, [0.025, 0.975])
     tail = min((gaps <= 0).sum(), (gaps >= 0).sum())
-    return Difference(value, float(low), float(high), min(1.0, 2 * (int(tail) + 1) / (NUM_DRAWS + 1)))
+    p = max(_least_probability(len(rows)), 2 * (int(tail) + 1) / (NUM_DRAWS + 1))
+    return Difference(value, float(low), float(high), min(1.0, p))
 
 
 def _sums(first: Sequence[Part], second: Sequence[Part], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
@@ -140,10 +144,21 @@ def _sums(first: Sequence[Part], second: Sequence[Part], clusters: Sequence[Hash
     return rows
 
 
-def _two_sided(value: float, error: float, freedom: int) -> float:
-    if error == 0.0:
-        return 1.0 if value == 0.0 else 0.0
-    return max(0.0, 2 * (1 - student_t_cdf(abs(value / error), freedom)))
+def _by_t(value: float, error: float, freedom: int) -> tuple[float, float]:
+    """Half the width of the interval, and the probability."""
+    p = max(0.0, 2 * (1 - student_t_cdf(abs(value / error), freedom)))
+    return student_t_quantile(0.975, freedom) * error, p
+
+
+def _without_variance(value: float, num_clusters: int) -> tuple[float, float]:
+    unseen = wilson(0, num_clusters)
+    assert unseen is not None, "there are clusters"
+    return unseen.high, 1.0 if value == 0.0 else _least_probability(num_clusters)
+
+
+def _least_probability(count: int) -> float:
+    """Of the two-sided sign test when all of `count` pairs differ the same way."""
+    return 2.0 ** (1 - count)
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

@@ -45,7 +45,7 @@ def _server(backend: Backend) -> str:
 def _protocol(suite: SuiteResult) -> str:
     data = suite.data
     revision = f" at {data.revision}" if data.revision else ""
-    source = "the bundled sample" if data.is_sample else f"{data.name}{revision}"
+    source = "the bundled sample" if data.is_sample else f"{data.name}{revision} (digest {data.digest[:16]})"
     return f"{suite.suite} v{suite.version} by {suite.protocol} on {source}"
 
 
@@ -65,6 +65,9 @@ def _suite_sections(suite: SuiteResult) -> Iterator[str]:
     yield bullets(reply_lines(suite))
     yield f"Prompt (`{suite.protocol}`, at most {suite.max_tokens} tokens, temperature {suite.temperature:g}):"
     yield f"```text\n{suite.prompt}\n```"
+    if suite.protocol_settings:
+        yield "Also of this protocol:"
+        yield bullets([f"{name}: {value!r}" for name, value in suite.protocol_settings.items()])
     if suite.published:
         yield "### Published figures"
         yield _published(suite).markdown().rstrip()
@@ -94,6 +97,7 @@ def estimand_grid(suite: SuiteResult) -> Grid:
     rows += _repeat_rows(suite)
     if suite.detectable_difference is not None:
         power = "80 % power, 10 % of the items differing"
+        power += "" if suite.clusters is None else "; items taken as independent, with clusters it is larger"
         rows.append(["smallest difference to another system", share(suite.detectable_difference), "", power])
     return Grid(["estimand", "value", "95 %", "method"], rows, num_labels=1)
 
@@ -145,7 +149,7 @@ def reply_lines(suite: SuiteResult) -> list[str]:
     lines = [
         f"Outcomes: {suite.correct} correct, {suite.wrong} wrong, {suite.unparsed} unparsed, {suite.error} errors, "
         f"{suite.skipped} skipped of {suite.planned} planned; parse rate {share(suite.parse_rate)}",
-        f"Rules: {_counts(suite.rules)}",
+        f"Rules: {_shares(suite.rules, suite.planned - suite.error - suite.skipped)}",
         f"Unparsed: {_counts(suite.unparsed_reasons)}",
         f"Errors and skips: {_counts(suite.failures)}",
         f"Finish reasons: {_counts(suite.finish_reasons)}",
@@ -162,6 +166,11 @@ def reply_lines(suite: SuiteResult) -> list[str]:
         f"{suite.requests} requests sent in {number(suite.wall_s)} s ({number(suite.requests_per_s)} req/s), "
         f"{suite.reused} answers taken over, {suite.retried} retried; {times}",
     ]
+
+
+def _shares(counts: Mapping[str, int], replies: int) -> str:
+    """How many of the replies each rule decided."""
+    return ", ".join(f"{name} {count} ({share(count / replies)})" for name, count in counts.items()) or "none"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ming_eval.accuracy_results import AccuracySummary, GroupRow, SuiteResult
@@ -11,13 +12,25 @@ from ming_eval.report.grid import MISSING, Grid, number
 def accuracy_text(summary: AccuracySummary) -> str:
     """What `accuracy` prints on standard output."""
     lines = [headline_grid(summary.suites).text()]
-    for suite in summary.suites:
-        lines += [f"{suite.suite}: {caveat}" for caveat in suite.caveats]
+    lines += _caveat_lines(summary.suites)
     verdict = summary.verdict
     if verdict.exit_code != 0:
         partial = "; the figures above are partial" if summary.partial else ""
         lines += ["", f"{verdict.status}: {verdict.reason}{partial}"]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _caveat_lines(suites: Sequence[SuiteResult]) -> list[str]:
+    """Each caveat of a suite once: with the backend that it is about, unless it is about all of them."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for suite in suites:
+        for caveat in suite.caveats:
+            found.setdefault((suite.suite, caveat), []).append(suite.backend)
+    asked = Counter(suite.suite for suite in suites)
+    return [
+        f"{name}: {caveat}" if len(backends) == asked[name] else f"{name} ({', '.join(backends)}): {caveat}"
+        for (name, caveat), backends in found.items()
+    ]
 
 
 def headline_grid(suites: Sequence[SuiteResult]) -> Grid:
@@ -49,13 +62,19 @@ def _cells(suite: SuiteResult) -> list[str]:
         suite.protocol,
         str(suite.items),
         suite.metric,
-        share(suite.value),
-        interval(suite.value_low, suite.value_high),
+        *_value_cells(suite),
         share(suite.parse_rate),
-        str(suite.error + suite.skipped),
+        str(suite.error) + (f", {suite.skipped} skipped" if suite.skipped else ""),
         number(suite.wall_s),
         number(suite.requests_per_s),
     ]
+
+
+def _value_cells(suite: SuiteResult) -> list[str]:
+    """Value and interval; none of a suite of which nothing was asked, whose 0 would say something of the model."""
+    if suite.skipped == suite.planned:
+        return [MISSING, MISSING]
+    return [share(suite.value), interval(suite.value_low, suite.value_high)]
 
 
 def _group_cells(row: GroupRow) -> list[str]:

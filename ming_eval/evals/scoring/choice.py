@@ -35,7 +35,7 @@ Rule = Callable[[str, Question], Named | None]
 
 # --- Patterns ----------------------------------------------------------------------------------------------------
 
-_NOT_IN_WORD = r"(?![A-Za-z\u00c0-\u024f0-9'’])"
+_NOT_IN_WORD = r"(?:(?![A-Za-z\u00c0-\u024f0-9'’])|(?<=['‘][A-Za-z])(?=['’](?![A-Za-z])))"  # 'C' is a quotation
 _OPEN, _CLOSE = r"[(\[{<\"'“‘「『]", r"[)\]}>\"'”’」』]"
 _BE = r"(?:is|are|(?:would|should|must|will|has\s+to)\s+be)"
 _ABOUT = r"(?:\s+(?:to|for)\s+[^.:;\n]{1,60}?)?"  # the answer to this question is
@@ -45,12 +45,13 @@ _CUE = re.compile(
     r"|\bI\s+(?:choose|pick|select)\b"
     r"|答案\s*(?:是|为|為|:)"
     r"|正确选项|正確選項"
-    r"|(?<![不没別别勿未])(?:选择|選擇|选|選)(?![项項])"
+    r"|(?:选择|選擇|选|選)(?![项項])"
     r"|答え|正解|正答"
     r"|정답|(?<!\w)답"
     r"|\b(?:respuesta|réponse|antwort|risposta|resposta)(?:\s+\w+)?\s*:)",
     re.IGNORECASE,
 )
+_NEGATED = re.compile(r"[不没別别勿未][能可应應该該要会會得以]{0,3}\Z")
 _GAP = (
     r"[\s:=>\-–—]{0,4}"
     r"(?:(?:is|be|应该是|應該是|是|为|為|は|が|은|는|이|가)[\s:]{0,3})?"
@@ -62,7 +63,10 @@ _LOWER_END = re.compile(rf"(?:{_CLOSE}|\s)*(?:$|\n)|[.,;:!?)\]}}]")
 _BARE = re.compile(rf"{_OPEN}?\s*([A-Za-z])\s*{_CLOSE}?\s*[.,:;!?。]?\s*{_CLOSE}?")
 _LEADING = re.compile(r"([A-Z])(?:[.:)\]}])|[(\[{]\s*([A-Z])\s*[)\]}][.:]?")
 
-_JOINER = r"(?:\s*(?:,|/|&|、|和|或者|或|还是|與|与|及)\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+)"
+_JOINER = (
+    r"(?:\s*(?:,|/|&|、|和|或者|或|还是|與|与|及)\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+)"
+    r"(?:(?:maybe|perhaps|possibly|even|also|可能是?|也许是?)\s*)?"
+)
 _JOINED = re.compile(rf"{_CLOSE}?{_JOINER}(?:(?:option|choice)\s+)?{_OPEN}?([A-Za-z]){_NOT_IN_WORD}", re.IGNORECASE)
 _WORD_I = re.compile(r"\s+[a-z]")
 _FINAL_PUNCTUATION = " \t\n.。,;:!?！？\"'”’"
@@ -83,7 +87,7 @@ def bare(text: str, question: Question) -> Named | None:
 
 def marked(text: str, question: Question) -> Named | None:
     """A letter right after the last cue such as `the answer is`."""
-    cues = list(_CUE.finditer(text))
+    cues = [cue for cue in _CUE.finditer(text) if not _NEGATED.search(text, 0, cue.start())]
     if not cues:
         return None
     cue = cues[-1]
@@ -106,6 +110,8 @@ def leading(text: str, question: Question) -> Named | None:
         return None
     letter, after = match[1] or match[2], text[match.end() :]
     if letter == "I" and not _starts_with_choice(after, letter, question):
+        return None
+    if (other := bare(after.strip(), question)) is not None and other.letter != letter:  # `A: C` names two
         return None
     return _valid(letter, after, question)
 

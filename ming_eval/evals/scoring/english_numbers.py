@@ -1,10 +1,14 @@
-"""Numbers in English words -> figures: `twenty one` 21, `nineteen ninety` 1990, `five dollars` $5, `third` 3rd."""
+"""Numbers in English words -> figures: `twenty one` 21, `nineteen oh one` 1901, `five dollars` $5, `third` 3rd.
+
+What counts as a number follows the normaliser that came with Whisper (Radford et al., 2022, appendix C).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 _UNITS = {
     name: value
@@ -29,23 +33,69 @@ _IRREGULAR_ORDINALS = {
     "twelfth": "twelve",
 }
 _SIGN_BEFORE = {"dollar": "$", "euro": "€", "pound": "£"}
+_POLARITY = {"minus": "-", "negative": "-", "plus": "+"}
+_TIMES = {"double": 2, "triple": 3}
 _FIGURE = re.compile(r"[$€£]?\d+(?:\.\d+)?")
+_AMOUNT = re.compile(r"([$€£]?)(\d+(?:\.\d+)?)")
 
 
 def figures(words: Sequence[str]) -> list[str]:
     """`words` with every run of number words written in figures; other words stay as they are."""
+    words = _digits_one_by_one(words)
     result: list[str] = []
     at = 0
     while at < len(words):
-        number = _Number()
-        end = number.read(words, at)
-        if end == at:
+        sign = _POLARITY.get(words[at], "")
+        text, end = _number(words, at + bool(sign))
+        if text is None:
             result.append(words[at])
             at += 1
         else:
-            text, at = _with_unit(number.text, words, end)
-            result.append(text)
+            result.append(sign + text)
+            at = end
     return result
+
+
+def _number(words: Sequence[str], at: int) -> tuple[str | None, int]:
+    """The number that starts at a word, with its unit, and where it ends; None where there is none."""
+    text, end = _scaled(words, at)
+    if text is None:
+        number = _Number()
+        end = number.read(words, at)
+        text = number.text
+    if end == at:
+        return None, at
+    if tuple(words[end : end + 3]) == ("and", "a", "half") and text.isdecimal():
+        text, end = f"{text}.5", end + 3
+    return _with_unit(text, words, end)
+
+
+def _scaled(words: Sequence[str], at: int) -> tuple[str | None, int]:
+    """An amount in figures with a large number word behind it: `$3 million`, `3.5 thousand`."""
+    match = _AMOUNT.fullmatch(words[at]) if at + 1 < len(words) and words[at + 1] in _LARGE else None
+    if match is None or words[at].isdecimal():
+        return None, at
+    value = Fraction(match[2]) * _LARGE[words[at + 1]]
+    return f"{match[1]}{value.numerator if value.denominator == 1 else float(value)}", at + 2
+
+
+def _digits_one_by_one(words: Sequence[str]) -> list[str]:
+    """`double seven` as `seven seven`, and an `oh` before or between digits as `zero`."""
+    said: list[str] = []
+    for index, word in enumerate(words):
+        times = _TIMES.get(words[index - 1], 1) if index else 1
+        following = words[index + 1] if index + 1 < len(words) else ""
+        is_zero = word == "oh" and (times > 1 or following in _UNITS or _is_oh_before_digit(words[index + 1 :]))
+        digit = "zero" if is_zero else word
+        if times > 1 and digit in _UNITS:
+            said[-1:] = [digit] * times
+        else:
+            said.append(digit)
+    return said
+
+
+def _is_oh_before_digit(words: Sequence[str]) -> bool:
+    return len(words) > 1 and words[0] == "oh" and words[1] in _UNITS
 
 
 @dataclass(slots=True)
@@ -92,16 +142,19 @@ class _Number:
             self.group, self.room = int(word), 0
             if word.startswith("0"):
                 self.done, self.group = word, None
+        elif (cardinal := _of_plural(word)) is not None:
+            self._take(cardinal)
+            self.suffix = "s"
         else:
             return self._take_ordinal(word)
         return True
 
     def _take_ordinal(self, word: str) -> bool:
-        cardinal, plural = _cardinal(word)
-        if cardinal is None or (word in ("second", "seconds") and self._is_empty()):  # the unit of time
+        cardinal = _of_ordinal(word)
+        if cardinal is None:
             return False
         self._take(cardinal)
-        self.suffix = _ordinal_ending(int(self._pending() or 0)) + plural
+        self.suffix = _ordinal_ending(int(self._pending() or 0))
         return True
 
     def _add(self, value: int) -> None:
@@ -118,7 +171,7 @@ class _Number:
         self.room = 100
 
     def _multiply(self, size: int) -> None:
-        if size >= self.least_large:
+        if size >= self.least_large or self.group == 0:
             self._finish()
         self.total += (1 if self.group is None else self.group) * size
         self.group, self.room, self.least_large = None, 1000, size
@@ -140,7 +193,7 @@ class _Number:
         return (
             self.room >= 100
             and at + 1 < len(words)
-            and (words[at + 1] in _SMALL or (_cardinal(words[at + 1])[0] or "") in _SMALL)
+            and (words[at + 1] in _SMALL or (_of_ordinal(words[at + 1]) or "") in _SMALL)
         )
 
     def _read_decimals(self, words: Sequence[str], at: int) -> int:
@@ -150,17 +203,24 @@ class _Number:
         return at
 
 
-def _cardinal(word: str) -> tuple[str | None, str]:
-    """The number word that an ordinal comes from, and its plural ending; None when it is no ordinal."""
-    plural = "s" if word.endswith("s") and word != "seconds" else ""
-    stem = word.removesuffix("s") if plural else word
-    if stem in _IRREGULAR_ORDINALS:
-        return _IRREGULAR_ORDINALS[stem], plural
-    name = stem.removesuffix("th")
-    if name == stem:
-        return None, ""
+def _of_plural(word: str) -> str | None:
+    """The number word in the plural: `sixties` -> `sixty`, `hundreds` -> `hundred`."""
+    stem = word.removesuffix("s")
+    for name in (stem, f"{stem.removesuffix('ie')}y", stem.removesuffix("e")):
+        if stem != word and (name in _SMALL or name == "hundred" or name in _LARGE):
+            return name
+    return None
+
+
+def _of_ordinal(word: str) -> str | None:
+    """The number word that an ordinal comes from; None when it is no ordinal."""
+    if word in _IRREGULAR_ORDINALS:
+        return _IRREGULAR_ORDINALS[word]
+    name = word.removesuffix("th")
+    if name == word:
+        return None
     name = name.removesuffix("ie") + "y" if name.endswith("ie") else name
-    return (name, plural) if name in _SMALL or name == "hundred" or name in _LARGE else (None, "")
+    return name if name in _SMALL or name == "hundred" or name in _LARGE else None
 
 
 def _ordinal_ending(value: int) -> str:

@@ -18,7 +18,7 @@ Check = Callable[[str, Arguments], bool]
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9À-Þ\u0400-\u042f\u4e00-\u9fff])")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|No|Inc|Ltd|Jr|Sr)\.\s$")
-_CONSTRAINED = ("my answer is yes.", "my answer is no.", "my answer is maybe.")
+_CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 # --- Counts ------------------------------------------------------------------------------------------------------
@@ -115,9 +115,9 @@ def _number_paragraphs(text: str, arguments: Arguments) -> bool:
 
 
 def _nth_paragraph_first_word(text: str, arguments: Arguments) -> bool:
-    paragraphs = [part for part in text.split("\n\n") if part.strip()]
-    nth = arguments["nth_paragraph"]
-    if len(paragraphs) != arguments["num_paragraphs"] or nth > len(paragraphs):
+    paragraphs = text.split("\n\n")
+    count, nth = sum(1 for part in paragraphs if part.strip()), arguments["nth_paragraph"]
+    if count != arguments["num_paragraphs"] or nth > count or not paragraphs[nth - 1].strip():
         return False
     first = paragraphs[nth - 1].split()[0].lstrip("\"'“‘")
     return re.split(r"[.,?!'\"’”]", first)[0].lower() == str(arguments["first_word"]).lower()
@@ -143,7 +143,7 @@ def _bullets(text: str, arguments: Arguments) -> bool:
 
 
 def _constrained(text: str, _: Arguments) -> bool:
-    return any(option in text.lower() for option in _CONSTRAINED)
+    return any(option in text for option in _CONSTRAINED)
 
 
 def _highlights(text: str, arguments: Arguments) -> bool:
@@ -167,7 +167,7 @@ def _json(text: str, _: Arguments) -> bool:
 
 
 def _title(text: str, _: Arguments) -> bool:
-    return any(each.strip(" <>") for each in re.findall(r"<<[^\n]+>>", text))
+    return any(each.lstrip("<").rstrip(">").strip() for each in re.findall(r"<<[^\n]+>>", text))
 
 
 def _two_responses(text: str, _: Arguments) -> bool:

@@ -14,12 +14,16 @@ from ming_eval.evals.scoring.english_numbers import figures
 from ming_eval.evals.scoring.english_spelling import american
 
 _REMARK = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]*\)")
-_HESITATION = re.compile(r"\b(?:h+m+|m+h*m+|u+h+|u+m+)\b")
+_HESITATION = re.compile(r"\b(?:hmm|mm|mhm|mmm|uh|um)\b")
 _APOSTROPHE = re.compile(r"\s+'|[‘’´`]")
 _DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_LONE_SIGN = re.compile(r"[$€£¢](?!\d)|(?<!\d)[%]|(?<![\d$€£])\.|(?<!\w)-|-(?!\d)")
-_KEPT_SIGNS = ".%$€£¢-'"
+_LONE_SIGN = re.compile(r"[$€£¢](?!\d)|(?<!\d)[%]|(?<![\d$€£])\.")
+_KEPT_SIGNS = ".%$€£¢"
+_LETTER_DIGIT = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])")
+_ENDING_OF_FIGURE = re.compile(r"(?<=\d) (?=(?:st|nd|rd|th|s)\b)")
+_CENTS = re.compile(r"([$€£]\d+) (?:and )?¢(\d{1,2})\b")
+_WITHOUT_MARK = str.maketrans({"œ": "oe", "ø": "o", "æ": "ae", "đ": "d", "ð": "d", "þ": "th", "ł": "l"})
 
 _WHOLE = {
     "won't": "will not",
@@ -44,6 +48,7 @@ _WHOLE = {
     "prof": "professor",
     "capt": "captain",
     "gov": "governor",
+    "ald": "alderman",
     "gen": "general",
     "sen": "senator",
     "rep": "representative",
@@ -51,6 +56,7 @@ _WHOLE = {
     "rev": "reverend",
     "hon": "honorable",
     "asst": "assistant",
+    "assoc": "associate",
     "lt": "lieutenant",
     "col": "colonel",
     "sgt": "sergeant",
@@ -71,7 +77,7 @@ _ENDINGS = (
 )
 _ENDING = re.compile("|".join(rf"(?<=[a-z]){ending}\b" for ending, _ in _ENDINGS))
 _WRITTEN_OUT = dict(_ENDINGS)
-_WORD = re.compile(r"[a-z']+")
+_WORD = re.compile(r"(?<![\w'])[a-z']+")
 
 
 def english_tokens(text: str) -> list[str]:
@@ -82,18 +88,22 @@ def english_tokens(text: str) -> list[str]:
     text = _PERFECT.sub(lambda match: f" {'had' if match['verb'] == 'd' else 'has'} {match['participle']}", text)
     text = _ENDING.sub(lambda match: _WRITTEN_OUT[match[0]], text)
     text = _FULL_STOP.sub(" ", _DIGIT_COMMA.sub("", text))
-    words = _without_signs(text).replace("'", "").split()
-    spoken = " ".join(american(word) for word in figures(words))
-    return _LONE_SIGN.sub(" ", spoken).split()
+    text = _ENDING_OF_FIGURE.sub("", _LETTER_DIGIT.sub(" ", _without_signs(text)))
+    spoken = " ".join(american(word) for word in figures(text.split()))
+    return _LONE_SIGN.sub(" ", _CENTS.sub(_amount, spoken)).split()
+
+
+def _amount(match: re.Match[str]) -> str:
+    return f"{match[1]}.{int(match[2]):02d}"
 
 
 def _without_signs(text: str) -> str:
     """Letters without their accents, figures, and the signs that can belong to a figure."""
     kept = []
-    for char in unicodedata.normalize("NFKD", text):
+    for char in unicodedata.normalize("NFKD", text.translate(_WITHOUT_MARK)):
         category = unicodedata.category(char)
         if char in _KEPT_SIGNS or category[0] in "LN":
             kept.append(char)
         elif category != "Mn":
             kept.append(" ")
-    return re.sub(r"(?<=[a-z])-|-(?=[a-z])", " ", "".join(kept))
+    return "".join(kept)

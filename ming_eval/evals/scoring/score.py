@@ -16,7 +16,12 @@ from ming_eval.evals.scoring.verify import instructions_of, score_instructions
 from ming_eval.evals.suite import Scoring, Suite
 
 # Raised when a rule changes what some reply is worth; part of a protocol's digest.
-SCORING_VERSIONS: dict[Kind, int] = dict.fromkeys(Kind, 1)
+SCORING_VERSIONS: dict[Kind, int] = dict.fromkeys(Kind, 1) | {
+    Kind.MCQ: 2,
+    Kind.TEXT: 2,
+    Kind.TRANSCRIPT: 2,
+    Kind.VERIFY: 2,
+}
 
 _DEFAULT_NORMALISER = "english"
 

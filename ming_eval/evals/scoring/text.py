@@ -16,7 +16,10 @@ from ming_eval.evals.scoring.refusal import reason_of
 
 _CUE = re.compile(r"\b(?:final\s+|short\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "。，、；：？！“”‘’（）")
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_AROUND_NUMBERS = str.maketrans("", "", "$€£¥% ,")
+# Punctuation, but not what a number is written with: 3.5 is not 35, -5 not 5, 1/2 not 12.
+_PUNCTUATION = re.compile(rf"(?!(?<=\d)[./:\-]\d|(?<!\w)-\d)[{re.escape(string.punctuation)}。，、；：？！“”‘’（）]")
 _ANLS_LIMIT = 0.5  # below this similarity an answer counts nothing (Biten et al., ICCV 2019)
 
 
@@ -39,13 +42,23 @@ def answer_part(text: str) -> tuple[str, str]:
 
 
 def normalise(text: str) -> str:
-    """Lower case without punctuation and articles, single blanks."""
-    return " ".join(_ARTICLE.sub(" ", text.casefold().translate(_NO_PUNCTUATION)).split())
+    """Lower case without punctuation and articles, single blanks; an article alone stays, such as the blood group A."""
+    plain = " ".join(_PUNCTUATION.sub("", text.casefold()).split())
+    return " ".join(_ARTICLE.sub(" ", plain).split()) or plain
 
 
 def exact(answer: str, gold: str, _tolerance: float | None = None) -> float:
-    """1 when both are equal after normalisation."""
+    """1 when both are the same number, or equal after normalisation."""
+    said, wanted = _number(answer), _number(gold)
+    if said is not None and wanted is not None:
+        return float(said == wanted)
     return float(normalise(answer) == normalise(gold))
+
+
+def _number(text: str) -> Fraction | None:
+    """The value of a text that is nothing but a number, with a currency or per cent sign or without."""
+    bare = text.strip().removesuffix(".").translate(_AROUND_NUMBERS)
+    return Fraction(bare) if _PLAIN_NUMBER.fullmatch(bare) else None
 
 
 def contains(answer: str, gold: str, _tolerance: float | None = None) -> float:

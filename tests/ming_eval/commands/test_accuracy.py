@@ -164,6 +164,15 @@ def test_several_suites_and_backends(tmp_path: Path) -> None:
     ]
 
 
+def test_a_caveat_is_said_once_with_the_backend_that_it_is_about(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    wordy = {f"question {i}": (Say("Berries"),) for i in range(20)}
+    with ScriptedServer.in_thread(all_right()) as server, ScriptedServer.in_thread(wordy) as other:
+        result = accuracy(tmp_path, server, *words, "--backend", f"w={other.url}", "--limit", "10")
+    assert result.stdout.count("fruit: A sample of 10 of 20 items (seed 0).") == 1
+    assert "fruit (w): Only 0 of 10 replies are a bare letter" in result.stdout
+
+
 def test_a_suite_spread_over_backends(tmp_path: Path) -> None:
     words = prepare(tmp_path, 40)
     with ScriptedServer.in_thread(all_right(40)) as one, ScriptedServer.in_thread(all_right(40)) as two:
@@ -228,7 +237,22 @@ def test_too_many_errors_end_with_1_and_a_summary(tmp_path: Path) -> None:
         False,
     )
     assert summary["suites"][0]["possible_high"] == 1.0
+    assert "2 errors and 0 skipped items count as wrong: the accuracy lies between 90.0 % and 100.0 %." in result.stdout
+    assert "The first http_4xx, of item q3: HTTP 400: scripted 400" in result.stdout
     assert allowed.exit_code == 0
+
+
+def test_items_without_their_files_are_no_score_of_the_model(tmp_path: Path) -> None:
+    words = prepare(tmp_path, 4)
+    rows = [row | {"media": [{"type": "image", "path": "nowhere.png"}]} for row in mcq_rows(4, shelves=2)]
+    write_rows(tmp_path / "data.jsonl", rows)
+    with ScriptedServer.in_thread(all_right(4)) as server:
+        result = accuracy(tmp_path, server, *words)
+    assert result.exit_code == 1
+    row = next(line for line in result.stdout.splitlines() if line.startswith("fruit ")).split()
+    assert row[3:8] == ["4", "accuracy", "-", "-", "-"]
+    assert "fruit 0 errors and 4 skipped of 4" in result.stdout
+    assert "nowhere.png" in result.stdout
 
 
 def test_a_dead_server_ends_the_run_early_with_1(tmp_path: Path) -> None:
@@ -253,7 +277,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
         (["no-such-suite"], 2, "no suite 'no-such-suite'"),
         ([], 2, "name one or more suites"),
         (["mmlu", "--protocol", "poem"], 2, "no protocol 'poem'"),
-        (["mmlu", "--method", "magic"], 2, "magic"),
+        (["mmlu", "--method", "magic"], 2, "no --method 'magic': choose one of generate, loglikelihood"),
         (["mmlu", "--shuffle-options", "--rotate-options"], 2, "cannot go together"),
         (["mmlu", "--per-group", "1", "--limit", "1"], 2, "cannot go together"),
         (["mmlu", "gsm8k", "--data", "x.jsonl"], 2, "--data is for one suite"),
@@ -398,6 +422,23 @@ def test_rescore_shows_what_a_new_extraction_changes(tmp_path: Path) -> None:
     assert read(folder / "summary.json")["suites"][0]["correct"] == 2
 
 
+def test_a_rescored_run_goes_on_by_the_new_rules_and_another_prompt_is_refused(tmp_path: Path) -> None:
+    words = prepare(tmp_path, 8)
+    with ScriptedServer.in_thread({f"question {i}": (Say("ক"),) for i in range(8)}) as server:
+        accuracy(tmp_path, server, *words)
+        folder = run_folder(tmp_path)
+        write_suite(tmp_path / "fruit", MCQ_SUITE + '\n[score]\nanswer_map = { "ক" = "A" }\n')
+        refused = invoke("accuracy", "--resume", str(folder))
+        assert (refused.exit_code, "`ming-eval rescore` it first" in refused.stderr) == (2, True)
+        assert invoke("rescore", str(folder)).exit_code == 0
+        again = invoke("accuracy", "--resume", str(folder))
+        assert (again.exit_code, server.num_chats) == (0, 8), again.stderr
+    write_suite(tmp_path / "fruit", MCQ_SUITE.replace("just the letter", "nothing but the letter"))
+    other = invoke("rescore", str(folder))
+    assert other.exit_code == 4
+    assert "fruit v1 was asked otherwise than its file (v1) says now" in other.stderr
+
+
 def test_rescore_sums_up_a_killed_run(tmp_path: Path) -> None:
     words = prepare(tmp_path)
     with ScriptedServer.in_thread(some_wrong()) as server:
@@ -437,9 +478,12 @@ def test_the_list_of_suites() -> None:
         "text",
         "mcq-letter",
         "MIT",
+        "c30699e835",
         "114",
         "14042",
     ]
+    unpinned = {line.split()[0] for line in result.stdout.splitlines() if "not pinned" in line}
+    assert unpinned == {"daily-omni", "omnibench", "worldsense", "seed-tts"}
     rows = json.loads(invoke("accuracy", "--list", "--json", "-").stdout)
     assert {"mmlu", "mmlu-pro", "gsm8k", "ifeval"} <= {row["name"] for row in rows}
 

@@ -134,7 +134,7 @@ async def run_plan(
 
 def result_of(plan: Plan, run: SuiteRun, *, max_error_rate: float = 0.05) -> SuiteResult:
     """The figures of a run."""
-    conduct = Conduct("s", "m", run.wall_s, len(run.reused), run.gave_up, max_error_rate)
+    conduct = Conduct("s", "m", run.wall_s, len(run.reused), max_error_rate)
     return summarise(plan, score_all(plan, run.responses), conduct)
 
 
@@ -176,7 +176,7 @@ def answered(plan: Plan, texts: Sequence[str | None]) -> dict[tuple[str, int, in
 
 def result(plan: Plan, texts: Sequence[str | None], *, backend: str = "s", **conduct: Any) -> SuiteResult:
     """The figures of replies."""
-    plain = {"model": "m", "wall_s": 2.0, "reused": 0, "was_cut_short": False, "max_error_rate": 0.05}
+    plain = {"model": "m", "wall_s": 2.0, "reused": 0, "max_error_rate": 0.05}
     scored = score_all(plan, answered(plan, texts))
     return summarise(plan, scored, Conduct(backend=backend, **(plain | conduct)))
 

@@ -135,6 +135,18 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ({"id": "q", "question": "?"}, "in the normalised form it lacks 'answer'"),
+        ({"id": "q", "question": "?", "answer": 1, "hint": "x"}, "the normalised form has no key 'hint', only id, "),
+    ],
+)
+def test_a_row_that_is_nearly_normalised_is_told_what_it_lacks(tmp_path: Path, keys: dict[str, Any], hint: str) -> None:
+    with pytest.raises(DataError, match=hint):
+        load_rows(tmp_path, columns_suite(tmp_path), keys)
+
+
+@pytest.mark.parametrize(
     ("form", "value", "answer"),
     [("index", 1, 1), ("index", "1", 1), ("letter", "(b)", 1), ("text", "Pears", 1), ("text", "B. Pears", 1)],
 )
@@ -209,6 +221,13 @@ def test_parquet_in_the_columns_of_the_hub(tmp_path: Path) -> None:
     assert [item.answer for item in items] == [1, 0]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path) -> None:
+    lines, rows = json.dumps(row()) + "\r\n", json.dumps([row()])
+    for name, text in (("data.jsonl", lines), ("data.json", rows)):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert len(load(columns_suite(tmp_path), DataOptions(str(tmp_path / name))).items) == 1
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     suite = columns_suite(tmp_path)
     with pytest.raises(DataError, match=r"no data at .*nothing\.jsonl"):
@@ -219,6 +238,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(DataError, match=r"bad\.jsonl, line 2"):
         load(suite, DataOptions(str(tmp_path / "bad.jsonl")))
+    (tmp_path / "other.lst").write_bytes("id|wort|a.wav|größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"other\.lst is no UTF-8"):
+        load(suite, DataOptions(str(tmp_path / "other.lst")))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="holds no item"):
         load(suite, DataOptions(str(tmp_path / "empty.jsonl")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,20 @@ import msgspec
 import pytest
 
 from ming_eval.accuracy_results import DataOrigin
+from ming_eval.evals.data import DataOptions
 from ming_eval.evals.item import Item, Kind
+from ming_eval.evals.plan import AskOptions, make_plan
 from ming_eval.evals.suite import Published, Sampling, Scoring, Suite
-from tests.ming_eval.evals.builders import lines, make_item, mcq_plan, result, with_items
+from tests.ming_eval.evals.builders import (
+    MCQ_SUITE,
+    lines,
+    make_item,
+    mcq_plan,
+    result,
+    with_items,
+    write_rows,
+    write_suite,
+)
 
 
 def test_the_figures_of_the_reference_run(tmp_path: Path) -> None:
@@ -56,12 +68,55 @@ def test_groups_are_sorted_worst_first_and_small_ones_marked(tmp_path: Path) -> 
 
 def test_clusters_widen_the_interval_and_are_counted(tmp_path: Path) -> None:
     plan = mcq_plan(tmp_path, 1)
-    apart = [make_item(id=f"q{i}") for i in range(120)]
+    apart = [make_item(id=f"q{i}", group={"shelf": "s"}) for i in range(120)]
     together = [replace(item, cluster=f"v{i // 3}") for i, item in enumerate(apart)]
     texts = ["C" if i // 3 % 2 else "A" for i in range(120)]
     alone, clustered = result(with_items(plan, apart), texts), result(with_items(plan, together), texts)
     assert (alone.clusters, clustered.clusters, clustered.interval) == (None, 40, "cluster-robust")
     assert clustered.ci_high - clustered.ci_low > 1.5 * (alone.ci_high - alone.ci_low)
+    noted = [any("Intervals of groups take items" in each for each in found.caveats) for found in (alone, clustered)]
+    assert noted == [False, True]
+
+
+def test_clusters_widen_the_interval_of_the_macro_mean(tmp_path: Path) -> None:
+    """All three questions about a video are right or wrong together: worth a third of as many independent ones."""
+    plan = mcq_plan(tmp_path, 1)
+    apart = [make_item(id=f"q{i}", group={"shelf": f"s{i % 2}"}) for i in range(240)]
+    together = [replace(item, cluster=f"v{i // 6}{i % 2}") for i, item in enumerate(apart)]
+    texts = ["C" if i // 6 % 2 else "A" for i in range(240)]
+    alone, clustered = (result(with_items(plan, items), texts).macro for items in (apart, together))
+    assert alone is not None
+    assert clustered is not None
+    assert clustered.standard_error == pytest.approx(sqrt(3) * alone.standard_error, rel=0.02)
+
+
+def test_items_with_and_without_subtitles_are_a_table(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:09,000\nHello\n")
+    files = ("a.srt", "a.srt", "b.srt")
+    items = [make_item(id=f"q{i}", subtitles=str(tmp_path / name)) for i, name in enumerate(files)]
+    plain = with_items(plan, items)
+    shown = replace(plain, protocol=_changed(plan.protocol, subtitles="full"))
+    assert "subtitles" not in result(plain, ["C", "A", "C"]).groups
+    rows = result(shown, ["C", "A", "C"]).groups["subtitles"]
+    assert [(row.name, row.correct, row.total) for row in rows] == [("with", 1, 2), ("without", 1, 1)]
+
+
+def test_what_the_protocol_sets_is_in_the_result(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 1)
+    assert result(plan, ["A"]).protocol_settings == {}
+    protocol = _changed(plan.protocol, frames=8, as_frames=True, extra={"reasoning_effort": "none"})
+    found = result(replace(plan, protocol=protocol), ["A"]).protocol_settings
+    assert found == {"frames": 8, "as_frames": True, "extra": {"reasoning_effort": "none"}}
+
+
+def test_references_without_a_word_are_left_out_and_counted(tmp_path: Path) -> None:
+    suite = write_suite(tmp_path / "said", MCQ_SUITE.replace('kind = "mcq"', 'kind = "transcript"'))
+    rows = [{"id": f"u{i}", "question": "", "answer": text} for i, text in enumerate(["one", "...", "(laughs)"])]
+    data = DataOptions(str(write_rows(tmp_path / "said.jsonl", rows)))
+    found = result(make_plan(suite, AskOptions(data=data)), ["one"])
+    assert found.planned == 1
+    assert "Left out: 2 items whose reference has no word after normalisation." in found.caveats
 
 
 def test_letters_and_the_majority_baseline(tmp_path: Path) -> None:
@@ -71,7 +126,7 @@ def test_letters_and_the_majority_baseline(tmp_path: Path) -> None:
 
 
 def test_what_was_not_sent_is_skipped(tmp_path: Path) -> None:
-    found = result(mcq_plan(tmp_path, 4), ["A", None, "C", None], was_cut_short=True)
+    found = result(mcq_plan(tmp_path, 4), ["A", None, "C", None])
     assert (found.planned, found.correct, found.skipped, found.complete) == (4, 2, 2, False)
     assert (found.possible_low, found.possible_high) == (0.5, 1.0)
     assert found.requests == 2
@@ -92,6 +147,7 @@ def test_word_error_rate_is_a_ratio_of_sums(tmp_path: Path) -> None:
     assert found.value_per_item == pytest.approx((0 + 0.5 + 1) / 3)
     assert found.other_metrics == {"high": pytest.approx(1 / 3)}
     assert found.value_interval == "cluster bootstrap"
+    assert "Only 2 independent items or clusters: a bootstrap over so few is too narrow." in found.caveats
 
 
 def test_published_figures_need_their_differences(tmp_path: Path) -> None:
@@ -122,8 +178,12 @@ def test_texts_of_a_restricted_set_are_not_written(tmp_path: Path) -> None:
     ("origin", "sentence"),
     [
         (DataOrigin("sample", "x", None, 4, None, "d"), "not fruit itself"),
-        (DataOrigin("file", "x", None, 4, 9, "d"), "4 of the set's 9 items"),
+        (DataOrigin("file", "x", None, 4, 9, "d"), "4 items, and fruit has 9: not the full set"),
         (DataOrigin("hub", "x/y", "1a2b", 4, None, "d"), "--data x/y@1a2b"),
+        (
+            DataOrigin("file", "x", None, 4, None, "feed"),
+            "pins no revision of its data: runs compare only on the digest feed",
+        ),
     ],
 )
 def test_caveats_about_the_data(tmp_path: Path, origin: DataOrigin, sentence: str) -> None:

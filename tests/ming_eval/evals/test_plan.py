@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,25 @@ def test_examples_that_nobody_named(tmp_path: Path) -> None:
 def test_options_that_do_not_fit(suite: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_plan(find_suite(suite), AskOptions(**options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 27])
+def test_choices_have_the_letters_a_to_z(tmp_path: Path, count: int) -> None:
+    row = {"id": "q", "question": "?", "choices": [str(i) for i in range(count)], "answer": count - 1}
+    data = DataOptions(str(write_rows(tmp_path / "data.jsonl", [row])))
+    with pytest.raises(UsageError, match="2 to 26 of them; 1 do not, such as q"):
+        make_plan(find_suite("mmlu"), AskOptions(data=data))
+
+
+@pytest.mark.parametrize(
+    ("suite", "protocol", "package"), [("fleurs", None, "jiwer"), ("videomme", "videomme-frames", "av")]
+)
+def test_a_missing_package_is_said_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, suite: str, protocol: str | None, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"needs {package}: run `pip install"):
+        make_plan(find_suite(suite), AskOptions(protocol=protocol))
 
 
 def test_loglikelihood_has_a_protocol_of_its_own() -> None:

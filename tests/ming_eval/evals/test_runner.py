@@ -231,6 +231,7 @@ def test_what_cannot_be_sent_is_skipped_and_the_rest_goes_on(
     found, server = run(plan, acts, tmp_path)
     result = result_of(plan, found)
     assert (result.correct, result.skipped, result.failures) == (2, 1, {"media_missing": 1})
+    assert not result.complete
     assert found.responses["q1", 0, 0].missing
     assert server.num_chats == 2
 

@@ -153,6 +153,27 @@ def test_a_judge_that_fails_is_an_error_and_no_zero(tmp_path: Path) -> None:
     assert "judge: HTTP 400: deaf" in (folder / "responses.jsonl").read_text()
 
 
+def test_a_judge_that_is_not_there_is_said_before_anything_is_spoken(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(line["item"]) + "\n" for line in fixture()), encoding="utf-8")
+    studio = Studio(fixture())
+    with served(studio) as url:
+        words = [
+            "accuracy",
+            "seed-tts",
+            "--data",
+            str(data),
+            "--backend",
+            f"s={url}",
+            "--judge",
+            "ear=http://127.0.0.1:9",
+        ]
+        result = CliRunner().invoke(command_line, [*words, "--out", str(tmp_path / "results")])
+    assert result.exit_code == 3
+    assert "the judge ear: cannot connect to http://127.0.0.1:9" in result.stderr
+    assert studio.bodies == []
+
+
 def test_without_a_judge_nothing_is_asked() -> None:
     with pytest.raises(UsageError, match="--judge"):
         make_plan(find_suite("seed-tts"), AskOptions())

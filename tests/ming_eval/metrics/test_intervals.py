@@ -115,6 +115,21 @@ def test_stratified_by_hand() -> None:
     assert found.standard_error == pytest.approx(sqrt(variance))
 
 
+def test_strata_of_clusters_by_hand() -> None:
+    """Two videos of three questions in `a`, all right and all wrong; one video in `b`, which borrows their variance.
+
+    In `a` the mean is one half, the clusters' errors are 1.5 and -1.5: variance 2/1 x 4.5 / 36 = 0.25, between
+    clusters 0.5.
+    """
+    values = {"a": [1.0] * 3 + [0.0] * 3, "b": [1.0, 0.0, 1.0]}
+    clusters = {"a": ["u", "u", "u", "v", "v", "v"], "b": ["w", "w", "w"]}
+    found = intervals.stratified(values, {"a": 0.5, "b": 0.5}, clusters=clusters)
+    assert found is not None
+    assert found.value == pytest.approx(0.5 * 0.5 + 0.5 * 2 / 3)
+    assert found.standard_error == pytest.approx(sqrt(0.25 * 0.25 + 0.25 * 0.5))
+    assert found.method == "stratified normal, cluster-robust"
+
+
 def test_a_stratum_of_one_borrows_the_pooled_variance() -> None:
     values = {"a": [1.0, 0.0], "b": [1.0]}
     found = intervals.stratified(values, {"a": 0.5, "b": 0.5})
@@ -147,6 +162,11 @@ def test_ratio_of_sums_over_speakers() -> None:
     assert grouped is not None
     assert alone.value == grouped.value == pytest.approx(errors.sum() / words.sum())
     assert grouped.high - grouped.low > alone.high - alone.low
+
+
+def test_error_rates_without_any_error_are_not_certain() -> None:
+    found = intervals.ratio_of_sums([0.0] * 20, [float(5 + i) for i in range(20)])
+    assert found == Estimate(0.0, 0.0, pytest.approx(0.1611, abs=1e-4), "Wilson over items")
 
 
 def test_one_cluster_has_no_interval() -> None:

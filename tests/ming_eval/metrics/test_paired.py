@@ -74,6 +74,23 @@ def test_too_few_pairs() -> None:
     assert (single.value, single.low, single.high, single.p) == (-1.0, None, None, None)
 
 
+def test_clusters_that_all_differ_alike_claim_no_certainty() -> None:
+    """Nothing differs in three clusters: at most 56.1 % of others would. Six all won: the sign test says 1/32."""
+    same = paired.paired_difference([1.0] * 6, [1.0] * 6, [i // 2 for i in range(6)])
+    assert same is not None
+    assert (same.value, same.p) == (0.0, 1.0)
+    assert (same.low, same.high) == (pytest.approx(-0.561, abs=1e-3), pytest.approx(0.561, abs=1e-3))
+    won = paired.paired_difference([0.0] * 12, [1.0] * 12, [i // 2 for i in range(12)])
+    assert won is not None
+    assert (won.low, won.high, won.p) == (pytest.approx(1 - 0.3903, abs=1e-4), 1.0, 1 / 32)
+
+
+def test_two_utterances_show_nothing() -> None:
+    found = paired.paired_bootstrap([(3.0, 10.0), (4.0, 10.0)], [(1.0, 10.0), (0.0, 10.0)])
+    assert found is not None
+    assert found.p == 0.5
+
+
 @pytest.mark.slow
 def test_a_paired_bootstrap_agrees_with_scipy() -> None:
     """Word error rates of two systems on the same utterances, resampled together."""
@@ -127,7 +144,6 @@ def test_holm_by_hand() -> None:
 
 
 @pytest.mark.slow  # for the time that the library takes to import
-@pytest.mark.slow
 def test_holm_agrees_with_statsmodels() -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     rng = random.Random(6)

@@ -5,7 +5,7 @@ import pytest
 from ming_eval.evals.item import Item, Outcome, Reason, Reply
 from ming_eval.evals.scoring.edits import edit_distance
 from ming_eval.evals.scoring.label import plain, score_label
-from ming_eval.evals.scoring.text import anls, f1, relaxed, score_text
+from ming_eval.evals.scoring.text import anls, exact, f1, relaxed, score_text
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,24 @@ def test_metrics_of_text(text: str, metric: str, value: float, rule: str) -> Non
     assert score.value == pytest.approx(value)
     assert score.rule == rule
     assert (score.outcome is Outcome.CORRECT) == (value == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "value"),
+    [
+        ("3.0", "3", 1.0),
+        ("$1,234.50", "1234.5", 1.0),
+        ("35", "3.5", 0.0),
+        ("35 cm", "3.5 cm", 0.0),
+        ("5", "-5", 0.0),
+        ("12", "1/2", 0.0),
+        ("the 3.5 cm.", "3.5 cm", 1.0),
+        ("A", "a", 1.0),
+        ("the", "A", 0.0),
+    ],
+)
+def test_numbers_among_texts_keep_their_signs(answer: str, gold: str, value: float) -> None:
+    assert exact(answer, gold) == value
 
 
 def test_the_best_of_several_accepted_answers_counts() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from ming_eval.evals.scoring.english_spelling import american
 from ming_eval.evals.scoring.normalise_chinese import chinese_tokens
 from ming_eval.evals.scoring.normalise_english import english_tokens
 from ming_eval.evals.scoring.normalise_mixed import mixed_tokens, plain_tokens
-from ming_eval.evals.scoring.traditional import simplified
+from ming_eval.evals.scoring.traditional import _TO_SIMPLIFIED, simplified
 from ming_eval.evals.scoring.transcript import ERRORS, HIGH, num_errors, score_transcript
 
 
@@ -38,6 +39,12 @@ def item(text: str) -> Item:
         ("The end.", "the end"),
         ("well-known re-use", "well known re use"),
         ("...", ""),
+        ("The 1st, the first", "the 1st the 1st"),
+        ("10km in 1990-1995", "10 km in 1990 1995"),
+        ("rock 'n' roll in the '70s", "rock n roll in the 70s"),
+        ("It cost $3.5 million", "it cost $3500000"),
+        ("Five dollars and ten cents", "$5.10"),
+        ("unrecognised dishonour", "unrecognized dishonor"),
     ],
 )
 def test_english(text: str, words: str) -> None:
@@ -65,9 +72,16 @@ def test_english(text: str, words: str) -> None:
         ("fifty per cent", "50%"),
         ("twenty cents", "¢20"),
         ("20 thousand", "20000"),
-        ("wait a second", "wait a second"),
+        ("a second helping", "a 2nd helping"),
+        ("two thirds", "2 thirds"),
+        ("zero thousand", "01000"),  # no number, but not nothing
+        ("nineteen oh one", "1901"),
+        ("double oh seven", "007"),
+        ("oh my word", "oh my word"),
+        ("minus five degrees", "-5 degrees"),
+        ("the nineteen sixties", "the 1960s"),
         ("cats and dogs", "cats and dogs"),
-        ("two and a half", "2 and a half"),
+        ("two and a half", "2.5"),
         ("what is the point of it", "what is the point of it"),
     ],
 )
@@ -77,11 +91,46 @@ def test_number_words(words: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("british", "us"),
-    [("honours", "honors"), ("realise", "realize"), ("analysed", "analyzed"), ("metres", "meters"), ("grey", "gray")],
+    [
+        ("honours", "honors"),
+        ("realise", "realize"),
+        ("analysed", "analyzed"),
+        ("metres", "meters"),
+        ("grey", "gray"),
+        ("centred", "centered"),
+        ("catalogued", "cataloged"),
+        ("practising", "practicing"),
+    ],
 )
 def test_british_spelling(british: str, us: str) -> None:
     assert american(british) == us
     assert american(us) == us
+
+
+READ_ALIKE = """\
+Mr. Smith's dog isn't here, it's gone; she'd been told and he's got a TV.
+Dr. Who lives on St. James St. near Prof. Jones, Gov. Hill and Ald. Ray.
+I'ma go, I can't, won't, shan't, y'all, gonna, woulda, ma'am, let's, ain't.
+hello [noise] world (laughs) <unk> uh um hmm mhm
+a well-known, state-of-the-art mother-in-law's café in Łódź, Ærø and Gießen
+He paid $5.50 for two hundred and five apples, fifty cents for 3,000,000 and £10 and €20 for 12,345.
+It's 10:30 a.m. on the 5th of May, the twenty-first of the twenty second, the 60s and 1960s and '70s.
+twenty twenty-one, nineteen ninety nine, eighteen sixty, two thousand and twenty, seven thirty, twenty ten
+nineteen oh five, double oh seven, triple nine, nine one one, zero zero seven, six oh five
+three point one four, two and a half men, five percent of 3.5 million, $3 million, minus five degrees
+five dollars and ten cents, 90 per cent, 100%, one hundred and first, a hundred and twenty third, ten thousandth
+two thirds, the sixties, hundreds of thousands, second to none, seconds later, first and third
+two million five hundred thousand and six, twenty-three hundred, eleven hundred, two hundred thousand and five
+4x4 and R2D2 at 10km or 5kg, B-52 and F-16, 20-year-old, covid-19, 1990-1995, 50/50, +5, #5"""
+
+
+@pytest.mark.slow
+def test_whispers_own_normaliser_reads_alike() -> None:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    theirs = EnglishTextNormalizer({})  # without its table of British spellings
+    found = {each: (english_tokens(each), theirs(each).split()) for each in re.split(r",\s|\n", READ_ALIKE)}
+    assert {each: pair for each, pair in found.items() if pair[0] != pair[1]} == {}
 
 
 def test_chinese_is_compared_by_character() -> None:
@@ -91,7 +140,10 @@ def test_chinese_is_compared_by_character() -> None:
 
 def test_traditional_characters_become_simplified_and_others_stay() -> None:
     assert simplified("電腦與軟體") == "电脑与软体"
+    assert simplified("隨身掛著粵語的褲子，睜眼餵貓") == "随身挂著粤语的裤子，睁眼喂猫"
     assert simplified("简体字 abc") == "简体字 abc"
+    table = "".join(map(chr, _TO_SIMPLIFIED))
+    assert simplified(simplified(table)) == simplified(table)
 
 
 def test_mixed_text_has_characters_and_words() -> None:

@@ -32,12 +32,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "length_constraints:nth_paragraph_first_word": (
         {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "then"},
         "First.\n\nThen, later.",
-        "First.\n\nLater then.",
+        "First.\n\n\n\nThen, later.",  # as the set's authors count: a blank paragraph keeps its place
     ),
     "detectable_content:number_placeholders": ({"num_placeholders": 2}, "[name] at [place]", "[name] at (place)"),
     "detectable_content:postscript": ({"postscript_marker": "P.S."}, "Bye.\nP.S. Write soon", "Bye. PS Write soon"),
     "detectable_format:number_bullet_lists": ({"num_bullets": 2}, "* a\n- b", "* a\n** b"),
-    "detectable_format:constrained_response": ({}, "My answer is maybe.", "Maybe."),
+    "detectable_format:constrained_response": ({}, "So: My answer is maybe.", "my answer is maybe."),
     "detectable_format:number_highlighted_sections": ({"num_highlights": 2}, "*a* and **b**", "*a* and * b"),
     "detectable_format:multiple_sections": (
         {"section_spliter": "Part", "num_sections": 2},
