@@ -70,10 +70,11 @@ def test_the_cpu_says_the_same(tiny_model: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_released_outputs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Kernels, towers and cache on a GPU in float32, against the released code."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_released_outputs(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernels, towers and cache on a GPU against the released code; in bfloat16 beside plain PyTorch."""
     goldens = Path(__file__).parents[2] / "goldens" / "understanding"
-    assert run_goldens([str(goldens), "--device", "cuda"]) == 0, capsys.readouterr().out
+    assert run_goldens([str(goldens), "--device", "cuda", "--dtype", dtype]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.multi_gpu
