@@ -1,9 +1,9 @@
 """`python -m tests.engine.runtime.forced CONFIG RANK STORE OUT [EXPERTS]`: logits of fixed tokens, fed one a step.
 
 CONFIG holds the fields of `EngineConfig` as a JSON object, STORE is a file at which the ranks meet. Every rank runs
-this and feeds the same tokens whatever the logits say. Rank 0 writes OUT: for each sequence `NAME.logits` [T + n, V] and
-`NAME.LAYER`, the experts that the gates chose. EXPERTS is such a file of another run, whose experts are taken instead:
-in bfloat16 two sums of other order are enough to turn a near-tie round, which is no error of either.
+this and feeds the same tokens whatever the logits say. Rank 0 writes OUT: for each sequence `NAME.logits` [T + n, V]
+and `NAME.LAYER`, the experts that the gates chose. EXPERTS is such a file of another run, whose experts are taken
+instead: in bfloat16 two sums of other order are enough to turn a near-tie round, which is no error of either.
 """
 
 from __future__ import annotations
