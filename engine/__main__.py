@@ -110,7 +110,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
     default_name = _default_name(options)
     return ServerOptions(
         model_names=tuple(options.served_model_name or (default_name,)),
-        num_running=min(options.max_num_seqs, options.step_tokens),
+        num_running=min(options.max_num_seqs, options.step_tokens or options.max_num_seqs),
         max_queue=options.max_queue,
         max_queue_tokens=options.max_queue_tokens,
         max_body_bytes=options.max_body,

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--prefill", type=parse_shapes, default=[], metavar="BxN,...", help="prompts to time: 1x1024,1x3500,8x3500")
     add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
-    add("--step-tokens", type=int, default=8192, metavar="N", help="most tokens of one step (default: 8192)")
+    add("--step-tokens", type=int, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
     add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
     add("--profile", type=parse_batches, default=[], metavar="B,...", help="list the kernels of a step of B sequences")
     add("--json", type=Path, metavar="PATH", help="also write everything here")

@@ -185,11 +185,20 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """Bounds of one step and of one request, fixed at start-up."""
+    """Bounds of one step and of one request, fixed at start-up.
+
+    `mixed_step_tokens` are the most of a step while a stream decodes, which waits for all of them; None: `step_tokens`.
+    """
 
     step_tokens: int
     step_requests: int
     max_model_len: int
+    mixed_step_tokens: int | None = None
+
+    @property
+    def shared_tokens(self) -> int:
+        """Most tokens of a step while a stream decodes."""
+        return self.step_tokens if self.mixed_step_tokens is None else self.mixed_step_tokens
 
 
 class Runner(Protocol):

@@ -2,8 +2,9 @@
 
 The policy, in one place:
 
-- A step has at most `step_tokens` tokens. Decodes go first (a long prompt must not stall the others), then
-  prompts under way, in chunks, then waiting requests, preempted ones before new ones.
+- A step has at most `step_tokens` tokens, and fewer (`mixed_step_tokens`) while a stream decodes, since that waits for
+  the whole step. Decodes go first, then prompts under way, in chunks, then waiting requests, preempted ones before
+  new ones.
 - A request starts when its whole prompt finds blocks and one block for each running request stays free.
   Nothing overtakes a request that does not fit. Tenants take turns.
 - A decode that finds no block preempts the youngest running request, which starts over later.
@@ -56,7 +57,7 @@ class Scheduler:
         self._limits = limits
         self._blocks = blocks
         self._step_encodes = step_encodes
-        self._max_started = min(limits.step_requests, limits.step_tokens)  # each running one can decode in each step
+        self._max_started = min(limits.step_requests, limits.shared_tokens)  # each running one can decode in each step
         self._states: dict[int, RequestState] = {}
         self._waiting = WaitingQueue()
         self._running: list[RequestState] = []  # oldest first
@@ -249,14 +250,18 @@ class Scheduler:
     def _schedule_running(self, plan: StepPlan) -> None:
         """Decodes, then prompts under way; the latter hold all their blocks already."""
         block_size = self._blocks.block_size
-        prefills = []
+        prefills, decodes = [], False
         for state in self._running:  # preemption takes from the end of this list, beyond the one at hand
             if state.num_scheduled >= state.num_target:
                 continue  # its last token is on the way
             if not state.is_decoding:
                 prefills.append(state)
-            elif state.num_scheduled < len(state.blocks) * block_size or self._grow(state):
+                continue
+            decodes = True
+            if state.num_scheduled < len(state.blocks) * block_size or self._grow(state):
                 plan.add_chunk(state, 1)
+        if decodes:
+            plan.limit(self._limits.shared_tokens)
         for state in prefills:
             self._schedule_prefill(plan, state)
 
