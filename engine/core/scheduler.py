@@ -23,6 +23,7 @@ from engine.core.plan import StepPlan
 from engine.core.request import (
     Chunk,
     EngineStats,
+    ExpertLook,
     FinishReason,
     GenerationRequest,
     Output,
@@ -43,6 +44,9 @@ class _Counters:
     prefix_queries: int = 0
     prefix_hits: int = 0
     preemptions: int = 0
+    expert_looks: int = 0
+    distinct_experts: float = 0.0
+    uniform_experts: float = 0.0
 
 
 class Scheduler:
@@ -130,6 +134,7 @@ class Scheduler:
         oldest = self._in_flight.popleft()
         assert oldest == step.id == result.step_id, "steps are committed in order"
         self._mark_encoded(result.encoded)
+        self._count_experts(result.experts)
         failed = dict(result.failed)
         samples = {sample.request_id: sample for sample in result.samples}
         scored = dict(result.prompt_logprobs)
@@ -161,6 +166,9 @@ class Scheduler:
             prefix_queries=counters.prefix_queries,
             prefix_hits=counters.prefix_hits,
             preemptions=counters.preemptions,
+            expert_looks=counters.expert_looks,
+            distinct_experts=counters.distinct_experts,
+            uniform_experts=counters.uniform_experts,
         )
 
     def check(self) -> None:
@@ -363,6 +371,12 @@ class Scheduler:
             state = self._states.get(request_id)
             if state is not None:  # it may have ended meanwhile
                 state.media.mark_encoded(index)
+
+    def _count_experts(self, look: ExpertLook | None) -> None:
+        if look is not None:
+            self._counters.expert_looks += 1
+            self._counters.distinct_experts += look.distinct
+            self._counters.uniform_experts += look.uniform
 
     def _fail(self, failed: dict[int, str]) -> list[Output]:
         states = [self._states[request_id] for request_id in failed if request_id in self._states]
