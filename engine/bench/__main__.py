@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.bench.age import process_age_s
 from engine.bench.limits import device_name, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.profile import kernel_times
@@ -56,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Measure everything that was asked for, writing the file after each figure: time on a GPU can end."""
-    started = time.perf_counter()
     loaded, loop = start_engine(_config(options, folder))
     bench = Offline(loaded, loop, repeats=options.repeats)
     bench.run(1, options.prompt_tokens, 2)
-    first_token_s = time.perf_counter() - started
+    first_token_s = process_age_s()
     size, bytes_per_s = step_bytes(loaded), _bytes_per_s()
     result: dict[str, Any] = _header(options, loaded.info.dtype, first_token_s, loaded.info.load_s, bytes_per_s)
     print(f"{result['hardware']}: first token {first_token_s:.1f} s after the start", file=sys.stderr)
@@ -133,14 +132,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
-    from engine.released import ensure_geometry
+    from engine.released import cut_layers, ensure_geometry
 
     model = options.model or ensure_geometry()
     if options.layers is not None:
-        tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        tree["llm_config"]["num_hidden_layers"] = options.layers
-        (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
-        model = folder
+        model = cut_layers(model, options.layers, folder / "geometry")
     return EngineConfig(
         model=str(model),
         device=options.device,
