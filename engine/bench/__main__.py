@@ -166,6 +166,7 @@ def _header(
         "layers": options.layers,
         "prompt_tokens": options.prompt_tokens,
         "output_tokens": options.output_tokens,
+        "max_model_len": options.max_model_len,
         "bytes_per_s": bytes_per_s,
         "load_s": load_s,
         "first_token_s": first_token_s,

@@ -3,9 +3,10 @@
 #
 # Steps run in the order of what matters most, each within a time of its own; one that no longer fits into what is left
 # of SECONDS_IN_ALL (default 585) is skipped, one that fails or takes too long does not end the others. Without names
-# they are, with two GPUs or more: decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels; with one:
-# tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels quant-error talker. A second call with the names that
-# are missing goes on, in the same OUT or another.
+# they are, with two GPUs or more: decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels; with one that
+# holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels; with a smaller one:
+# tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels. There are also http-int4 quant-error talker. A
+# second call with the names that are missing goes on; http-* need the file of their decode-* in OUT.
 #
 # OUT gets a JSON file for each measurement as soon as there is a figure in it, report.txt with what was found, and
 # logs.tar.gz with every log, test report and sweep: eight files at most. DEVICE=cpu rehearses all of it with the
@@ -23,7 +24,8 @@ LOGS=$WORK/logs
 mkdir -p "$LOGS"
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 # A compile cache of this call's own: its first step starts cold, the others warm.
-export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$WORK/triton} XDG_CACHE_HOME=$WORK/cache
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$WORK/triton}
+trap 'rm -rf "$WORK"' EXIT
 
 say() { echo "$*" | tee -a "$OUT/report.txt"; }
 
@@ -99,6 +101,7 @@ run() {
     decode-fp8) bench decode-fp8 50 140 "${tp[@]}" --quant fp8 --prefill "$PREFILL" ;;
     http-fp8) http http-fp8 decode-fp8 60 160 "${tp[@]}" "${GENERATED[@]}" --quant fp8 ;;
     decode-int4) bench decode-int4 50 120 --quant int4 --prefill "$PREFILL" ;;
+    http-int4) http http-int4 decode-int4 60 160 "${GENERATED[@]}" --quant int4 ;;
     # one GPU's share of 8 layers in both formats, minutes apart: the ratio where the whole does not fit
     layers-bf16) bench layers-bf16 30 80 --layers 8 --batches 1,8,32,64 ;;
     layers-fp8) bench layers-fp8 30 80 --layers 8 --quant fp8 --batches 1,8,32,64 ;;
@@ -117,8 +120,10 @@ run() {
 if [ $# -eq 0 ]; then
   if [ "$GPUS" -ge 2 ]; then
     set -- decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels
+  elif [ "$GIB" -ge 120 ]; then
+    set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels
   else
-    set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels quant-error talker
+    set -- tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels
   fi
 fi
 for name; do run "$name"; done

@@ -32,23 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: see above."""
     options = _parse(argv)
     offline = json.loads(options.offline.read_text(encoding="utf-8"))
+    options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ming-http-") as folder:
-        engine = [*options.engine, *_cut(offline["layers"], Path(folder))]
+        # The context as well: captured attention is laid out for the longest sequence that there may be.
+        engine = ["--max-model-len", str(offline["max_model_len"]), *_cut(offline["layers"], Path(folder))]
+        engine += options.engine
         started = time.perf_counter()
-        with running_server(Path(folder), "--device", options.device, *engine) as server:
-            try:
-                first_token_s = _first_token_s(server, started)
-                print(f"first token through HTTP {first_token_s:.1f} s after the start", flush=True)
-                sizes = [row["batch"] for row in offline["rows"] if row["batch"] <= options.most]
-                summary = _sweep(server, offline, sizes, options.results)
-            finally:
-                options.results.mkdir(parents=True, exist_ok=True)
-                (options.results / "server.log").write_bytes(server.log.read_bytes())
+        with running_server(options.results, "--device", options.device, *engine) as server:  # its log stays there
+            first_token_s = _first_token_s(server, started)
+            print(f"first token through HTTP {first_token_s:.1f} s after the start", flush=True)
+            sizes = [row["batch"] for row in offline["rows"] if row["batch"] <= options.most]
+            summary = _sweep(server, offline, sizes, options.results)
     result = {
         "hardware": offline["hardware"],
         "commit": offline["commit"],
         "offline": options.offline.name,
-        "engine": options.engine,
+        "engine": engine,
         "first_token_s": first_token_s,
         "rows": compare(offline, summary),
     }
