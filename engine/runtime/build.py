@@ -23,11 +23,13 @@ from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
 from engine.parallel import TensorParallel
 from engine.peers import PeerMemory, open_peers
+from engine.runtime.capture import Capturer
 from engine.runtime.constraint import Constraints
 from engine.runtime.decode_graphs import graph_sizes
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
+from engine.runtime.tower_graphs import TowerGraphs
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.generated import GeneratedCheckpoint
 from engine.weights.load import Source, load_weights, present_components, source_shapes, stored_tensors
@@ -101,6 +103,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     constraints = Constraints(_grammar_compiler(config, cfg))
     runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits, constraints)
     if device.type == "cuda" and not config.eager:
+        model.run_tower = TowerGraphs(Capturer().capture)
         runner.prepare_graphs(graph_sizes(min(config.step_requests, limits.shared_tokens)))
     info = EngineInfo(
         max_model_len=max_model_len,

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +22,11 @@ from engine.kernels.paged_attention import PagedLayout
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.layers.batch import Batch, LayerCache
 from engine.models.thinker import Ming
+from engine.runtime.capture import Capturer
 from engine.runtime.expert_looks import ExpertLooks
 
 log = logging.getLogger(__name__)
 
-WARM_UPS = 2  # runs before a capture: kernels compile, libraries choose
 IN_FLIGHT = 4  # host buffers in turn; at most two steps are under way
 
 
@@ -86,7 +85,7 @@ class DecodeGraphs:
         self._device = places.tables.device
         self._captures = self._device.type == "cuda"
         self._sized: dict[int, _Sized] = {}
-        self._pool: Any = None
+        self._capturer = Capturer()
         self._host = deque(
             torch.zeros(self.sizes[-1], Column.COUNT, dtype=torch.int64, pin_memory=self._captures)
             for _ in range(IN_FLIGHT)
@@ -165,22 +164,7 @@ class DecodeGraphs:
         return _Sized(rows, staged, logits, tokens, chosen, self._captured(model), self._captured(draw))
 
     def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        if not self._captures:
-            return work
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # No two graphs run at once, and what outlives a replay lies outside: all of them share one memory. Other
-        # threads of this process (a library watching its collectives) may call the driver meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            work()
-        self._pool = graph.pool()
-        return graph.replay
+        return self._capturer.capture(work) if self._captures else work
 
 
 def graph_sizes(most: int) -> list[int]:

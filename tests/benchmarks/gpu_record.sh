@@ -90,7 +90,7 @@ GENERATED=() PREFILL=1x1024,1x3500,8x3500 PROFILE=(--profile "1,32")
 [ "$DEVICE" = cuda ] && GENERATED=(--load-format generated)
 [ "$DEVICE" = cuda ] || PREFILL=2x64 PROFILE=()
 GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/stages/test_recorder.py)
-GPU_TESTS+=(tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
+GPU_TESTS+=(tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
 
 run() {
   local tp=(--tp "$TP")
