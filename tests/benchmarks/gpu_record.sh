@@ -43,7 +43,7 @@ step() { # NAME LEAST MOST COMMAND...: seconds without which it is not begun, an
   # -k: what ignores the first signal is killed; children too, since timeout signals its whole process group.
   timeout -k 5 "$((most < left ? most : left))" "$@" >"$LOGS/$name.log" 2>&1 || code=$?
   say "== $name: exit code $code after $((SECONDS - began)) s"
-  grep -hE "tok/s|RTF|first token|passed|failed|^(FAILED|ERROR)|logits|MISSED|Error:|error:" "$LOGS/$name.log" |
+  grep -hE "tok/s|RTF|first token|passed|failed|skipped|^(FAILED|ERROR)|logits|MISSED|Error:|error:" "$LOGS/$name.log" |
     cut -c1-180 | tail -n 24 | tee -a "$OUT/report.txt"
   keep_logs
 }
