@@ -75,13 +75,18 @@ def run_forced(out: Path, experts: Path | None = None, **config: Any) -> dict[st
     return load_file(out)
 
 
-def difference_of_ranks(folder: Path, **config: Any) -> dict[str, list[float]]:
-    """How far the logits of two ranks are from those of one, for each step of each sequence: relative L2."""
-    one = run_forced(folder / "1.safetensors", tp=1, **config)
-    two = run_forced(folder / "2.safetensors", folder / "1.safetensors", tp=2, **config)
-    assert {key: x.shape for key, x in one.items()} == {key: x.shape for key, x in two.items()}
-    logits = [key for key in one if key.endswith(".logits")]
-    return {key: [relative_l2(a, b) for a, b in zip(two[key], one[key], strict=True)] for key in logits}
+def difference_of_ranks(folder: Path, *sizes: int, **config: Any) -> dict[int, list[float]]:
+    """How far the logits of so many ranks are from those of one, by size, for each step: relative L2."""
+    alone = folder / "1.safetensors"
+    one = run_forced(alone, tp=1, **config)
+    names = [key for key in one if key.endswith(".logits")]
+    found = {}
+    for size in sizes:
+        several = run_forced(folder / f"{size}.safetensors", alone, tp=size, **config)
+        assert {key: x.shape for key, x in one.items()} == {key: x.shape for key, x in several.items()}
+        rows = [pair for key in names for pair in zip(several[key], one[key], strict=True)]
+        found[size] = [relative_l2(got, want) for got, want in rows]
+    return found
 
 
 if __name__ == "__main__":

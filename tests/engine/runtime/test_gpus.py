@@ -91,8 +91,10 @@ def full_width(tmp_path: Path) -> Path:
     """Three layers of the released geometry, to be drawn."""
     tree = CONFIG | {"llm_config": CONFIG["llm_config"] | {"num_hidden_layers": 3}}
     tree = {key: value for key, value in tree.items() if key not in ("vision_config", "audio_config")}
-    (tmp_path / "config.json").write_text(json.dumps(tree), encoding="utf-8")
-    return tmp_path
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+    return folder
 
 
 @pytest.mark.multi_gpu
@@ -105,5 +107,5 @@ def test_two_ranks_equal_one_at_full_width(full_width: Path) -> None:
 def test_bfloat16_logits_of_two_ranks_at_full_width(full_width: Path, tmp_path: Path, peer_sums: bool) -> None:
     """At forced tokens, with one rank's choice of experts, every step is within 2e-2 relative L2."""
     options = {"device": "cuda", "dtype": "bfloat16", "load_format": "generated", "peer_sums": peer_sums}
-    found = difference_of_ranks(tmp_path, model=str(full_width), **options)
-    assert max(max(errors) for errors in found.values()) < 2e-2, found
+    (errors,) = difference_of_ranks(tmp_path, 2, model=str(full_width), **options).values()
+    assert max(errors) < 2e-2, sorted(errors)[-5:]
