@@ -73,9 +73,11 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         failed += rate.failed
         result["rows"].append(_row(rate, limit, loaded.runner.model.cfg.llm))
         _show(options, result, _decode_line(result["rows"][-1]))
-    for batch, tokens in options.prefill:
-        result["prefill"].append(asdict(bench.prefill(batch, tokens)))
-        _show(options, result, _prefill_line(PrefillRate(**result["prefill"][-1])))
+    for step_tokens in options.prefill_steps or [None]:
+        for batch, tokens in options.prefill:
+            prefill = bench.prefill(batch, tokens, step_tokens)
+            result["prefill"].append(asdict(prefill))
+            _show(options, result, _prefill_line(prefill))
     for batch in options.profile:
         run_steps = partial(bench.run, batch, options.prompt_tokens, 1 + PROFILED_STEPS)
         times = kernel_times(run_steps, PROFILED_STEPS)
@@ -123,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--prefill", type=parse_shapes, default=[], metavar="BxN,...", help="prompts to time: 1x1024,1x3500,8x3500")
+    steps_help = "time prompts in steps of at most N tokens, for each N (default: as --step-tokens)"
+    add("--prefill-steps", type=parse_batches, default=[], metavar="N,...", help=steps_help)
     add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     add("--step-tokens", type=int, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
     add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
@@ -197,7 +201,8 @@ def _decode_line(row: dict[str, Any]) -> str:
 
 
 def _prefill_line(rate: PrefillRate) -> str:
-    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s"
+    steps = "" if rate.step_tokens is None else f", steps of {rate.step_tokens}"
+    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s{steps}"
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:

@@ -16,7 +16,7 @@ The policy, in one place:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.core.blocks import BlockManager
 from engine.core.plan import StepPlan
@@ -153,6 +153,11 @@ class Scheduler:
                 self._settle(state)
         outputs += self._fail(failed)
         return tuple(outputs)
+
+    def set_step_tokens(self, step_tokens: int) -> None:
+        """From the next step on, where nothing decodes; for who compares budgets."""
+        shared = min(self._limits.shared_tokens, step_tokens)
+        self._limits = replace(self._limits, step_tokens=step_tokens, mixed_step_tokens=shared)
 
     def stats(self) -> EngineStats:
         counters = self._counters

@@ -103,6 +103,16 @@ class TestBudget:
         assert spans(run_step(scheduler)[0]) == [(0, 21, 1), (1, 17, 5)]
         assert spans(run_step(scheduler)[0]) == [(1, 22, 8)]  # it has ended
 
+    def test_the_budget_of_prompts_can_change_between_steps(self) -> None:
+        scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
+        scheduler.submit(make_request(0, 60, max_tokens=9))
+        assert spans(run_step(scheduler)[0]) == [(0, 0, 16)]
+        scheduler.set_step_tokens(40)
+        assert spans(run_step(scheduler)[0]) == [(0, 16, 40)]
+        run_step(scheduler)
+        scheduler.submit(make_request(1, 9))
+        assert spans(run_step(scheduler)[0]) == [(0, 60, 1), (1, 0, 5)]  # what streams wait for is as it was
+
     def test_a_stream_whose_step_is_in_flight_counts_as_decoding(self) -> None:
         scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
         scheduler.submit(make_request(0, 4))
