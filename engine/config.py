@@ -13,6 +13,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["checkpoint", "generated"]
 Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
 
+STEP_TOKENS = 2048  # most of a step by default while a stream decodes, which waits for all of them
+
 
 @dataclass(frozen=True, slots=True)
 class HostRank:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.config import DType, EngineConfig, EngineInfo, Quant
+from engine.config import STEP_TOKENS, DType, EngineConfig, EngineInfo, Quant
 from engine.core.blocks import BlockManager
 from engine.core.loop import EngineLoop
 from engine.core.request import Runner, SchedulerLimits
@@ -38,10 +38,7 @@ from engine.weights.rules import AUDIO, COMPONENTS, THINKER, VISION, Shard
 log = logging.getLogger(__name__)
 
 PEER_TOKENS = 256  # steps above it sum through NCCL, which moves large messages faster
-# Most tokens of a step: a GPU computes 8192 in 1.6 times the time of 2048, whose experts are bound by reading weights.
-# While a stream decodes it waits for the step, so there the smaller one counts.
-STEP_TOKENS = 2048
-STEP_TOKENS_ALONE = 8192
+STEP_TOKENS_ALONE = 8192  # of a GPU while nothing decodes: 1.6 times the time of 2048, bound by reading experts
 STEP_ENCODES = 4  # media of different requests that share one call of the towers
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
