@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import EngineConfig, HostRank, SpeechOptions
+from engine.config import STEP_TOKENS, EngineConfig, HostRank, SpeechOptions
 from engine.errors import ConfigError
 from engine.server.options import KEY_VARIABLE, make_parser
 from engine.torchrun import choose_tp, end_with_agent, read_place
@@ -110,7 +110,7 @@ def make_server_options(options: argparse.Namespace, environ: Mapping[str, str])
     default_name = _default_name(options)
     return ServerOptions(
         model_names=tuple(options.served_model_name or (default_name,)),
-        num_running=min(options.max_num_seqs, options.step_tokens),
+        num_running=min(options.max_num_seqs, options.step_tokens or STEP_TOKENS),
         max_queue=options.max_queue,
         max_queue_tokens=options.max_queue_tokens,
         max_body_bytes=options.max_body,

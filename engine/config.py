@@ -13,6 +13,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["checkpoint", "generated"]
 Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
 
+STEP_TOKENS = 2048  # most of a step by default while a stream decodes, which waits for all of them
+
 
 @dataclass(frozen=True, slots=True)
 class HostRank:
@@ -38,8 +40,9 @@ class EngineConfig:
     `quant` packs the thinker's large weights while they are loaded.
     `kv_tokens` fixes the cache size; None takes it from the memory that is free.
     `tokenizer` is the directory of `tokenizer.json`, None where answers are token ids only.
-    `step_tokens` and `step_requests` bound one forward pass. `audio_batching` "padded" encodes the clips of a request
-    zero-padded together without a mask, as the released code does: shorter clips then hear the padding.
+    `step_tokens` and `step_requests` bound one forward pass; None chooses the tokens by device (`runtime.build`).
+    `audio_batching` "padded" encodes the clips of a request zero-padded together without a mask, as the released code
+    does: shorter clips then hear the padding.
     `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
     host read each other's memory to sum small steps; without it every sum goes through NCCL. `torchrun` is this
     process's place where the ranks are not ours to start.
@@ -57,7 +60,7 @@ class EngineConfig:
     block_size: int = 16
     kv_tokens: int | None = None
     memory_fraction: float = 0.9
-    step_tokens: int = 2048
+    step_tokens: int | None = None
     step_requests: int = 256
     num_threads: int | None = None
     audio_batching: AudioBatching = "alone"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ CONFIG: dict[str, Any] = {
 
 FIRST_CONTROL_ID = 156891  # `<|startoftext|>`
 NUM_RESERVED = 251  # `<|reserved_token_5|>` to `<|reserved_token_255|>`
+
+
+def cut_layers(model: Path, num_layers: int, folder: Path) -> Path:
+    """`folder`, made to hold the configuration and tokenizer of `model` with its first layers only; no weights."""
+    folder.mkdir()
+    for path in model.glob("*.json"):
+        if not path.name.endswith(".index.json"):
+            shutil.copy(path, folder)
+    tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    tree["llm_config"]["num_hidden_layers"] = num_layers
+    (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+    return folder
 
 
 def ensure_geometry(cache_dir: Path | None = None) -> Path:

@@ -272,7 +272,8 @@ class ClientHealth:
 class ServerSample:
     """What the server said of itself at one moment (GET /metrics); None where it does not say.
 
-    `kv_used` is a share; hits and queries of the prefix cache and preemptions are counted since the server started.
+    `kv_used` is a share; hits and queries of the prefix cache and preemptions are counted since the server started, and
+    so are the decode steps whose experts were looked at, with the distinct experts found and those of uniform routing.
     """
 
     time_s: float
@@ -282,6 +283,9 @@ class ServerSample:
     prefix_hits: float | None = None
     prefix_queries: float | None = None
     preemptions: float | None = None
+    expert_looks: float | None = None
+    distinct_experts: float | None = None
+    uniform_experts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

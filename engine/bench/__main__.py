@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.bench.age import process_age_s
 from engine.bench.limits import device_name, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.profile import kernel_times
@@ -56,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Measure everything that was asked for, writing the file after each figure: time on a GPU can end."""
-    started = time.perf_counter()
     loaded, loop = start_engine(_config(options, folder))
     bench = Offline(loaded, loop, repeats=options.repeats)
     bench.run(1, options.prompt_tokens, 2)
-    first_token_s = time.perf_counter() - started
+    first_token_s = process_age_s()
     size, bytes_per_s = step_bytes(loaded), _bytes_per_s()
     result: dict[str, Any] = _header(options, loaded.info.dtype, first_token_s, loaded.info.load_s, bytes_per_s)
     print(f"{result['hardware']}: first token {first_token_s:.1f} s after the start", file=sys.stderr)
@@ -74,9 +73,11 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         failed += rate.failed
         result["rows"].append(_row(rate, limit, loaded.runner.model.cfg.llm))
         _show(options, result, _decode_line(result["rows"][-1]))
-    for batch, tokens in options.prefill:
-        result["prefill"].append(asdict(bench.prefill(batch, tokens)))
-        _show(options, result, _prefill_line(PrefillRate(**result["prefill"][-1])))
+    for step_tokens in options.prefill_steps or [None]:
+        for batch, tokens in options.prefill:
+            prefill = bench.prefill(batch, tokens, step_tokens)
+            result["prefill"].append(asdict(prefill))
+            _show(options, result, _prefill_line(prefill))
     for batch in options.profile:
         run_steps = partial(bench.run, batch, options.prompt_tokens, 1 + PROFILED_STEPS)
         times = kernel_times(run_steps, PROFILED_STEPS)
@@ -124,8 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--prefill", type=parse_shapes, default=[], metavar="BxN,...", help="prompts to time: 1x1024,1x3500,8x3500")
+    steps_help = "time prompts in steps of at most N tokens, for each N (default: as --step-tokens)"
+    add("--prefill-steps", type=parse_batches, default=[], metavar="N,...", help=steps_help)
     add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
-    add("--step-tokens", type=int, default=8192, metavar="N", help="most tokens of one step (default: 8192)")
+    add("--step-tokens", type=int, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
     add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
     add("--profile", type=parse_batches, default=[], metavar="B,...", help="list the kernels of a step of B sequences")
     add("--json", type=Path, metavar="PATH", help="also write everything here")
@@ -133,14 +136,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
-    from engine.released import ensure_geometry
+    from engine.released import cut_layers, ensure_geometry
 
     model = options.model or ensure_geometry()
     if options.layers is not None:
-        tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        tree["llm_config"]["num_hidden_layers"] = options.layers
-        (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
-        model = folder
+        model = cut_layers(model, options.layers, folder / "geometry")
     return EngineConfig(
         model=str(model),
         device=options.device,
@@ -170,6 +170,7 @@ def _header(
         "layers": options.layers,
         "prompt_tokens": options.prompt_tokens,
         "output_tokens": options.output_tokens,
+        "max_model_len": options.max_model_len,
         "bytes_per_s": bytes_per_s,
         "load_s": load_s,
         "first_token_s": first_token_s,
@@ -200,7 +201,8 @@ def _decode_line(row: dict[str, Any]) -> str:
 
 
 def _prefill_line(rate: PrefillRate) -> str:
-    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s"
+    steps = "" if rate.step_tokens is None else f", steps of {rate.step_tokens}"
+    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s{steps}"
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:

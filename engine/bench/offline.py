@@ -34,12 +34,13 @@ class DecodeRate:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRate:
-    """`batch` prompts of `tokens` each, to the first token of the last one."""
+    """`batch` prompts of `tokens` each, to the first token of the last one; `step_tokens` None: as configured."""
 
     batch: int
     tokens: int
     seconds: float
     tok_s: float
+    step_tokens: int | None = None
 
 
 class Offline:
@@ -73,11 +74,13 @@ class Offline:
             failed,
         )
 
-    def prefill(self, batch: int, tokens: int) -> PrefillRate:
-        """Prompt tokens a second."""
+    def prefill(self, batch: int, tokens: int, step_tokens: int | None = None) -> PrefillRate:
+        """Prompt tokens a second, in steps of at most `step_tokens` from here on."""
+        if step_tokens is not None:
+            self._loop.set_step_tokens(step_tokens)
         self._seconds(batch, tokens, 1)
         seconds = statistics.median(self._seconds(batch, tokens, 1)[0] for _ in range(self._repeats))
-        return PrefillRate(batch, tokens, seconds, batch * tokens / seconds)
+        return PrefillRate(batch, tokens, seconds, batch * tokens / seconds, step_tokens)
 
     def distinct_experts(self, batch: int, prompt_tokens: int) -> float:
         """Experts that a decode step touches in a layer, mean over layers and steps; launched eagerly to be seen."""

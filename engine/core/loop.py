@@ -55,6 +55,10 @@ class EngineLoop:
         """Whether `run_once` has something to do or to hand out."""
         return bool(self._ended or self._in_flight or self._scheduler.has_work)
 
+    def set_step_tokens(self, step_tokens: int) -> None:
+        """Most tokens of a step while nothing decodes, from the next one on."""
+        self._scheduler.set_step_tokens(step_tokens)
+
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request; if it can never run, the next `run_once` says so."""
         self._times[request.id] = _Times(self._clock())

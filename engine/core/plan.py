@@ -19,6 +19,11 @@ class StepPlan:
     def is_empty(self) -> bool:
         return not self._chunks and not self.encode
 
+    def limit(self, num_tokens: int) -> None:
+        """Lower the budget so that all chunks together, those to come included, have at most `num_tokens`."""
+        used = sum(chunk.count for chunk in self._chunks)
+        self.budget = min(self.budget, num_tokens - used)
+
     def add_chunk(self, state: RequestState, count: int) -> None:
         """Compute the next `count` tokens, for which the request holds blocks, and draw one if they are the last."""
         start, sent, blocks = state.num_scheduled, state.num_sent_blocks, state.blocks

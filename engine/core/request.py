@@ -134,11 +134,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertLook:
+    """Distinct experts of a layer in one decode step, mean over layers, and how many uniform routing would touch."""
+
+    distinct: float
+    uniform: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step produced: one sample per chunk with `sample`, in any order.
 
     `prompt_logprobs` lists (request id, entries for prompt positions start+1 .. of this chunk).
     `encoded` are media whose features are ready; `failed` are requests that cannot go on, with a reason.
+    `experts` is there after a decode step that was looked at.
     """
 
     step_id: int
@@ -146,6 +155,7 @@ class StepResult:
     prompt_logprobs: tuple[tuple[int, tuple[TokenLogprob, ...]], ...] = ()
     encoded: tuple[tuple[int, int], ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
+    experts: ExpertLook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges and counters of the scheduler, as `/metrics` shows them."""
+    """Gauges and counters of the scheduler, as `/metrics` shows them; those of experts are sums over `expert_looks`."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -181,15 +191,27 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     preemptions: int = 0
+    expert_looks: int = 0
+    distinct_experts: float = 0.0
+    uniform_experts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """Bounds of one step and of one request, fixed at start-up."""
+    """Bounds of one step and of one request, fixed at start-up.
+
+    `mixed_step_tokens` are the most of a step while a stream decodes, which waits for all of them; None: `step_tokens`.
+    """
 
     step_tokens: int
     step_requests: int
     max_model_len: int
+    mixed_step_tokens: int | None = None
+
+    @property
+    def shared_tokens(self) -> int:
+        """Most tokens of a step while a stream decodes."""
+        return self.step_tokens if self.mixed_step_tokens is None else self.mixed_step_tokens
 
 
 class Runner(Protocol):

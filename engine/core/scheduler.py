@@ -2,8 +2,9 @@
 
 The policy, in one place:
 
-- A step has at most `step_tokens` tokens. Decodes go first (a long prompt must not stall the others), then
-  prompts under way, in chunks, then waiting requests, preempted ones before new ones.
+- A step has at most `step_tokens` tokens, and fewer (`mixed_step_tokens`) while a stream decodes, since that waits for
+  the whole step. Decodes go first, then prompts under way, in chunks, then waiting requests, preempted ones before
+  new ones.
 - A request starts when its whole prompt finds blocks and one block for each running request stays free.
   Nothing overtakes a request that does not fit. Tenants take turns.
 - A decode that finds no block preempts the youngest running request, which starts over later.
@@ -15,13 +16,14 @@ The policy, in one place:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.core.blocks import BlockManager
 from engine.core.plan import StepPlan
 from engine.core.request import (
     Chunk,
     EngineStats,
+    ExpertLook,
     FinishReason,
     GenerationRequest,
     Output,
@@ -42,6 +44,9 @@ class _Counters:
     prefix_queries: int = 0
     prefix_hits: int = 0
     preemptions: int = 0
+    expert_looks: int = 0
+    distinct_experts: float = 0.0
+    uniform_experts: float = 0.0
 
 
 class Scheduler:
@@ -56,7 +61,7 @@ class Scheduler:
         self._limits = limits
         self._blocks = blocks
         self._step_encodes = step_encodes
-        self._max_started = min(limits.step_requests, limits.step_tokens)  # each running one can decode in each step
+        self._max_started = min(limits.step_requests, limits.shared_tokens)  # each running one can decode in each step
         self._states: dict[int, RequestState] = {}
         self._waiting = WaitingQueue()
         self._running: list[RequestState] = []  # oldest first
@@ -129,6 +134,7 @@ class Scheduler:
         oldest = self._in_flight.popleft()
         assert oldest == step.id == result.step_id, "steps are committed in order"
         self._mark_encoded(result.encoded)
+        self._count_experts(result.experts)
         failed = dict(result.failed)
         samples = {sample.request_id: sample for sample in result.samples}
         scored = dict(result.prompt_logprobs)
@@ -148,6 +154,11 @@ class Scheduler:
         outputs += self._fail(failed)
         return tuple(outputs)
 
+    def set_step_tokens(self, step_tokens: int) -> None:
+        """From the next step on, where nothing decodes; for who compares budgets."""
+        shared = min(self._limits.shared_tokens, step_tokens)
+        self._limits = replace(self._limits, step_tokens=step_tokens, mixed_step_tokens=shared)
+
     def stats(self) -> EngineStats:
         counters = self._counters
         return EngineStats(
@@ -160,6 +171,9 @@ class Scheduler:
             prefix_queries=counters.prefix_queries,
             prefix_hits=counters.prefix_hits,
             preemptions=counters.preemptions,
+            expert_looks=counters.expert_looks,
+            distinct_experts=counters.distinct_experts,
+            uniform_experts=counters.uniform_experts,
         )
 
     def check(self) -> None:
@@ -249,14 +263,18 @@ class Scheduler:
     def _schedule_running(self, plan: StepPlan) -> None:
         """Decodes, then prompts under way; the latter hold all their blocks already."""
         block_size = self._blocks.block_size
-        prefills = []
+        prefills, decodes = [], False
         for state in self._running:  # preemption takes from the end of this list, beyond the one at hand
             if state.num_scheduled >= state.num_target:
                 continue  # its last token is on the way
             if not state.is_decoding:
                 prefills.append(state)
-            elif state.num_scheduled < len(state.blocks) * block_size or self._grow(state):
+                continue
+            decodes = True
+            if state.num_scheduled < len(state.blocks) * block_size or self._grow(state):
                 plan.add_chunk(state, 1)
+        if decodes:
+            plan.limit(self._limits.shared_tokens)
         for state in prefills:
             self._schedule_prefill(plan, state)
 
@@ -358,6 +376,12 @@ class Scheduler:
             state = self._states.get(request_id)
             if state is not None:  # it may have ended meanwhile
                 state.media.mark_encoded(index)
+
+    def _count_experts(self, look: ExpertLook | None) -> None:
+        if look is not None:
+            self._counters.expert_looks += 1
+            self._counters.distinct_experts += look.distinct
+            self._counters.uniform_experts += look.uniform
 
     def _fail(self, failed: dict[int, str]) -> list[Output]:
         states = [self._states[request_id] for request_id in failed if request_id in self._states]

@@ -1,4 +1,4 @@
-"""A model of a case folder behind the engine's own loop, in float32."""
+"""A model of a case folder behind the engine's own loop."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class GoldenEngine:
 
     @classmethod
     def load(cls, folder: Path, device: Device = "cpu", **options: Any) -> GoldenEngine:
-        """The checkpoint of `folder`; `options` override fields of `EngineConfig`. Steps are eager, to be watched."""
-        fields: dict[str, Any] = {"block_size": 4, "kv_tokens": 2048, "num_threads": 1} | options
-        loaded = load_engine(EngineConfig(model=str(folder), device=device, dtype="float32", eager=True, **fields))
+        """The checkpoint of `folder`, in float32; `options` override that. Steps are eager, to be watched."""
+        fields: dict[str, Any] = {"dtype": "float32", "block_size": 4, "kv_tokens": 2048, "num_threads": 1} | options
+        loaded = load_engine(EngineConfig(model=str(folder), device=device, eager=True, **fields))
         return cls(loaded, loaded.make_loop())
 
     @property

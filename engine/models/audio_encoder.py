@@ -7,7 +7,7 @@ mask: frames that pad a clip are heard, so each clip is encoded on its own unles
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -151,12 +151,16 @@ class AudioEncoder(nn.Module):
         features = self.linear_proj_audio(self.audio(mel))
         return F.normalize(features, dim=-1) if self.cfg.norm_query_embeds else features
 
-    def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Each clip on its own: [L_i, M] -> [n_i, D]. Clips of equal length share a batch, which changes nothing."""
+    def encode(self, clips: Sequence[Tensor], run: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        """Each clip on its own: [L_i, M] -> [n_i, D]. Clips of equal length share a batch, which changes nothing.
+
+        `run` stands in for the call of this module: for who replays it.
+        """
+        run = run or self
         features: dict[int, Tensor] = {}
         for length in {len(clip) for clip in clips}:
             members = [i for i, clip in enumerate(clips) if len(clip) == length]
-            features.update(zip(members, self(torch.stack([clips[i] for i in members])), strict=True))
+            features.update(zip(members, run(torch.stack([clips[i] for i in members])), strict=True))
         return [features[i] for i in range(len(clips))]
 
     def encode_padded(self, clips: Sequence[Tensor]) -> list[Tensor]:

@@ -204,13 +204,23 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixel_values: Tensor, grids: Sequence[Grid]) -> Tensor:
         """[P, M] -> [P / 4, out_hidden_size], one row per merged block in reading order of each frame."""
-        x = self.patch_embed(pixel_values) + self.pos_embed(grids)
-        phases = self.rotary_pos_emb(grids, x.device)
+        return self.prepare(grids)(pixel_values)
+
+    def prepare(self, grids: Sequence[Grid]) -> Callable[[Tensor], Tensor]:
+        """The same for fixed grids: their positions are made here, what is returned runs on the device alone."""
+        positions = self.pos_embed(grids)
+        phases = self.rotary_pos_emb(grids, positions.device)
         rotation = Rotation(phases.cos(), phases.sin())
         lengths = frame_lengths(grids)
-        for block in self.blocks:
-            x = block(x, rotation, lengths)
-        return self.merger(x)
+
+        def run(pixel_values: Tensor) -> Tensor:
+            x = self.patch_embed(pixel_values) + positions
+            for block in self.blocks:
+                x = block(x, rotation, lengths)
+            merged: Tensor = self.merger(x)
+            return merged
+
+        return run
 
 
 class VisionProjector(nn.Sequential):
@@ -236,8 +246,13 @@ class VisionEncoder(nn.Module):
         Raises:
             ValueError: the grids do not describe P patches, or a frame does not divide into merged blocks.
         """
+        return self.prepare(pixel_values.shape[0], grids)(pixel_values)
+
+    def prepare(self, num_patches: int, grids: Sequence[Grid]) -> Callable[[Tensor], Tensor]:
+        """The same for fixed grids; raises what `forward` does."""
         if any(h % self.merge_size or w % self.merge_size for _, h, w in grids):
             raise ValueError(f"grids {list(grids)}: rows and columns must be multiples of {self.merge_size}")
-        if sum(frame_lengths(grids)) != pixel_values.shape[0]:
-            raise ValueError(f"grids {list(grids)} do not describe {pixel_values.shape[0]} patches")
-        return F.normalize(self.linear_proj(self.vision(pixel_values, grids)), dim=-1)
+        if sum(frame_lengths(grids)) != num_patches:
+            raise ValueError(f"grids {list(grids)} do not describe {num_patches} patches")
+        tower = self.vision.prepare(grids)
+        return lambda pixel_values: F.normalize(self.linear_proj(tower(pixel_values)), dim=-1)

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,11 @@ from engine.kernels.paged_attention import PagedLayout
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.layers.batch import Batch, LayerCache
 from engine.models.thinker import Ming
+from engine.runtime.capture import Capturer
+from engine.runtime.expert_looks import ExpertLooks
 
 log = logging.getLogger(__name__)
 
-WARM_UPS = 2  # runs before a capture: kernels compile, libraries choose
 IN_FLIGHT = 4  # host buffers in turn; at most two steps are under way
 
 
@@ -41,6 +41,7 @@ class _Sized:
     staged: Staged
     logits: Tensor
     tokens: Tensor
+    chosen: list[Tensor]
     model: Callable[[], None]
     draw: Callable[[], None]
 
@@ -74,16 +75,17 @@ class DecodeGraphs:
     """Runs decode steps of up to `sizes[-1]` sequences."""
 
     def __init__(
-        self, model: Ming, caches: Sequence[LayerCache], places: Places, sizes: Sequence[int], device: torch.device
+        self, model: Ming, caches: Sequence[LayerCache], places: Places, sizes: Sequence[int], looks: ExpertLooks
     ) -> None:
         self.sizes = sorted(sizes)
         self._model = model
         self._caches = caches
         self._places = places
-        self._device = device
-        self._captures = device.type == "cuda"
+        self._looks = looks
+        self._device = places.tables.device
+        self._captures = self._device.type == "cuda"
         self._sized: dict[int, _Sized] = {}
-        self._pool: Any = None
+        self._capturer = Capturer()
         self._host = deque(
             torch.zeros(self.sizes[-1], Column.COUNT, dtype=torch.int64, pin_memory=self._captures)
             for _ in range(IN_FLIGHT)
@@ -107,14 +109,20 @@ class DecodeGraphs:
 
         Both are overwritten by the next step.
         """
-        size = next(size for size in self.sizes if size >= len(rows))
-        sized = self._sized[size]
-        sized.rows.copy_(self._stage(rows, size), non_blocking=True)
+        sized = self._sized_for(len(rows))
+        sized.rows.copy_(self._stage(rows, len(sized.rows)), non_blocking=True)
         sized.model()
         if not draw:
             return sized.logits[: len(rows)], None
         sized.draw()
         return sized.logits[: len(rows)], sized.tokens[: len(rows)]
+
+    def chosen(self, batch: int) -> Sequence[Tensor]:
+        """Expert ids [B', k] of each MoE layer of the last step, which had `batch` sequences and may be padded."""
+        return self._sized_for(batch).chosen
+
+    def _sized_for(self, batch: int) -> _Sized:
+        return self._sized[next(size for size in self.sizes if size >= batch)]
 
     def _stage(self, rows: Sequence[DecodeRow], size: int) -> Tensor:
         """Rows on the host, padded with copies of the first that store nothing: they choose no experts of their own."""
@@ -140,34 +148,23 @@ class DecodeGraphs:
         logits = torch.empty(size, self._model.cfg.llm.vocab_size, dtype=torch.float32, device=self._device)
         tokens = torch.empty(size, dtype=torch.int64, device=self._device)
 
+        chosen: list[Tensor] = []
+
         def model() -> None:
             stage_decode(rows, self._places, self._caches[0].k.shape[1], staged)
-            hidden = self._model(self._model.embed(staged.ids), batch, self._caches)
+            with self._looks.watched() as seen:
+                hidden = self._model(self._model.embed(staged.ids), batch, self._caches)
+            chosen[:] = seen
             logits.copy_(self._model.logits(hidden))
 
         def draw() -> None:
             tokens.copy_(gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices))
             self._places.last_tokens[rows[:, Column.KEEP]] = tokens
 
-        return _Sized(rows, staged, logits, tokens, self._captured(model), self._captured(draw))
+        return _Sized(rows, staged, logits, tokens, chosen, self._captured(model), self._captured(draw))
 
     def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        if not self._captures:
-            return work
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # No two graphs run at once, and what outlives a replay lies outside: all of them share one memory. Other
-        # threads of this process (a library watching its collectives) may call the driver meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            work()
-        self._pool = graph.pool()
-        return graph.replay
+        return self._capturer.capture(work) if self._captures else work
 
 
 def graph_sizes(most: int) -> list[int]:

@@ -31,36 +31,12 @@ from engine.models.thinker import Features, Ming
 from engine.runtime.constraint import Constraints
 from engine.runtime.decode_graphs import DecodeGraphs, DecodeRow
 from engine.runtime.encoder import EncoderRunner
+from engine.runtime.expert_looks import ExpertLooks
+from engine.runtime.fetch import Fetch
 from engine.runtime.request_state import RequestState
 from engine.runtime.sampler import Draw, SamplerRow, describe, sample, signed
 
 SCORED_ROWS = 256  # prompt rows whose logits are held at once: V floats each
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Tokens int64 [B] on their way to the host; reading them waits for this copy, not for later steps."""
-
-    tokens: Tensor
-    done: torch.cuda.Event | None
-
-    @staticmethod
-    def start(tokens: Tensor) -> Fetch:
-        """Begin to copy device tokens, which the next step may overwrite."""
-        if not tokens.is_cuda:
-            return Fetch(tokens.clone(), None)
-        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-        host.copy_(tokens, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        return Fetch(host, done)
-
-    def wait(self) -> list[int]:
-        """The tokens."""
-        if self.done is not None:
-            self.done.synchronize()
-        found: list[int] = self.tokens.tolist()
-        return found
 
 
 @dataclass(slots=True)
@@ -74,6 +50,7 @@ class Launched:
     prompt_logprobs: list[tuple[int, tuple[TokenLogprob, ...]]] = field(default_factory=list)
     encoded: tuple[tuple[int, int], ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
+    experts: Fetch | None = None
 
 
 class ModelRunner:
@@ -97,12 +74,13 @@ class ModelRunner:
         self.vocab_size = model.cfg.llm.vocab_size
         self.states: dict[int, RequestState] = {}
         self.places = Places.empty(limits.step_requests, -(-limits.max_model_len // self.block_size), device)
+        self.expert_looks = ExpertLooks(model)
         self.graphs: DecodeGraphs | None = None
         self._free_places = list(range(limits.step_requests))
 
     def prepare_graphs(self, sizes: Sequence[int]) -> None:
         """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew."""
-        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.device)
+        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks)
         self.graphs.capture_all()
 
     @torch.inference_mode()
@@ -125,7 +103,9 @@ class ModelRunner:
     def finish(self, launched: Launched) -> StepResult:
         """Wait for a launched step and read its tokens."""
         samples = self._read(launched)
-        return StepResult(launched.step_id, samples, tuple(launched.prompt_logprobs), launched.encoded, launched.failed)
+        scored = tuple(launched.prompt_logprobs)
+        experts = None if launched.experts is None else self.expert_looks.read(launched.experts)
+        return StepResult(launched.step_id, samples, scored, launched.encoded, launched.failed, experts)
 
     def _start(self, request: GenerationRequest) -> RequestState:
         prompt = torch.tensor(request.prompt_ids, device=self.device)
@@ -144,12 +124,17 @@ class ModelRunner:
         states = [self.states[chunk.request_id] for chunk in ordered]
         for state, chunk in zip(states, ordered, strict=True):
             state.extend_table(chunk)
-        if self._is_decode(ordered, states):
-            self._decode(ordered, states, launched)
+        decodes = _only_decodes(ordered, states)
+        if decodes and self.graphs is not None and len(ordered) <= self.graphs.most:
+            self._decode(self.graphs, ordered, states, launched)
             return
         starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
         batch, features = self._batch(ordered, states, starts)
-        hidden = self.model(self.model.embed(self._ids(ordered, states, starts), features), batch, self.caches)
+        embeddings = self.model.embed(self._ids(ordered, states, starts), features)
+        with self.expert_looks.watched() as chosen:
+            hidden = self.model(embeddings, batch, self.caches)
+        if decodes:
+            launched.experts = self.expert_looks.take(chosen, len(ordered))
         self._score_prompts(ordered, states, starts, hidden, launched)
         sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
         if sampled:
@@ -168,17 +153,13 @@ class ModelRunner:
         for state, token in zip(states, draw.tokens.unbind(), strict=True):
             state.sampler.note(token)
 
-    def _is_decode(self, chunks: Sequence[Chunk], states: Sequence[RequestState]) -> bool:
-        """Whether the step is one token behind the prompt for each sequence, and no more than graphs were made for."""
-        if self.graphs is None or len(chunks) > self.graphs.most:
-            return False
-        return all(c.count == 1 and c.sample and c.start >= s.num_prompt for c, s in zip(chunks, states, strict=True))
-
-    def _decode(self, chunks: Sequence[Chunk], states: list[RequestState], launched: Launched) -> None:
-        assert self.graphs is not None
+    def _decode(
+        self, graphs: DecodeGraphs, chunks: Sequence[Chunk], states: list[RequestState], launched: Launched
+    ) -> None:
         rows = [self._decode_row(chunk, state) for chunk, state in zip(chunks, states, strict=True)]
         plain = all(state.sampler.is_plain for state in states)
-        logits, tokens = self.graphs.run(rows, draw=plain)
+        logits, tokens = graphs.run(rows, draw=plain)
+        launched.experts = self.expert_looks.take(graphs.chosen(len(rows)), len(rows))
         if tokens is None:
             self._draw(logits, states, launched)
         else:
@@ -306,7 +287,7 @@ class ModelRunner:
         states, draw = launched.states, launched.draw
         if draw is None or launched.fetch is None:
             return ()
-        tokens = launched.fetch.wait()
+        tokens: list[int] = launched.fetch.wait().tolist()
         counts = [state.request.sampling.logprobs for state in states]
         described = [None] * len(states) if draw.logprobs is None else describe(draw.logprobs, draw.tokens, counts)
         for state, token in zip(states, tokens, strict=True):
@@ -315,6 +296,11 @@ class ModelRunner:
             Sample(state.request.id, token, logprob)
             for state, token, logprob in zip(states, tokens, described, strict=True)
         )
+
+
+def _only_decodes(chunks: Sequence[Chunk], states: Sequence[RequestState]) -> bool:
+    """Whether the step is one token behind the prompt for each sequence."""
+    return all(c.count == 1 and c.sample and c.start >= s.num_prompt for c, s in zip(chunks, states, strict=True))
 
 
 class LocalRunner:

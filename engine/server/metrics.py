@@ -159,6 +159,9 @@ def _counters(stats: EngineStats) -> Iterator[tuple[str, float, str]]:
     yield "prefix_cache_queries_total", stats.prefix_queries, "Prompt tokens looked up in the prefix cache."
     yield "prefix_cache_hits_total", stats.prefix_hits, "Prompt tokens found in the prefix cache."
     yield "num_preemptions_total", stats.preemptions, "Sequences that had to start over."
+    yield "moe_sampled_steps_total", stats.expert_looks, "Decode steps whose choice of experts was looked at."
+    yield "moe_distinct_experts_total", stats.distinct_experts, "Their distinct experts, mean over layers, added up."
+    yield "moe_uniform_experts_total", stats.uniform_experts, "What uniform routing would have touched, added up."
 
 
 def _speech_lines(stats: SpeechStats, namer: _Namer) -> Iterator[str]:

@@ -120,7 +120,8 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         metavar="F",
         help="share of device memory to use, weights included (default: 0.9)",
     )
-    add("--step-tokens", type=_positive, default=2048, metavar="N", help="most tokens in one step (default: 2048)")
+    step_help = "most tokens in one step (default: 2048; on a GPU 8192 while no stream decodes)"
+    add("--step-tokens", type=_positive, metavar="N", help=step_help)
     add("--max-num-seqs", type=_positive, default=256, metavar="N", help="most sequences in one step (default: 256)")
     add(
         "--audio-batching",

@@ -68,6 +68,8 @@ Examples:
       conversations of four turns
   ming-eval sweep --repeats 5 --concurrency 8
       five passes, with intervals over them
+  ming-eval sweep --concurrency 1..64 --arrivals waves --input-tokens 64 --max-tokens 128 --temperature 1
+      drawn answers, each request with a seed of its own; full waves, as offline benchmarks decode
   ming-eval sweep --config nightly.yaml --seed 7
       options from a YAML or TOML file (max-tokens: 128), the seed from here
   ming-eval sweep --resume 20260615T101500Z-sweep-a
@@ -103,7 +105,10 @@ def sweep(
     warmup: Annotated[
         int | None, typer.Option(min=0, help="Waves of requests before each point that count nowhere. [default: 1]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the order of the prompts; sent with each request.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Draws the order of the prompts; sent with each request, or what is sent is drawn from it."),
+    ] = 0,
     input_tokens: load_options.InputTokensOption = None,
     output_tokens: load_options.OutputTokensOption = None,
     tokenizer: load_options.TokenizerOption = None,
@@ -120,6 +125,8 @@ def sweep(
     history: workload_options.HistoryOption = None,
     repeats: workload_options.RepeatsOption = 1,
     logprobs: workload_options.LogprobsOption = None,
+    temperature: workload_options.TemperatureOption = 0.0,
+    seed_per_request: workload_options.SeedPerRequestOption = None,
     duration: load_options.DurationOption = None,
     until: load_options.UntilOption = None,
     stop_error_rate: load_options.StopErrorRateOption = None,
@@ -194,6 +201,8 @@ def sweep(
             history=choose(History, "--history", history),
             repeats=repeats,
             logprobs=logprobs,
+            temperature=temperature,
+            seed_per_request=seed_per_request,
         )
         base = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
         plan = shape_load(base, options)

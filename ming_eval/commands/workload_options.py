@@ -70,6 +70,17 @@ LogprobsOption = Annotated[
         help="Ask for the log probability of each token and of N others, for `compare --agreement`.",
     ),
 ]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0.0, max=2.0, metavar="T", help="Of every request; 0 takes the most likely token.")
+]
+SeedPerRequestOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--seed-per-request/--one-seed",
+        help="A seed of its own for each request, drawn from --seed: the same on every server and every time. With one "
+        "seed all streams draw equal noise. [default: seed-per-request where --temperature is above 0]",
+    ),
+]
 
 
 def media_shape(count: int, image_size: str, audio_s: float, video_s: float, video_size: str) -> MediaShape:

@@ -94,6 +94,9 @@ class LoadPlan:
     `dataset_dir` where a named one lies; without it, media of the `media` shape are made. `turns` is how many turns a
     conversation has, as lengths are typed; None asks single questions. `think_s` is kept between turns. All points are
     visited `repeats` times. `logprobs` is how many alternatives are asked for at every token, None for none.
+
+    Requests have `temperature`, and `seed` or, with `seed_per_request`, a seed of their own drawn from it: equal seeds
+    draw equal noise, so that streams of one seed may say the same things, which is less work than real ones are.
     """
 
     profile: str
@@ -131,6 +134,8 @@ class LoadPlan:
     history: History = History.REPLIES
     repeats: int = 1
     logprobs: int | None = None
+    temperature: float = 0.0
+    seed_per_request: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = 1
     cluster: str | None = None

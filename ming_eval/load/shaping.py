@@ -58,6 +58,8 @@ class ShapeOptions:
     history: History | None = None
     repeats: int = 1
     logprobs: int | None = None
+    temperature: float = 0.0
+    seed_per_request: bool | None = None
 
 
 def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
@@ -101,6 +103,8 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         history=options.history or History.REPLIES,
         repeats=options.repeats,
         logprobs=options.logprobs,
+        temperature=options.temperature,
+        seed_per_request=options.temperature > 0 if options.seed_per_request is None else options.seed_per_request,
     )
     if shape in (Shape.CLOSED, Shape.WAVES):
         return plan

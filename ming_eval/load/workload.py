@@ -267,8 +267,8 @@ def _maker(
             task=writer.task,
             # Drawn by number: request i is as long on every system.
             max_tokens=lengths.draw(random.Random(f"length {plan.seed} {start + index}")),
-            temperature=0.0,
-            seed=plan.seed,
+            temperature=plan.temperature,
+            seed=_seed(plan, start + index),
             ignore_eos=plan.ignore_eos,
             extra=_logprobs(plan) | dict(plan.extra),
             turn=turn,
@@ -276,6 +276,11 @@ def _maker(
         return _as_recorded(request, rows[index]) if rows else request
 
     return make
+
+
+def _seed(plan: LoadPlan, number: int) -> int:
+    """What text i of the run is drawn with, on every system; 31 bits, which every server takes."""
+    return random.Random(f"seed {plan.seed} {number}").getrandbits(31) if plan.seed_per_request else plan.seed
 
 
 def _logprobs(plan: LoadPlan) -> dict[str, Any]:

@@ -37,6 +37,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ming:prefix_cache_queries_total",
     ),
     "preemptions": ("vllm:num_preemptions_total", "ming:num_preemptions_total"),
+    "expert_looks": ("ming:moe_sampled_steps_total",),
+    "distinct_experts": ("ming:moe_distinct_experts_total",),
+    "uniform_experts": ("ming:moe_uniform_experts_total",),
 }
 _SHARES = frozenset({"kv_used"})
 _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([-+\d.eE]+|NaN|[-+]?Inf)", re.MULTILINE)
@@ -48,7 +51,9 @@ class ServerView:
 
     What was in flight, waiting and in the cache is of the `num_samples` looks while requests were out: just before and
     after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` and
-    `preemptions` are differences of counters from the look before to the look after.
+    `preemptions` are differences of counters from the look before to the look after, and so is `distinct_experts`,
+    which a decode step of a mixture of experts touched in a layer, on average; `expert_share` is that over what uniform
+    routing would have touched.
     """
 
     num_samples: int
@@ -59,6 +64,8 @@ class ServerView:
     kv_used_max: float | None
     prefix_hit_share: float | None
     preemptions: float | None
+    distinct_experts: float | None = None
+    expert_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,9 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
     every = [sample for samples in during for sample in samples]
     hits = _growth((s.prefix_hits for s in samples) for samples in parts)
     queries = _growth((s.prefix_queries for s in samples) for samples in parts)
+    looks = _growth((s.expert_looks for s in samples) for samples in parts)
+    distinct = _growth((s.distinct_experts for s in samples) for samples in parts)
+    uniform = _growth((s.uniform_experts for s in samples) for samples in parts)
     return ServerView(
         num_samples=len(every),
         running_mean=_mean_over_time([[(s.time_s, s.running) for s in samples] for samples in during]),
@@ -103,6 +113,8 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
         kv_used_max=_max(sample.kv_used for sample in every),
         prefix_hit_share=hits / queries if hits is not None and queries else None,
         preemptions=_growth((s.preemptions for s in samples) for samples in parts),
+        distinct_experts=distinct / looks if distinct is not None and looks else None,
+        expert_share=distinct / uniform if distinct is not None and uniform else None,
     )
 
 

@@ -81,7 +81,19 @@ def both_sides_grid(summary: Summary) -> Grid:
         "prefix hits",
     ]
     header += ["cached by usage", "preemptions", "GPU W", "GPU busy", "J / token"]
-    return Grid(header, [_both_sides(point) for point in points], num_labels=2)
+    rows = [_both_sides(point) for point in points]
+    if any(point.server is not None and point.server.distinct_experts is not None for point in points):
+        header.append("experts of uniform")
+        rows = [[*row, _experts(point)] for row, point in zip(rows, points, strict=True)]
+    return Grid(header, rows, num_labels=2)
+
+
+def _experts(point: Point) -> str:
+    """Distinct experts of a decode step, and their share of what uniform routing would touch."""
+    server = point.server
+    if server is None or server.distinct_experts is None:
+        return MISSING
+    return f"{number(server.distinct_experts)}, {percent(server.expert_share)}"
 
 
 def _both_sides(point: Point) -> list[str]:

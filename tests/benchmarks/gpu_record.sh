@@ -1,37 +1,131 @@
 #!/usr/bin/env bash
-# Check and time everything that needs GPUs, in one call: bash tests/benchmarks/gpu_record.sh OUT
+# Everything that is measured and checked on GPUs: bash tests/benchmarks/gpu_record.sh OUT [STEP...]
 #
-# With two GPUs about eight minutes; what needs two is left out with one. Every file is written as soon as there is
-# something in it, and a part that fails or takes too long does not end the others. The last lines say what was found.
+# Steps run in the order of what matters most, each within a time of its own; one that no longer fits into what is left
+# of SECONDS_IN_ALL (default 585) is skipped, one that fails or takes too long does not end the others. Without names
+# they are, with two GPUs or more: decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels; with one that
+# holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels; with a smaller one:
+# tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels. There are also http-int4 quant-error talker. A
+# second call with the names that are missing goes on; http-* need the file of their decode-* in OUT.
+#
+# OUT gets a JSON file for each measurement as soon as there is a figure in it, report.txt with what was found, and
+# logs.tar.gz with every log, test report and sweep: eight files at most. DEVICE=cpu rehearses all of it with the
+# embedded model, of which only the steps mean anything. Packages that python3 lacks may stand in PYTHONPATH.
 set -u
 cd "$(dirname "$0")/../.."
-OUT=$(mkdir -p "${1:?usage: gpu_record.sh OUT}" && cd "$1" && pwd)
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
-GPUS=$(python3 -c 'import torch; print(torch.cuda.device_count())')
+[ $# -ge 1 ] || { echo "usage: gpu_record.sh OUT [STEP...]" >&2; exit 2; }
+OUT=$(mkdir -p "$1" && cd "$1" && pwd)
+shift
+DEVICE=${DEVICE:-cuda}
+PYTHON=${PYTHON:-python3}
+IN_ALL=${SECONDS_IN_ALL:-585}
+WORK=$(mktemp -d)
+LOGS=$WORK/logs
+mkdir -p "$LOGS"
+export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+# A compile cache of this call's own: its first step starts cold, the others warm.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$WORK/triton}
+trap 'rm -rf "$WORK"' EXIT
 
-part() { # NAME SECONDS COMMAND...: its output goes to OUT/NAME.log
-  local name=$1 seconds=$2
-  shift 2
-  timeout -k 5 "$seconds" "$@" >"$OUT/$name.log" 2>&1
-  echo "$name: exit code $? after $SECONDS s"
-  grep -E "tok/s|RTF|passed|failed|logits" "$OUT/$name.log" | cut -c1-150 | tail -n 12
+say() { echo "$*" | tee -a "$OUT/report.txt"; }
+
+keep_logs() {
+  tar -czf "$WORK/logs.tar.gz" -C "$WORK" logs && mv "$WORK/logs.tar.gz" "$OUT/logs.tar.gz"
 }
 
-bench() { # NAME SECONDS OPTIONS...
-  local name=$1 seconds=$2
-  shift 2
-  part "$name" "$seconds" python3 -m engine.bench --json "$OUT/$name.json" "$@"
+step() { # NAME LEAST MOST COMMAND...: seconds without which it is not begun, and those it may take
+  local name=$1 least=$2 most=$3 left=$((IN_ALL - SECONDS)) began=$SECONDS code=0
+  shift 3
+  if [ "$left" -lt "$least" ]; then
+    say "== $name: skipped, $left s are left and it wants $least"
+    return
+  fi
+  # -k: what ignores the first signal is killed; children too, since timeout signals its whole process group.
+  timeout -k 5 "$((most < left ? most : left))" "$@" >"$LOGS/$name.log" 2>&1 || code=$?
+  say "== $name: exit code $code after $((SECONDS - began)) s"
+  grep -hE "tok/s|RTF|first token|passed|failed|skipped|^(FAILED|ERROR)|logits|MISSED|Error:|error:" "$LOGS/$name.log" |
+    cut -c1-180 | tail -n 24 | tee -a "$OUT/report.txt"
+  keep_logs
 }
 
-part tests 240 python3 -m pytest -q -p no:cacheprovider tests/engine/runtime/test_gpus.py tests/engine/kernels/device
-part kernels 240 python3 -m engine.kernels.bench --json "$OUT/kernels.json"
-bench talker 90 --talker
-bench quant-error 60 --quant-error --layers 4
-bench gpu-decode-int4 120 --quant int4 --prefill 8x3500
-if [ "$GPUS" -ge 2 ]; then
-  # The whole geometry in bfloat16 needs 2 x 141 GB; LAYERS=20 fits into 2 x 80 GB.
-  bench gpu-decode 150 --tp 2 ${LAYERS:+--layers "$LAYERS"} --prefill 1x1024,1x3500,8x3500 --profile 1,32
-  bench gpu-decode-fp8 120 --tp 2 --quant fp8 --prefill 8x3500
+if [ "$DEVICE" = cuda ]; then
+  read -r GPUS GIB < <("$PYTHON" -c 'import torch as t
+print(t.cuda.device_count(), t.cuda.get_device_properties(0).total_memory >> 30 if t.cuda.is_available() else 0)')
+  [ "$GPUS" -ge 1 ] || { echo "no GPU here; DEVICE=cpu rehearses" >&2; exit 2; }
+  SIZES=() HTTP=() MOST=64
 else
-  bench gpu-decode-fp8 120 --quant fp8 --prefill 8x3500
+  GPUS=${GPUS:-2} GIB=141 MOST=2
+  MODEL=$("$PYTHON" -c 'from engine.tiny import ensure_snapshot; print(ensure_snapshot())')
+  SIZES=(--model "$MODEL" --load-format checkpoint --max-model-len 1024 --batches 1,2 --output-tokens 40 --repeats 1)
+  HTTP=(--device cpu --most 2)
 fi
+TP=$((GPUS >= 2 ? 2 : 1))
+# The whole geometry in bfloat16 takes 105 GB of each of two GPUs; 20 of its 32 layers fit into 2 x 80 GB.
+LAYERS=${LAYERS-$([ "$GIB" -lt 120 ] && echo 20)}
+say "$(date -u +%FT%TZ) $GPUS GPU(s) of $GIB GiB, device $DEVICE, $(git rev-parse --short HEAD 2>/dev/null), $IN_ALL s"
+
+bench() { # NAME LEAST MOST OPTIONS...
+  local name=$1 least=$2 most=$3
+  shift 3
+  step "$name" "$least" "$most" "$PYTHON" -m engine.bench --device "$DEVICE" --json "$OUT/gpu-$name.json" "$@" \
+    "${SIZES[@]}"
+}
+
+http() { # NAME OFFLINE LEAST MOST ENGINE-OPTIONS...: against the offline run that must be there
+  local name=$1 offline=$OUT/gpu-$2.json least=$3 most=$4
+  shift 4
+  [ -f "$offline" ] || { say "== $name: skipped, there is no $(basename "$offline") to compare with"; return; }
+  step "$name" "$least" "$most" "$PYTHON" -m tests.benchmarks.http_against_offline "$offline" "$OUT/$name.json" \
+    --results "$LOGS/$name" "${HTTP[@]}" -- "$@"
+}
+
+tests() { # NAME LEAST MOST PYTEST-OPTIONS...
+  local name=$1 least=$2 most=$3
+  shift 3
+  step "$name" "$least" "$most" "$PYTHON" -m pytest -p no:cacheprovider --durations=10 --tb=short \
+    --junitxml "$LOGS/$name.xml" "$@"
+}
+
+# The first budget is the default; larger ones waste fewer rows of the experts' tiles.
+GENERATED=() PREFILL=(--prefill 8x3500,1x1024,1x3500 --prefill-steps 8192,16384,28672) PROFILE=(--profile "1,32")
+[ "$DEVICE" = cuda ] && GENERATED=(--load-format generated)
+[ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PROFILE=()
+GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/stages/test_recorder.py)
+GPU_TESTS+=(tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
+
+run() {
+  local tp=(--tp "$TP")
+  case $1 in
+    # rows of the decode table, prefill, and the kernels of a step; its start is the cold one
+    decode-bf16) bench decode-bf16 60 210 "${tp[@]}" ${LAYERS:+--layers "$LAYERS"} "${PREFILL[@]}" "${PROFILE[@]}" ;;
+    http-bf16) http http-bf16 decode-bf16 70 170 "${tp[@]}" "${GENERATED[@]}" ;;  # its start is the warm one
+    decode-fp8) bench decode-fp8 50 140 "${tp[@]}" --quant fp8 "${PREFILL[@]}" ;;
+    http-fp8) http http-fp8 decode-fp8 60 160 "${tp[@]}" "${GENERATED[@]}" --quant fp8 ;;
+    decode-int4) bench decode-int4 50 120 --quant int4 "${PREFILL[@]}" ;;
+    http-int4) http http-int4 decode-int4 60 160 "${GENERATED[@]}" --quant int4 ;;
+    # one GPU's share of 8 layers in both formats, minutes apart: the ratio where the whole does not fit
+    layers-bf16) bench layers-bf16 30 80 --layers 8 --batches 1,8,32,64 ;;
+    layers-fp8) bench layers-fp8 30 80 --layers 8 --quant fp8 --batches 1,8,32,64 ;;
+    # tp 2 = tp 1: greedy in float32 and logits in bfloat16, through shared memory and NCCL, at full width
+    tests-ranks) tests tests-ranks 60 200 -m multi_gpu tests/engine/runtime/test_gpus.py ;;
+    # goldens a b d e g in float32 and bfloat16, graphs = eager, 1,000 requests with aborts, schemas, the recorder
+    tests-gpu) tests tests-gpu 40 180 -m gpu "${GPU_TESTS[@]}" ;;
+    tests-kernels) tests tests-kernels 40 200 tests/engine/kernels/device ;;
+    kernels) step kernels 30 200 "$PYTHON" -m engine.kernels.bench --json "$OUT/kernels.json" ;;
+    quant-error) bench quant-error 20 70 --quant-error --layers 4 ;;
+    talker) bench talker 30 90 --talker ;;
+    *) say "== $1: no such step" ;;
+  esac
+}
+
+if [ $# -eq 0 ]; then
+  if [ "$GPUS" -ge 2 ]; then
+    set -- decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels
+  elif [ "$GIB" -ge 120 ]; then
+    set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels
+  else
+    set -- tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels
+  fi
+fi
+for name; do run "$name"; done
+say "done after $SECONDS s"

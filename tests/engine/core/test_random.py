@@ -108,12 +108,14 @@ class History:
 
 class Engine:
     def __init__(self, *, overlap: bool, prefix_cache: bool, num_blocks: int, step_tokens: int) -> None:
-        limits = SchedulerLimits(step_tokens, step_requests=3, max_model_len=MAX_MODEL_LEN)
+        mixed = max(step_tokens // 4, 3) if step_tokens > 8 else None  # both kinds of limits occur
+        limits = SchedulerLimits(step_tokens, 3, MAX_MODEL_LEN, mixed)
         self.max_tokens = min(MAX_MODEL_LEN, num_blocks * BLOCK)
         self.fail_after: dict[int, int] = {}
         self.scheduler = Scheduler(limits, BlockManager(num_blocks, BLOCK, enable_prefix_cache=prefix_cache))
         self.runner = FakeRunner(BLOCK, 3, encode_steps=2, encode_waits=2, fail_after=self.fail_after)
         self.loop = EngineLoop(self.scheduler, self.runner, overlap=overlap)
+        self.limits = limits
         self.requests: list[GenerationRequest] = []
         self.histories: dict[int, History] = {}
         self.aborted: set[int] = set()
@@ -151,6 +153,17 @@ class Engine:
                 return
             self.run_once()
         raise AssertionError("the engine does not come to an end")
+
+    def check_budgets(self) -> None:
+        """No step is too large, and none in which a stream draws behind its prompt is larger than streams wait for."""
+        for step in self.runner.steps:
+            num_tokens = sum(chunk.count for chunk in step.chunks)
+            assert num_tokens <= self.limits.step_tokens
+            decodes = [
+                c for c in step.chunks if c.count == 1 and c.start >= len(self.requests[c.request_id].prompt_ids)
+            ]
+            if any(chunk.sample for chunk in decodes):
+                assert num_tokens <= self.limits.shared_tokens
 
     def check_history(self, request: GenerationRequest) -> None:
         history = self.histories[request.id]
@@ -210,6 +223,7 @@ def run_all(
     engine.finish()
     for request in engine.requests:
         engine.check_history(request)
+    engine.check_budgets()
     stats = engine.loop.stats()
     assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, num_blocks)
 

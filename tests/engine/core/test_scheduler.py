@@ -22,9 +22,11 @@ def make_scheduler(
     num_blocks: int = 64,
     prefix_cache: bool = False,
     step_encodes: int = 1,
+    mixed_step_tokens: int | None = None,
 ) -> Scheduler:
     blocks = BlockManager(num_blocks, BLOCK, enable_prefix_cache=prefix_cache)
-    return Scheduler(SchedulerLimits(step_tokens, step_requests, max_model_len), blocks, step_encodes=step_encodes)
+    limits = SchedulerLimits(step_tokens, step_requests, max_model_len, mixed_step_tokens)
+    return Scheduler(limits, blocks, step_encodes=step_encodes)
 
 
 def next_step(scheduler: Scheduler) -> Step:
@@ -90,6 +92,40 @@ class TestBudget:
         scheduler.submit(make_request(1, 9))
         run_step(scheduler)
         assert spans(run_step(scheduler)[0]) == [(0, 3, 1), (1, 1, 3)]
+
+    def test_prompts_take_large_steps_until_a_stream_decodes(self) -> None:
+        scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
+        scheduler.submit(make_request(0, 20, max_tokens=3))
+        assert spans(run_step(scheduler)[0]) == [(0, 0, 16)]
+        scheduler.submit(make_request(1, 30))
+        assert spans(run_step(scheduler)[0]) == [(0, 16, 4), (1, 0, 12)]  # nothing decodes yet
+        assert spans(run_step(scheduler)[0]) == [(0, 20, 1), (1, 12, 5)]  # request 0 waits for 6 tokens, not for 16
+        assert spans(run_step(scheduler)[0]) == [(0, 21, 1), (1, 17, 5)]
+        assert spans(run_step(scheduler)[0]) == [(1, 22, 8)]  # it has ended
+
+    def test_the_budget_of_prompts_can_change_between_steps(self) -> None:
+        scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
+        scheduler.submit(make_request(0, 60, max_tokens=9))
+        assert spans(run_step(scheduler)[0]) == [(0, 0, 16)]
+        scheduler.set_step_tokens(40)
+        assert spans(run_step(scheduler)[0]) == [(0, 16, 40)]
+        run_step(scheduler)
+        scheduler.submit(make_request(1, 9))
+        assert spans(run_step(scheduler)[0]) == [(0, 60, 1), (1, 0, 5)]  # what streams wait for is as it was
+
+    def test_a_stream_whose_step_is_in_flight_counts_as_decoding(self) -> None:
+        scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
+        scheduler.submit(make_request(0, 4))
+        scheduler.submit(make_request(1, 40))
+        first, second = next_step(scheduler), next_step(scheduler)
+        assert (spans(first), spans(second)) == ([(0, 0, 4), (1, 0, 12)], [(0, 4, 1), (1, 12, 5)])
+
+    def test_no_more_streams_run_than_decode_in_one_step(self) -> None:
+        scheduler = make_scheduler(step_tokens=64, mixed_step_tokens=2)
+        for i in range(3):
+            scheduler.submit(make_request(i, 2, max_tokens=3))
+        assert ids(run_step(scheduler)[0]) == [0, 1]
+        assert ids(run_step(scheduler)[0]) == [0, 1]
 
     def test_no_more_requests_are_started_than_the_runner_has_room_for(self) -> None:
         scheduler = make_scheduler(step_requests=2)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.goldens.__main__ import CASES, main, run_case
+from engine.goldens.__main__ import BFLOAT16_CASES, CASES, main, run_case
 from engine.goldens.compare import Tolerance, compare_tensor
+from engine.layers.attention import Attention
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "understanding"
 
@@ -22,6 +23,23 @@ def test_case_passes(case: str) -> None:
     result = run_case(FOLDER / case)
     assert [(c.name, c.detail) for c in result.checks if not c.ok] == []
     assert result.checks
+
+
+@pytest.mark.parametrize("case", sorted(BFLOAT16_CASES))
+@pytest.mark.slow
+def test_bfloat16_errs_no_more_than_plain_pytorch(case: str) -> None:
+    """On the CPU: cache, packing and grouping in bfloat16. `test_gpus` runs the same through the kernels."""
+    result = run_case(FOLDER / case, dtype="bfloat16")
+    assert [(c.name, c.detail) for c in result.checks if not c.ok] == []
+    assert {"plain float32", "logits", "continuation"} == {c.name.rpartition(": ")[2] for c in result.checks}
+
+
+def test_bfloat16_notices_attention_that_is_slightly_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: 4 % more attention than there should be is more than rounding explains."""
+    exact = Attention.forward
+    monkeypatch.setattr(Attention, "forward", lambda *args: 1.04 * exact(*args))
+    failed = [c.name for c in run_case(FOLDER / "a_thinker_text", dtype="bfloat16").checks if not c.ok]
+    assert failed == ["prompt: logits", "prompt: continuation"]
 
 
 def test_every_case_of_the_set_is_known() -> None:

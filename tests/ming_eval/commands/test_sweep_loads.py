@@ -330,6 +330,21 @@ def test_extra_fields_of_the_body_are_sent_and_repeated(tmp_path: Path) -> None:
     assert (bad.exit_code, "JSON object" in bad.stderr) == (2, True)
 
 
+def test_drawn_requests_have_seeds_of_their_own_the_same_on_each_server(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as a, FakeServer.in_thread(FAST) as b:
+        servers = ("--backend", f"a={a.url}", "--backend", f"b={b.url}")
+        options = ("--concurrency", "1,2", "--arrivals", "waves", "--requests", "4", *SMALL, "--temperature", "1")
+        assert sweep(tmp_path, *servers, *options).exit_code == 0
+        sent = [sorted((chat.body["seed"], chat.body["temperature"]) for chat in server.chats) for server in (a, b)]
+        assert sent[0] == sent[1]
+        assert len({seed for seed, _ in sent[0]}) == 8
+        assert {temperature for _, temperature in sent[0]} == {1.0}
+        settings = summary_of(tmp_path)["settings"]
+        assert (settings["temperature"], settings["seed_per_request"]) == (1.0, True)
+        sweep(tmp_path, "--backend", f"a={a.url}", *options, "--one-seed", "--seed", "9")
+        assert [chat.body["seed"] for chat in a.chats[8:]] == [9] * 8
+
+
 def test_opening_connections_is_a_figure_of_its_own(tmp_path: Path) -> None:
     with FakeServer.in_thread(FAST) as server:
         sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "3", "--requests", "6", *SMALL)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_requests_are_greedy_seeded_streamed_and_of_fixed_length() -> None:
     request = point.measured[0]
     assert (request.temperature, request.seed, request.max_tokens, request.ignore_eos) == (0.0, 11, 9, True)
     assert request.stream
+
+
+def test_requests_with_seeds_of_their_own_differ_everywhere_and_are_the_same_each_time() -> None:
+    """Warm-up, points and passes share no seed, and neither the order of visits nor the server moves one."""
+    plan = make_plan(concurrencies=(1, 4), requests=8, repeats=2, seed=3, temperature=1.0, seed_per_request=True)
+    found = [request for point in plan_points(plan, THREE) for request in (*point.warmup, *point.measured)]
+    seeds = {request.id: request.seed for request in found}
+    assert len(set(seeds.values())) == len(found) == 2 * (1 + 8 + 4 + 8)
+    assert all(
+        request.temperature == 1.0 and request.seed is not None and 0 <= request.seed < 2**31 for request in found
+    )
+    again = plan_points(replace(plan, order=Order.INTERLEAVED), THREE)
+    assert seeds == {request.id: request.seed for point in again for request in (*point.warmup, *point.measured)}
+    other = next(iter(plan_points(replace(plan, seed=4), THREE)))
+    assert other.measured[0].seed != seeds["c1-0"]
 
 
 def test_unknown_prompt_set_names_the_known_ones() -> None:

@@ -62,6 +62,18 @@ def test_view_by_hand() -> None:
     assert (view.preemptions, view.num_samples) == (None, 2)
 
 
+def test_experts_are_a_mean_over_the_steps_looked_at() -> None:
+    """Of 3 + 2 new looks: 310 distinct experts, 400 of uniform routing."""
+    page = """ming:moe_sampled_steps_total{model_name="m"} %d
+ming:moe_distinct_experts_total{model_name="m"} %d
+ming:moe_uniform_experts_total{model_name="m"} %d
+"""
+    samples = [parse_sample(page % counts, i) for i, counts in enumerate([(5, 90, 100), (8, 250, 340), (10, 400, 500)])]
+    view = server_view([phase(sample for sample in samples if sample is not None)])
+    assert view is not None
+    assert (view.distinct_experts, view.expert_share) == (62.0, 0.775)
+
+
 def test_a_point_too_short_for_a_look_has_no_gauges_rather_than_those_of_an_idle_server() -> None:
     samples = [ServerSample(time_s=t, running=0.0, kv_used=0.0, preemptions=t) for t in (1.0, 3.0)]
     view = server_view([phase(samples, started_s=1.1, ended_s=2.9)])

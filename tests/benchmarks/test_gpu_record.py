@@ -1,0 +1,59 @@
+"""What runs on lent GPUs for minutes must not fail for a reason that a CPU could have told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.http_against_offline import compare, line
+
+SCRIPT = Path(__file__).parent / "gpu_record.sh"
+
+
+def point(concurrency: int, tok_s: float | None, share: float | None, failed: int = 0) -> dict[str, Any]:
+    server = None if share is None else {"distinct_experts": 100 * share, "expert_share": share}
+    counts = {"requests": 4, "failed": failed, "prompt_tokens": 320, "cached_tokens": 64}
+    return {"concurrency": concurrency, "output_tokens_per_s": tok_s, "server": server} | counts
+
+
+def test_a_point_must_be_near_offline_with_as_many_experts() -> None:
+    offline = {"rows": [{"batch": b, "output_tok_s": 100.0 * b} for b in (1, 2, 4, 8, 16, 32)]}
+    points = [point(1, 94, 1.0), point(2, 185, 1.0), point(4, 500, 0.5), point(8, 790, 0.96, failed=1)]
+    rows = compare(offline, {"points": [*points, point(16, None, None), point(32, 3200, 0.95)]})
+    assert [row["ok"] for row in rows] == [True, False, False, False, False, True]
+    assert [row["ratio"] for row in rows[:2]] == [0.94, 0.925]
+    assert {row["computed_prompt_tokens"] for row in rows} == {64.0}
+    assert [line(row).endswith("MISSED") for row in rows] == [False, True, True, True, True, False]
+
+
+def record(out: Path, *steps: str, **variables: str) -> str:
+    """The recording script on the CPU; its report."""
+    env = os.environ | {"DEVICE": "cpu", "PYTHON": sys.executable} | variables
+    done = subprocess.run(["bash", SCRIPT, out, *steps], env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return (out / "report.txt").read_text()
+
+
+@pytest.mark.slow
+def test_steps_without_time_are_skipped(tmp_path: Path) -> None:
+    report = record(tmp_path, SECONDS_IN_ALL="0", GPUS="2")
+    names = [text.split(":")[0].removeprefix("== ") for text in report.splitlines() if text.startswith("==")]
+    assert names == ["decode-bf16", "http-bf16", "decode-fp8", "tests-ranks", "tests-gpu", "tests-kernels"]
+    assert report.count("skipped") == len(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
+
+
+@pytest.mark.slow
+def test_a_named_step_leaves_its_log_and_a_failure_ends_nothing(tmp_path: Path) -> None:
+    report = record(tmp_path, "kernels", "nonsense", "http-bf16")
+    assert "== kernels: exit code 2" in report  # there is no GPU
+    assert "== nonsense: no such step" in report
+    assert "== http-bf16: skipped, there is no gpu-decode-bf16.json" in report
+    with tarfile.open(tmp_path / "logs.tar.gz") as logs:
+        assert "logs/kernels.log" in logs.getnames()
