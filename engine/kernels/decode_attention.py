@@ -16,11 +16,11 @@ from torch import Tensor
 
 from engine.kernels.paths import current
 from engine.kernels.programmatic import begin, launch_options
-from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl
+from engine.kernels.triton_support import cdiv, constexpr, jit, next_power_of_2, num_multiprocessors, tl
 
 LOG2_E = 1.4426950408889634
 MOST_PAIRS = 1 << 16  # sequences times key/value heads whose parts are joined by their last program
-JOINED = 4  # parts that are read at once while they are joined
+JOINED = constexpr(4)  # parts that are read at once while they are joined
 MIN_ROWS = 16  # of the matrix unit: a group of 8 query heads fills half of them, which costs nothing but idle lanes
 
 
@@ -160,15 +160,16 @@ def _joined(
     acc = tl.zeros([ROWS, WIDTH], tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     for begins in range(0, used, CHUNK):
-        part = begins + tl.arange(0, CHUNK)
-        at = (first + part)[:, None] * ROWS + row[None, :]
-        there = (part < used)[:, None]
-        own = tl.load(best_ptr + at, mask=there, other=float("-inf"), cache_modifier=".cg")
+        some = begins + tl.arange(0, CHUNK)
+        cell = (first + some)[:, None] * ROWS + row[None, :]
+        some_there = (some < used)[:, None]
+        own = tl.load(best_ptr + cell, mask=some_there, other=float("-inf"), cache_modifier=".cg")
         factor = tl.exp2(own - best[None, :])
-        total += tl.sum(tl.load(total_ptr + at, mask=there, other=0.0, cache_modifier=".cg") * factor, 0)
-        mask = (there & (row < group)[None, :])[:, :, None]
-        cells = at[:, :, None] * WIDTH + col[None, None, :]
-        acc += tl.sum(tl.load(acc_ptr + cells, mask=mask, other=0.0, cache_modifier=".cg") * factor[:, :, None], 0)
+        total += tl.sum(tl.load(total_ptr + cell, mask=some_there, other=0.0, cache_modifier=".cg") * factor, 0)
+        mask = (some_there & (row < group)[None, :])[:, :, None]
+        acc_cell = cell[:, :, None] * WIDTH + col[None, None, :]
+        values = tl.load(acc_ptr + acc_cell, mask=mask, other=0.0, cache_modifier=".cg")
+        acc += tl.sum(values * factor[:, :, None], 0)
     return acc, total
 
 

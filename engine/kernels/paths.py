@@ -24,6 +24,7 @@ class Paths:
     `join_attention`: the last program of a sequence's head joins the parts of decode attention (no second launch).
     `choose_in_gate`: the last program of the gate chooses the experts of a single token (no second launch).
     `thin_products`: products of a few rows with plain weights by our kernel in place of the library's.
+    `single_experts`: the experts of one token from whole rows in registers, as the thin products.
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.
     """
@@ -31,6 +32,7 @@ class Paths:
     join_attention: bool = False
     choose_in_gate: bool = False
     thin_products: bool = False
+    single_experts: bool = False
     programmatic: bool = False
 
 
@@ -39,9 +41,10 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
+    "single": Paths(single_experts=True),
     "programmatic": Paths(programmatic=True),
-    "joins": Paths(join_attention=True, choose_in_gate=True, thin_products=True),
-    "all": Paths(join_attention=True, choose_in_gate=True, thin_products=True, programmatic=True),
+    "all but programmatic": Paths(True, True, True, True),
+    "all": Paths(True, True, True, True, programmatic=True),
 }
 DEFAULT: Final = "measured"  # what was measured on GPUs; the others were compiled and interpreted
 
