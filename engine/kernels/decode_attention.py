@@ -1,8 +1,8 @@
 """One new token a sequence: the keys are split over programs, whose partial softmaxes are joined.
 
-A second kernel joins them, or the last program of a sequence's head to finish does (`Paths.join_attention`): what the
-others wrote is then in the second-level cache, and one launch less is waited for. The query heads that share a key/value head are the rows of one matrix product, so every cached row is read once
-(flash decoding with grouped queries).
+A second kernel joins them, or (`Paths.join_attention`) the last program of a sequence's head to finish, which finds
+what the others wrote in the second-level cache: one launch less is waited for. The query heads that share a key/value
+head are the rows of one matrix product, so every cached row is read once (flash decoding with grouped queries).
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

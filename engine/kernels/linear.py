@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
 from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
 from engine.kernels.thin import takes_thin, thin
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl, use_kernel
 from engine.quantised import Quantised, Weight, dequantised

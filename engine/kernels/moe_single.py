@@ -48,11 +48,11 @@ def _up_kernel(
     slot = tl.num_programs(1) - 1 - tl.program_id(1)
     first = tl.program_id(0) * BLOCK_F
     is_shared = slot == top_k
-    if SHARED and dim % 8 == 0 and width % BLOCK_F == 0:  # whole rows, of which 8 are at least 16 bytes
-        if is_shared:
-            num_bytes: tl.constexpr = BLOCK_F * dim * (x_ptr.dtype.element_ty.primitive_bitwidth // 8)
-            fetch(shared_ptr + first * dim, num_bytes, PDL)
-            fetch(shared_ptr + (width + first) * dim, num_bytes, PDL)
+    ask: tl.constexpr = PDL and SHARED and dim % 8 == 0 and width % BLOCK_F == 0  # 8 columns are at least 16 bytes
+    if is_shared:
+        num_bytes: tl.constexpr = BLOCK_F * dim * (x_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        fetch(shared_ptr + first * dim, num_bytes, ask)
+        fetch(shared_ptr + (width + first) * dim, num_bytes, ask)
     begin(PDL)
     expert = tl.load(ids_ptr + slot, mask=slot < top_k, other=0).to(tl.int64)
     base = tl.where(is_shared, shared_ptr, w13_ptr + expert * (2 * width * dim))
@@ -98,7 +98,7 @@ def _down_kernel(
     # Past the first-level cache: this program may run beside ones of the launch before.
     expert = tl.load(ids_ptr + slot, mask=slot < top_k, other=0, cache_modifier=".cg").to(tl.int64)
     at = expert[:, None, None] * (dim * width) + cell[None, :, :]
-    if TOP_K == top_k and dim % BLOCK_D == 0 and width == WIDTH:
+    if top_k == TOP_K and dim % BLOCK_D == 0 and width == WIDTH:
         w = tl.load(w2_ptr + at)
     else:
         w = tl.load(w2_ptr + at, mask=(slot < top_k)[:, None, None] & mask[None, :, :], other=0.0)

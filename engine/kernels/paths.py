@@ -46,9 +46,11 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "all but programmatic": Paths(True, True, True, True),
     "all": Paths(True, True, True, True, programmatic=True),
 }
-DEFAULT: Final = "measured"  # what was measured on GPUs; the others were compiled and interpreted
+# Of captured decode steps. The others were compiled and interpreted, and have not yet run on a GPU.
+DEFAULT: Final = "measured"
 
-_current: ContextVar[Paths] = ContextVar("decode paths", default=VARIANTS[DEFAULT])
+_MEASURED: Final = Paths()
+_current: ContextVar[Paths] = ContextVar("decode paths", default=_MEASURED)
 
 
 def current() -> Paths:

@@ -113,9 +113,7 @@ def _sum_add_norm_kernel(
 
 
 @jit
-def _meet_kernel(
-    bases_ptr, meetings_ptr, flags_offset, RANK: tl.constexpr, SIZE: tl.constexpr, PDL: tl.constexpr
-):
+def _meet_kernel(bases_ptr, meetings_ptr, flags_offset, RANK: tl.constexpr, SIZE: tl.constexpr, PDL: tl.constexpr):
     begin(PDL)
     _meet(bases_ptr, flags_offset, meetings_ptr, tl.program_id(0), RANK, SIZE)
 
@@ -182,10 +180,13 @@ def _launch_sum(
     )
 
 
-def peer_gather(buffer: PeerBuffer, share: Tensor) -> Tensor:
+def peer_gather(buffer: PeerBuffer, share: Tensor, out: Tensor | None = None) -> Tensor:
     """The ranks' shares [T, n], which lie in their buffers, side by side: -> float32 [T, size * n]."""
     num_rows, width = share.shape
-    out = torch.empty(num_rows, buffer.size * width, dtype=torch.float32, device=share.device)
+    if out is None:
+        out = torch.empty(num_rows, buffer.size * width, dtype=torch.float32, device=share.device)
+    assert out.is_contiguous()
+    assert out.shape == (num_rows, buffer.size * width)
     where = (buffer.bases, buffer.meetings, buffer.flags_offset)
     options = launch_options(share.device)
     _meet_kernel[(1,)](*where, RANK=buffer.rank, SIZE=buffer.size, num_warps=1, **options)

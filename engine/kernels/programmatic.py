@@ -47,9 +47,7 @@ def fetch(ptr, num_bytes, PDL: tl.constexpr):
     Never behind the end of a tensor: unlike a load that is masked, a request for foreign memory may fail.
     """
     if PDL:
-        tl.inline_asm_elementwise(
-            FETCH, "=r,l,r", [ptr.to(tl.int64), num_bytes], dtype=tl.int32, is_pure=False, pack=1
-        )
+        tl.inline_asm_elementwise(FETCH, "=r,l,r", [ptr.to(tl.int64), num_bytes], dtype=tl.int32, is_pure=False, pack=1)
 
 
 def launch_options(device: torch.device) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.paged_attention import PagedLayout
+from engine.kernels.paths import DEFAULT, VARIANTS, Paths, taking
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.layers.batch import Batch, LayerCache
 from engine.models.thinker import Ming
@@ -74,13 +75,20 @@ class DecodeGraphs:
     """Runs decode steps of up to `sizes[-1]` sequences."""
 
     def __init__(
-        self, model: Ming, caches: Sequence[LayerCache], places: Places, sizes: Sequence[int], device: torch.device
+        self,
+        model: Ming,
+        caches: Sequence[LayerCache],
+        places: Places,
+        sizes: Sequence[int],
+        device: torch.device,
+        paths: Paths = VARIANTS[DEFAULT],
     ) -> None:
         self.sizes = sorted(sizes)
         self._model = model
         self._caches = caches
         self._places = places
         self._device = device
+        self._paths = paths
         self._captures = device.type == "cuda"
         self._sized: dict[int, _Sized] = {}
         self._pool: Any = None
@@ -143,15 +151,19 @@ class DecodeGraphs:
         def model() -> None:
             stage_decode(rows, self._places, self._caches[0].k.shape[1], staged)
             hidden = self._model(self._model.embed(staged.ids), batch, self._caches)
-            logits.copy_(self._model.logits(hidden))
+            self._model.logits(hidden, logits)
 
         def draw() -> None:
-            tokens.copy_(gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices))
-            self._places.last_tokens[rows[:, Column.KEEP]] = tokens
+            kept = Kept(self._places.last_tokens, rows[:, Column.KEEP])
+            gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices, tokens, kept)
 
         return _Sized(rows, staged, logits, tokens, self._captured(model), self._captured(draw))
 
-    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
+    def _captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            with taking(self._paths):
+                launch()
+
         if not self._captures:
             return work
         stream = torch.cuda.Stream()

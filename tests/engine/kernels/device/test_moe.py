@@ -53,7 +53,9 @@ def choose(num_tokens: int, num_experts: int = E, top_k: int = K) -> tuple[Tenso
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("top_k", [3, 4])
 @pytest.mark.parametrize("tuning", [None, SingleTuning(4, 2, 2), SingleTuning(1, 16, 8)])
-def test_one_token_through_whole_rows(shared: bool, top_k: int, tuning: SingleTuning | None, dtype: torch.dtype) -> None:
+def test_one_token_through_whole_rows(
+    shared: bool, top_k: int, tuning: SingleTuning | None, dtype: torch.dtype
+) -> None:
     """Sizes that fill the registers' rows, and ones that do not."""
     for sizes in ((E, 40, 24), (E, 64, 32)):
         layer = Layer(dtype, sizes[2] if shared else None, sizes)
