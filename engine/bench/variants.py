@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ def parse_variants(text: str) -> list[str]:
     """`measured,all`; `each` is all there are.
 
     Raises:
-        ValueError: there is no such variant.
+        ArgumentTypeError: there is no such variant.
     """
     names = list(VARIANTS) if text == "each" else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in VARIANTS]:
-        raise ValueError(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+        raise ArgumentTypeError(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
     return names
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from engine.kernels.argmax import argmax
 from engine.kernels.decode_attention import decode_attention
+from engine.kernels.embed import embed
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate_choice import gate_choice
-from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.kv_store import kv_store
 from engine.kernels.linear import linear
 from engine.kernels.pair_rope import rotate_pairs
@@ -21,6 +22,7 @@ from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rotary
+from engine.kernels.rope_table import rope_table
 from engine.kernels.router import RoutingRule
 from engine.kernels.sampling import DrawParams, draw
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
@@ -51,13 +53,27 @@ def norms(num_tokens: int, dtype: torch.dtype) -> None:
     add_rms_norm(x, x, weight, 1e-6)
 
 
-def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
+def heads(num_tokens: int, dtype: torch.dtype) -> None:
     q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
     weights = HeadNorms(empty(C, dtype=dtype), empty(C, dtype=dtype), 1e-6)
-    tables = (empty(num_tokens, HALF, dtype=dtype), empty(num_tokens, HALF, dtype=dtype))
-    qk_norm_rope(q, k, v, weights, tables, cache(dtype), ints(num_tokens))
+    qk_norm_rope(q, k, v, weights, tables(num_tokens, dtype), cache(dtype), ints(num_tokens))
+
+
+def tables(num_tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return empty(num_tokens, HALF, dtype=dtype), empty(num_tokens, HALF, dtype=dtype)
+
+
+def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
+    q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
+    heads(num_tokens, dtype)
     kv_store(k, v, *cache(dtype), ints(num_tokens))
-    apply_rotary(q, *tables)
+    apply_rotary(q, *tables(num_tokens, dtype))
+
+
+def ends(num_tokens: int, dtype: torch.dtype) -> None:
+    """What a step does in front of its layers."""
+    embed(ints(num_tokens), empty(V // 2, D, dtype=dtype), V // 2, V)
+    rope_table(ints(3, num_tokens), ints(HALF), empty(HALF), dtype)
 
 
 def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
@@ -108,7 +124,8 @@ def sampling(num_rows: int) -> None:
 
 
 def plain_draw(num_rows: int) -> None:
-    gumbel_draw(empty(num_rows, V), empty(num_rows), ints(num_rows), ints(num_rows))
+    kept = Kept(ints(64), ints(num_rows, Column.COUNT)[:, Column.KEEP])
+    gumbel_draw(empty(num_rows, V), empty(num_rows), ints(num_rows), ints(num_rows), None, kept)
 
 
 def stage(num_rows: int) -> None:
@@ -131,7 +148,7 @@ def step(num_tokens: int, dtype: torch.dtype, path: str) -> None:
     """The kernels of a decode step's layer on one of the newer ways, the second of two ranks."""
     with taking(VARIANTS[path]):
         linear(empty(num_tokens, D, dtype=dtype), empty((H + 2 * K) * C, D, dtype=dtype))
-        rotate_and_store(num_tokens, dtype)
+        heads(num_tokens, dtype)
         decode(num_tokens, dtype)
         linear(empty(num_tokens, H * C, dtype=dtype), empty(D, H * C, dtype=dtype))
         experts(num_tokens, dtype)
@@ -149,6 +166,7 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
+    found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
     found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
     return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}
