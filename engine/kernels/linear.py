@@ -104,7 +104,8 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
         ValueError: sizes do not agree, or the weight's memory layout is not the kernel's.
     """
     if not isinstance(weight, Quantised):
-        return _product(x, weight, out)
+        # Not for weights widened a moment ago: `thin` may read weights before the kernel in front of it has ended.
+        return thin(x, weight, out) if takes_thin(x, weight) else _product(x, weight, out)
     if x.dim() != 2 or x.shape[1] != weight.shape[-1] or len(weight.shape) != 2 or not weight.is_contiguous():
         raise ValueError(f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}; weights must be contiguous")
     if not use_kernel(x) or weight.format != "fp8":
@@ -118,8 +119,6 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
-    if takes_thin(x, weight):
-        return thin(x, weight, out)
     return F.linear(x, weight) if out is None else torch.mm(x, weight.t(), out=out)
 
 

@@ -14,13 +14,18 @@ from engine.kernels.paths import DEFAULT, VARIANTS, Paths, current, taking
 
 
 def test_ways_are_taken_inside_their_context_alone() -> None:
-    assert current() == Paths() == VARIANTS[DEFAULT]
+    assert current() == Paths() == VARIANTS["measured"]
     with taking(VARIANTS["all"]):
         assert current().programmatic
         with taking(VARIANTS["join"]):
             assert current() == Paths(join_attention=True)
         assert current().thin_products
     assert current() == Paths()
+
+
+def test_what_depends_on_the_order_of_memory_is_not_the_default() -> None:
+    served = VARIANTS[DEFAULT]
+    assert not any((served.join_attention, served.choose_in_gate, served.programmatic))
 
 
 def test_every_switch_is_measured_alone() -> None:

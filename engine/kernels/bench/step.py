@@ -147,11 +147,9 @@ class Layer:
     def step(self, x: Tensor) -> Outputs:
         """Residual stream [T, D] -> the same, a layer on."""
         b, layout = self.batch, self.batch.layout
-        packed = linear(x, self.qkv).view(len(x), -1, self.width)
-        cos, sin = self.rotation
-        q = qk_norm_rope(
-            *packed.split(self.heads, dim=1), self.head_norms, (cos, sin), (b.k_cache, b.v_cache), self.slots
-        )
+        q, k, v = linear(x, self.qkv).view(len(x), -1, self.width).split(self.heads, dim=1)
+        caches, (cos, sin) = (b.k_cache, b.v_cache), self.rotation
+        q = qk_norm_rope(q, k, v, self.head_norms, (cos, sin), caches, self.slots)
         attended = torch.empty_like(q)
         decode_attention(q, b.k_cache, b.v_cache, layout.block_tables, layout.seq_lens, attended)
         x, normed = add_rms_norm(x, linear(attended.flatten(start_dim=1), self.dense), self.norm, EPS)
