@@ -135,7 +135,7 @@ def _decode_kernel(
             last = tl.atomic_add(arrived_ptr + pair, 1, sem="acq_rel") == used - 1
             if last:
                 acc, total = _joined(
-                    acc_ptr, best_ptr, total_ptr, pair * SPLITS, used, group, SPLITS, ROWS, WIDTH, CHUNK=JOINED
+                    acc_ptr, best_ptr, total_ptr, pair * SPLITS, used, group, ROWS, WIDTH, CHUNK=JOINED
                 )
                 tl.store(arrived_ptr + pair, 0)  # for the next launch
         if last:
@@ -145,31 +145,32 @@ def _decode_kernel(
 
 @jit
 def _joined(
-    acc_ptr, best_ptr, total_ptr, first, used, group: tl.constexpr,
-    SPLITS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+    acc_ptr, best_ptr, total_ptr, first, used, group: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Parts `first`..`first + used` in their order, whoever is last: -> acc [ROWS, WIDTH], total [ROWS].
 
     Past the first-level cache, which may hold what these cells were in an earlier launch.
     """
-    part, row, col = tl.arange(0, SPLITS), tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    at = (first + part)[:, None] * ROWS + row[None, :]
-    there = (part < used)[:, None]
-    best = tl.max(tl.load(best_ptr + at, mask=there, other=float("-inf"), cache_modifier=".cg"), 0)
-    best = tl.maximum(best, -1.0e30)
+    row, col = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    best = tl.full([ROWS], -1.0e30, tl.float32)
     acc = tl.zeros([ROWS, WIDTH], tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     for begins in range(0, used, CHUNK):
-        some = begins + tl.arange(0, CHUNK)
-        cell = (first + some)[:, None] * ROWS + row[None, :]
-        some_there = (some < used)[:, None]
-        own = tl.load(best_ptr + cell, mask=some_there, other=float("-inf"), cache_modifier=".cg")
-        factor = tl.exp2(own - best[None, :])
-        total += tl.sum(tl.load(total_ptr + cell, mask=some_there, other=0.0, cache_modifier=".cg") * factor, 0)
-        mask = (some_there & (row < group)[None, :])[:, :, None]
+        part = begins + tl.arange(0, CHUNK)
+        cell = (first + part)[:, None] * ROWS + row[None, :]
+        there = (part < used)[:, None]
+        own = tl.load(best_ptr + cell, mask=there, other=float("-inf"), cache_modifier=".cg")
+        sums = tl.load(total_ptr + cell, mask=there, other=0.0, cache_modifier=".cg")
+        mask = (there & (row < group)[None, :])[:, :, None]
         acc_cell = cell[:, :, None] * WIDTH + col[None, None, :]
         values = tl.load(acc_ptr + acc_cell, mask=mask, other=0.0, cache_modifier=".cg")
-        acc += tl.sum(values * factor[:, :, None], 0)
+        new_best = tl.maximum(best, tl.max(own, 0))
+        factor = tl.exp2(own - new_best[None, :])
+        rescale = tl.exp2(best - new_best)
+        total = total * rescale + tl.sum(sums * factor, 0)
+        acc = acc * rescale[:, None] + tl.sum(values * factor[:, :, None], 0)
+        best = new_best
     return acc, total
 
 

@@ -39,25 +39,27 @@ def _thin_kernel(
     x_ptr,
     w_ptr,
     y_ptr,
-    n: tl.constexpr,
+    num_rows,
+    n,
     k: tl.constexpr,
+    EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WIDTH: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """y [ROWS, n] of BLOCK_N weight rows."""
+    """y [T, n] of BLOCK_N weight rows, for T up to ROWS. Compiled once for all weights of one width: n is a number."""
     feature, col = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, WIDTH)
     cell = feature.to(tl.int64)[:, None] * k + col[None, :]
-    if n % BLOCK_N == 0 and k == WIDTH:
+    if EVEN:
         w = tl.load(w_ptr + cell)
     else:
         w = tl.load(w_ptr + cell, mask=(feature < n)[:, None] & (col < k)[None, :], other=0.0)
     begin(PDL)
     for row in tl.static_range(ROWS):
-        x = tl.load(x_ptr + row * k + col, mask=col < k, other=0.0)
+        x = tl.load(x_ptr + row * k + col, mask=(col < k) & (row < num_rows), other=0.0)
         y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], 1)
-        tl.store(y_ptr + row * n + feature, y, mask=feature < n)
+        tl.store(y_ptr + row * n + feature, y, mask=(feature < n) & (row < num_rows))
 
 
 def takes_thin(x: Tensor, weight: Tensor) -> bool:
@@ -88,9 +90,11 @@ def thin(x: Tensor, weight: Tensor, out: Tensor | None = None, tuning: ThinTunin
         x.contiguous(),
         weight,
         out,
+        num_rows,
         n,
         k,
-        ROWS=num_rows,
+        EVEN=n % t.block_n == 0 and k == next_power_of_2(k),
+        ROWS=next_power_of_2(num_rows),
         BLOCK_N=t.block_n,
         WIDTH=next_power_of_2(k),
         num_warps=t.num_warps,

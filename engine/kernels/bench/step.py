@@ -122,6 +122,7 @@ def layer_case(source: Source, num_tokens: int, context: int) -> Case:
         {name: by(paths) for name, paths in VARIANTS.items()},
         by(Paths()),
         by(Paths()),
+        bound=2e-2,
     )
 
 

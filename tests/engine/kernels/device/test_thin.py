@@ -11,7 +11,7 @@ from engine.kernels.thin import MOST_ROWS, ThinTuning, takes_thin, thin, thin_re
 from tests.engine.kernels.device.helpers import assert_near
 
 
-@pytest.mark.parametrize("num_rows", [1, MOST_ROWS])
+@pytest.mark.parametrize("num_rows", [1, 3, MOST_ROWS])
 @pytest.mark.parametrize(("n", "k"), [(48, 128), (37, 128), (48, 100), (3, 12)])
 @pytest.mark.parametrize("tuning", [None, ThinTuning(4, 2), ThinTuning(1, 8)])
 def test_product(num_rows: int, n: int, k: int, tuning: ThinTuning | None, dtype: torch.dtype) -> None:
