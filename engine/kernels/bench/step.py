@@ -17,6 +17,7 @@ from engine.kernels.gate import gate_parts
 from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
 from engine.kernels.linear import linear
 from engine.kernels.paths import VARIANTS, Paths, taking
+from engine.kernels.programmatic import supported
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm
 from engine.kernels.router import route
@@ -106,6 +107,8 @@ def layer_case(source: Source, num_tokens: int, context: int) -> Case:
     layers = [Layer(source, num_tokens, context) for _ in range(source.sizes.num_sets)]
     x = source.normal(len(layers), num_tokens, source.sizes.dim)
 
+    early = supported(source.device)  # elsewhere those ways are the others once more
+
     def by(paths: Paths) -> Run:
         def run(i: int) -> Outputs:
             with taking(paths):
@@ -119,7 +122,7 @@ def layer_case(source: Source, num_tokens: int, context: int) -> Case:
         layers[0].num_bytes(num_tokens, context),
         0,
         len(layers),
-        {name: by(paths) for name, paths in VARIANTS.items()},
+        {name: by(paths) for name, paths in VARIANTS.items() if early or not paths.programmatic},
         by(Paths()),
         by(Paths()),
         bound=2e-2,
