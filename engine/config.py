@@ -45,7 +45,8 @@ class EngineConfig:
     does: shorter clips then hear the padding.
     `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
     host read each other's memory to sum small steps; without it every sum goes through NCCL. `torchrun` is this
-    process's place where the ranks are not ours to start.
+    process's place where the ranks are not ours to start. `decode_paths` names the ways that kernels of a captured
+    decode step take (`engine/kernels/paths.py`); None is what that file serves by default.
     """
 
     model: str
@@ -66,6 +67,7 @@ class EngineConfig:
     audio_batching: AudioBatching = "alone"
     eager: bool = False
     peer_sums: bool = True
+    decode_paths: str | None = None
     torchrun: HostRank | None = None
 
 

@@ -45,20 +45,23 @@ class PeerMemory:
         self._next = 1 - self._next
         return peer_sum_add_norm(buffer, x, weight, eps)
 
-    def sum_embedding(self, rows: Tensor) -> Tensor:
+    def embedding_share(self, num_tokens: int) -> Tensor:
+        """Where this rank's rows [T, D] of the embedding go."""
+        return self._embedding[1][:num_tokens]
+
+    def sum_embedding(self, num_tokens: int) -> Tensor:
         """The sum of the ranks' [T, D]."""
         buffer, data = self._embedding
-        data[: len(rows)].copy_(rows)
-        return peer_sum(buffer, rows)
+        return peer_sum(buffer, data[:num_tokens])
 
     def logits_share(self, num_tokens: int) -> Tensor:
         """Where this rank's logits [T, V / size] go."""
         return self._logits[1][:num_tokens]
 
-    def gather_logits(self, num_tokens: int) -> Tensor:
-        """All ranks' logits, float32 [T, V]."""
+    def gather_logits(self, num_tokens: int, out: Tensor | None = None) -> Tensor:
+        """All ranks' logits, float32 [T, V], in `out` if given."""
         buffer, data = self._logits
-        return peer_gather(buffer, data[:num_tokens])
+        return peer_gather(buffer, data[:num_tokens], out)
 
 
 def open_peers(

@@ -20,9 +20,11 @@ from engine.bench.age import process_age_s
 from engine.bench.limits import device_name, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.profile import kernel_times
+from engine.bench.variants import compare, parse_variants
 from engine.child import leave
 from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
+from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.model_config import LLMConfig
 from engine.runtime.start import start_engine
 
@@ -31,6 +33,7 @@ examples:
   python -m engine.bench --tp 2 --json gpu-decode.json              the released geometry, drawn weights
   python -m engine.bench --layers 8 --batches 1,32 --profile 32     some layers on one GPU, and a step's kernels
   python -m engine.bench --model PATH --load-format checkpoint      real weights
+  python -m engine.bench --tp 2 --batches 1,8 --variants each       the ways of launch-bound kernels side by side
   python -m engine.bench --talker --json talker.json                speech: real-time factor, first audio
   python -m engine.bench --quant-error                              errors of fp8 and int4 against the plain model
 """
@@ -48,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with tempfile.TemporaryDirectory(prefix="ming-bench-") as folder:
+            if options.variants:
+                given = sys.argv[1:] if argv is None else argv
+                return compare(options.variants, _without(given, "--variants", "--json"), Path(folder), options.json)
             return report_quant_error(options, Path(folder)) if options.quant_error else run(options, Path(folder))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -101,6 +107,17 @@ def report_quant_error(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
+def _without(arguments: Sequence[str], *options: str) -> list[str]:
+    """`arguments` less `options` and their values, in either spelling."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument.split("=")[0] not in options:
+            kept.append(argument)
+        skip = argument in options
+    return kept
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.bench",
@@ -121,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--talker", action="store_true", help="only time the talker: real-time factor and first audio")
     add("--eager", action="store_true", help="no CUDA graphs")
     add("--no-peer-sums", action="store_true", help="sum over GPUs through NCCL alone")
+    add("--paths", choices=tuple(VARIANTS), default=DEFAULT, help=f"kernels of a decode step (default: {DEFAULT})")
+    add(
+        "--variants",
+        type=parse_variants,
+        metavar="NAME,...",
+        help=f"measure by several --paths, one after the other; each: {', '.join(VARIANTS)}",
+    )
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
@@ -153,6 +177,7 @@ def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
         step_requests=max(options.batches),
         eager=options.eager,
         peer_sums=not options.no_peer_sums,
+        decode_paths=options.paths,
     )
 
 
@@ -164,6 +189,7 @@ def _header(
         "tp": options.tp,
         "dtype": dtype,
         "quant": options.quant,
+        "paths": options.paths,
         "commit": _commit(),
         "torch": torch.__version__,
         "command": "python -m engine.bench " + " ".join(sys.argv[1:]),

@@ -1,31 +1,41 @@
-"""One new token a sequence: the keys are split over programs, whose partial softmaxes a second kernel joins.
+"""One new token a sequence: the keys are split over programs, whose partial softmaxes are joined.
 
-The query heads that share a key/value head are the rows of one matrix product, so every cached row is read once
-(flash decoding with grouped queries).
+A second kernel joins them, or (`Paths.join_attention`) the last program of a sequence's head to finish, which finds
+what the others wrote in the second-level cache: one launch less is waited for. The query heads that share a key/value
+head are the rows of one matrix product, so every cached row is read once (flash decoding with grouped queries).
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl
+from engine.kernels.paths import current
+from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.triton_support import cdiv, constexpr, jit, next_power_of_2, num_multiprocessors, tl
 
 LOG2_E = 1.4426950408889634
+MOST_PAIRS = 1 << 16  # sequences times key/value heads whose parts are joined by their last program
+JOINED = constexpr(4)  # parts that are read at once while they are joined
 MIN_ROWS = 16  # of the matrix unit: a group of 8 query heads fills half of them, which costs nothing but idle lanes
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeTuning:
-    """How the keys are walked: `block_keys` at a time, with `programs_per_sm` programs for each multiprocessor."""
+    """How the keys are walked: `block_keys` at a time, with `programs_per_sm` programs for each multiprocessor.
+
+    One program joins at most `most_joined` parts: beyond that a second kernel is faster, or fewer and longer parts.
+    """
 
     block_keys: int = 64
     num_warps: int = 4
     num_stages: int = 3
     programs_per_sm: int = 2
+    most_joined: int = 32
 
 
 @jit
@@ -55,6 +65,8 @@ def _decode_kernel(
     acc_ptr,
     best_ptr,
     total_ptr,
+    arrived_ptr,
+    out_ptr,
     table_stride,
     scale_log2,
     num_kv_heads: tl.constexpr,
@@ -65,14 +77,21 @@ def _decode_kernel(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
+    JOIN: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Partial attention of one sequence and key/value head over one share of the keys.
 
-    acc [B, K, SPLITS, ROWS, C] is not yet divided by total [B, K, SPLITS, ROWS]; with one split it is the result.
+    acc [B, K, SPLITS, ROWS, C] is not yet divided by total [B, K, SPLITS, ROWS]; with one split it is the result. With
+    JOIN the last program of a pair adds its parts; a share without keys takes no part.
     """
+    begin(PDL)
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens_ptr + seq).to(tl.int32)
     share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    used = tl.maximum(tl.cdiv(length, tl.maximum(share, 1)), 1)  # a sequence of length 0 still gets its zeros
+    if JOIN and split >= used:
+        return
     start = tl.minimum(split * share, length)
     end = tl.minimum(start + share, length)
 
@@ -95,16 +114,64 @@ def _decode_kernel(
         weights, best, total, rescale = softmax_step(scores, best, total)
         v = tl.load(v_ptr + cells, mask=kv_mask, other=0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    pair = seq * num_kv_heads + kv_head
+    partial = (pair * SPLITS + split) * ROWS + row
     if SPLITS == 1:
         # A sequence of length 0 pads a batch: its row is zero.
         out = acc / tl.maximum(total, 1.0e-30)[:, None]
-        tl.store(acc_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
-    else:
-        partial = ((seq * num_kv_heads + kv_head) * SPLITS + split) * ROWS + row
+        tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
+    elif not JOIN:
         if start < end:  # a short sequence leaves most shares empty: their sums are neither written nor read
             tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
         tl.store(best_ptr + partial, best)
         tl.store(total_ptr + partial, total)
+    else:
+        last = used == 1
+        if used > 1:
+            tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc, mask=(row < group)[:, None])
+            tl.store(best_ptr + partial, best)
+            tl.store(total_ptr + partial, total)
+            tl.debug_barrier()  # all threads have stored before one of them says so
+            last = tl.atomic_add(arrived_ptr + pair, 1, sem="acq_rel") == used - 1
+            if last:
+                acc, total = _joined(
+                    acc_ptr, best_ptr, total_ptr, pair * SPLITS, used, group, ROWS, WIDTH, CHUNK=JOINED
+                )
+                tl.store(arrived_ptr + pair, 0)  # for the next launch
+        if last:
+            out = acc / tl.maximum(total, 1.0e-30)[:, None]
+            tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
+
+
+@jit
+def _joined(
+    acc_ptr, best_ptr, total_ptr, first, used, group: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Parts `first`..`first + used` in their order, whoever is last: -> acc [ROWS, WIDTH], total [ROWS].
+
+    Past the first-level cache, which may hold what these cells were in an earlier launch.
+    """
+    row, col = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    best = tl.full([ROWS], -1.0e30, tl.float32)
+    acc = tl.zeros([ROWS, WIDTH], tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for begins in range(0, used, CHUNK):
+        part = begins + tl.arange(0, CHUNK)
+        cell = (first + part)[:, None] * ROWS + row[None, :]
+        there = (part < used)[:, None]
+        own = tl.load(best_ptr + cell, mask=there, other=float("-inf"), cache_modifier=".cg")
+        sums = tl.load(total_ptr + cell, mask=there, other=0.0, cache_modifier=".cg")
+        mask = (there & (row < group)[None, :])[:, :, None]
+        acc_cell = cell[:, :, None] * WIDTH + col[None, None, :]
+        values = tl.load(acc_ptr + acc_cell, mask=mask, other=0.0, cache_modifier=".cg")
+        new_best = tl.maximum(best, tl.max(own, 0))
+        factor = tl.exp2(own - new_best[None, :])
+        rescale = tl.exp2(best - new_best)
+        total = total * rescale + tl.sum(sums * factor, 0)
+        acc = acc * rescale[:, None] + tl.sum(values * factor[:, :, None], 0)
+        best = new_best
+    return acc, total
 
 
 @jit
@@ -118,8 +185,10 @@ def _join_kernel(
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Join the partial softmaxes of one query head: grid (B * K, group)."""
+    begin(PDL)
     pair, member = tl.program_id(0).to(tl.int64), tl.program_id(1)
     partial = (pair * SPLITS + tl.arange(0, SPLITS)) * ROWS + member
     col = tl.arange(0, WIDTH)
@@ -148,14 +217,17 @@ def decode_attention(
     num_seqs, num_heads, width = q.shape
     _, block_size, num_kv_heads, _ = k_cache.shape
     group = num_heads // num_kv_heads
-    splits = num_splits(num_seqs * num_kv_heads, tables.shape[1] * block_size, q.device, tuning)
+    pairs = num_seqs * num_kv_heads
+    splits = num_splits(pairs, tables.shape[1] * block_size, q.device, tuning)
+    join = current().join_attention and splits > 1 and pairs <= MOST_PAIRS
+    splits = min(splits, tuning.most_joined) if join else splits
     rows, columns = max(MIN_ROWS, next_power_of_2(group)), max(16, next_power_of_2(width))
     sizes = {"group": group, "width": width, "SPLITS": splits, "ROWS": rows, "WIDTH": columns}
+    options = launch_options(q.device)
     acc, best, total = out, out, out
     if splits > 1:
-        shape = (num_seqs * num_kv_heads, splits, rows)
-        acc = torch.empty(*shape, columns, dtype=torch.float32, device=q.device)
-        best, total = torch.empty(2, *shape, dtype=torch.float32, device=q.device).unbind()
+        acc = torch.empty(pairs, splits, rows, columns, dtype=torch.float32, device=q.device)
+        best, total = torch.empty(2, pairs, splits, rows, dtype=torch.float32, device=q.device).unbind()
     _decode_kernel[(num_seqs, num_kv_heads, splits)](
         q,
         k_cache,
@@ -165,17 +237,27 @@ def decode_attention(
         acc,
         best,
         total,
+        _arrived(q.device) if join else tables,
+        out,
         tables.stride(0),
         width**-0.5 * LOG2_E,
         num_kv_heads,
         block_size=block_size,
         **sizes,
         BLOCK_KEYS=tuning.block_keys,
+        JOIN=join,
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
+        **options,
     )
-    if splits > 1:
-        _join_kernel[(num_seqs * num_kv_heads, group)](acc, best, total, out, **sizes, num_warps=2)
+    if splits > 1 and not join:
+        _join_kernel[(pairs, group)](acc, best, total, out, **sizes, num_warps=2, **options)
+
+
+@lru_cache(maxsize=8)
+def _arrived(device: torch.device) -> Tensor:
+    """Counters of finished parts, zero between launches, which follow each other on one stream."""
+    return torch.zeros(MOST_PAIRS, dtype=torch.int32, device=device)
 
 
 def num_splits(num_pairs: int, longest: int, device: torch.device, tuning: DecodeTuning) -> int:

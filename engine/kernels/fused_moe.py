@@ -12,6 +12,9 @@ from torch import Tensor
 from engine.kernels.linear import linear
 from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single, up_few
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
+from engine.kernels.moe_single import fits_single, moe_single
+from engine.kernels.paths import current
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 from engine.quantised import Quantised, Weight, dequantised
 
@@ -82,8 +85,10 @@ def _sum_kernel(
     top_k: tl.constexpr,
     SHARED: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Weigh and add the experts' rows of one token, [k, D] -> [D]."""
+    begin(PDL)
     token = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = col < dim
@@ -145,6 +150,9 @@ def moe_few(
     out = torch.empty_like(x) if out is None else out
     joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_blocks(shared.w2, w2)
     s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
+    if len(x) == 1 and (joins or shared is None) and current().single_experts and fits_single(w13, w2):
+        both = None if s13 is None or s2 is None else (s13, s2)
+        return moe_single(x, w13, w2, ids, weights, both, out)  # type: ignore[arg-type]
     h = up_few(x, w13, s13, ids, tuning)
     if len(x) == 1 and (joins or shared is None) and _fits_single(w2):
         return down_single(h, w2, s2, ids, weights, out)
@@ -179,7 +187,15 @@ def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None, out: Tensor)
     dim = y.shape[1]
     block = min(SUM_BLOCK, next_power_of_2(dim))
     _sum_kernel[(num_tokens, cdiv(dim, block))](
-        y, weights, y if shared is None else shared, out, dim, top_k, SHARED=shared is not None, BLOCK=block
+        y,
+        weights,
+        y if shared is None else shared,
+        out,
+        dim,
+        top_k,
+        SHARED=shared is not None,
+        BLOCK=block,
+        **launch_options(y.device),
     )
     return out
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 
@@ -48,8 +49,10 @@ def _gate_kernel(
     BLOCK_EXPERTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Products of bfloat16 values are exact in float32, so the matrix unit loses nothing against a float32 product."""
+    begin(PDL)
     expert = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)
     split = tl.program_id(1)
     token = tl.program_id(2) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
@@ -95,6 +98,7 @@ def gate_parts(x: Tensor, weight: Tensor, tuning: GateTuning | None = None) -> T
             BLOCK_WIDTH=t.block_width,
             num_warps=t.num_warps,
             num_stages=t.num_stages,
+            **launch_options(x.device),
         )
     return out
 

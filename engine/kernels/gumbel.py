@@ -7,13 +7,16 @@ the batch, the grid or the device (Gumbel-max; Maddison et al., 2014).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from engine.kernels.argmax import CHUNK, argmax_reference, join_chunks, largest
+from engine.kernels.argmax import CHUNK, argmax_reference, largest
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.radix_search import mix
 from engine.kernels.sampling import draw_key_reference
-from engine.kernels.triton_support import cdiv, jit, tl, use_kernel
+from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 _LOW = (1 << 32) - 1
 
@@ -63,8 +66,10 @@ def _chunk_kernel(
     width,
     row_stride,
     CHUNK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The best score of one chunk of a row, and its token."""
+    begin(PDL)
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     value = tl.load(logits_ptr + row * row_stride + token, mask=token < width, other=float("-inf"))
@@ -83,8 +88,54 @@ def _chunk_kernel(
     tl.store(ids_ptr + at_out, tl.minimum(at, width - 1))  # NaN equals nothing: still a valid token
 
 
-def gumbel_draw(logits: Tensor, temperature: Tensor, seed: Tensor, index: Tensor) -> Tensor:
+@jit
+def _join_kernel(
+    values_ptr,
+    ids_ptr,
+    tokens_ptr,
+    last_ptr,
+    places_ptr,
+    places_stride,
+    num_chunks,
+    KEEP: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """The token of one row from its chunks' best, also to the row's place."""
+    begin(PDL)
+    row, chunk = tl.program_id(0).to(tl.int64), tl.arange(0, CHUNKS)
+    mask = chunk < num_chunks
+    value = tl.load(values_ptr + row * num_chunks + chunk, mask=mask, other=float("-inf"))
+    index = tl.load(ids_ptr + row * num_chunks + chunk, mask=mask, other=2147483647)
+    _, at = largest(value, index)
+    at = tl.minimum(at, tl.load(ids_ptr + row * num_chunks + num_chunks - 1)).to(tl.int64)
+    tl.store(tokens_ptr + row, at)
+    if KEEP:
+        tl.store(last_ptr + tl.load(places_ptr + row * places_stride), at)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where drawn tokens are remembered: row i in `last_tokens` int64 [S] at `places` int64 [B], of any stride.
+
+    Rows that share a place must be ones whose token nobody wants.
+    """
+
+    last_tokens: Tensor
+    places: Tensor
+
+
+def gumbel_draw(
+    logits: Tensor,
+    temperature: Tensor,
+    seed: Tensor,
+    index: Tensor,
+    out: Tensor | None = None,
+    kept: Kept | None = None,
+) -> Tensor:
     """Checked form of `gumbel_draw_reference`; `seed` and `index` int64 [B] make the key. Two launches.
+
+    Tokens go into `out` int64 [B] and to their places where those are given.
 
     Raises:
         ValueError: `logits` are not float32 with contiguous rows, or the parameters are not [B].
@@ -93,13 +144,25 @@ def gumbel_draw(logits: Tensor, temperature: Tensor, seed: Tensor, index: Tensor
         raise ValueError(f"gumbel_draw: want float32 rows [B, V], got {logits.dtype} {tuple(logits.shape)}")
     if not temperature.shape == seed.shape == index.shape == logits.shape[:1]:
         raise ValueError(f"gumbel_draw: parameters must be [{len(logits)}], got {tuple(temperature.shape)}")
-    if not use_kernel(logits):
-        return gumbel_draw_reference(logits, temperature, draw_key_reference(seed, index))
     num_rows, width = logits.shape
+    out = torch.empty(num_rows, dtype=torch.int64, device=logits.device) if out is None else out
+    if not use_kernel(logits):
+        out.copy_(gumbel_draw_reference(logits, temperature, draw_key_reference(seed, index)))
+        if kept is not None:
+            kept.last_tokens[kept.places] = out
+        return out
     num_chunks = cdiv(width, CHUNK)
     values = torch.empty(num_rows, num_chunks, dtype=torch.float32, device=logits.device)
     ids = torch.empty(num_rows, num_chunks, dtype=torch.int32, device=logits.device)
     if num_rows:
+        options = launch_options(logits.device)
         where = (values, ids, width, logits.stride(0))
-        _chunk_kernel[(num_rows, num_chunks)](logits, temperature, seed, index, *where, CHUNK=CHUNK)
-    return join_chunks(values, ids)[1]
+        _chunk_kernel[(num_rows, num_chunks)](logits, temperature, seed, index, *where, CHUNK=CHUNK, **options)
+        last, places = (out, index) if kept is None else (kept.last_tokens, kept.places)
+        _join_kernel[(num_rows,)](
+            *(values, ids, out, last, places, places.stride(0), num_chunks),
+            KEEP=kept is not None,
+            CHUNKS=next_power_of_2(num_chunks),
+            **options,
+        )
+    return out

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
+from engine.kernels.thin import takes_thin, thin
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl, use_kernel
 from engine.quantised import Quantised, Weight, dequantised
 
@@ -60,18 +62,20 @@ def _skinny_kernel(
     BLOCK_K: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """y [T, n] of BLOCK_N weight rows, ROWS rows of x and one part of the columns; the last part to finish adds all.
 
     The parts are added in their order whoever is last, so that equal inputs give equal bits.
     """
+    begin(PDL)
     block, part, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = block * BLOCK_N
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < num_rows
-    begin = part * chunk
+    begins = part * chunk
     acc = product_fp8(
-        w_ptr, s_ptr, x_ptr, row.to(tl.int64), row_ok, first, begin, tl.minimum(begin + chunk, k), n, k,
+        w_ptr, s_ptr, x_ptr, row.to(tl.int64), row_ok, first, begins, tl.minimum(begins + chunk, k), n, k,
         ROWS, BLOCK_N, BLOCK_K, RB, CB,
     )  # fmt: skip
     feature = first + tl.arange(0, BLOCK_N)
@@ -100,7 +104,8 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
         ValueError: sizes do not agree, or the weight's memory layout is not the kernel's.
     """
     if not isinstance(weight, Quantised):
-        return _product(x, weight, out)
+        # Not for weights widened a moment ago: `thin` may read weights before the kernel in front of it has ended.
+        return thin(x, weight, out) if takes_thin(x, weight) else _product(x, weight, out)
     if x.dim() != 2 or x.shape[1] != weight.shape[-1] or len(weight.shape) != 2 or not weight.is_contiguous():
         raise ValueError(f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}; weights must be contiguous")
     if not use_kernel(x) or weight.format != "fp8":
@@ -148,6 +153,7 @@ def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out
         CB=weight.block[1],
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
+        **launch_options(x.device),
     )
     return y
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.quantised_tiles import (
     any_down_tile,
     any_up_tile,
@@ -179,8 +180,10 @@ def _up_kernel(
     TILE: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """h [T * k (+ T), F] of one slot and BLOCK_F features."""
+    begin(PDL)
     slot = tl.program_id(0)
     expert, row, busy, is_shared = _assigned(
         ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
@@ -236,8 +239,10 @@ def _down_kernel(
     TILE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """y [T * k (+ T), D] of one slot and BLOCK_D features."""
+    begin(PDL)
     slot = tl.program_id(0)
     expert, row, busy, is_shared = _assigned(
         ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
@@ -287,8 +292,10 @@ def _single_down_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The second product and the weighted sum of one token: a program walks through its experts."""
+    begin(PDL)
     first, col = tl.program_id(0) * BLOCK_D, tl.arange(0, BLOCK_K)
     feature = first + tl.arange(0, BLOCK_D)
     mask = (feature < dim)[:, None] & (col < width)[None, :]
@@ -345,6 +352,7 @@ def up_few(x: Tensor, w13: Weight, shared: Weight | None, ids: Tensor, tuning: F
         BLOCK_K=narrowed(tuning.up_k, w13),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
+        **launch_options(x.device),
     )
     return h
 
@@ -371,6 +379,7 @@ def down_few(h: Tensor, w2: Weight, shared: Weight | None, ids: Tensor, tuning: 
         BLOCK_K=narrowed(tuning.down_k, w2),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
+        **launch_options(h.device),
     )
     return y
 
@@ -402,6 +411,7 @@ def down_single(
         BLOCK_D=block_d,
         BLOCK_K=next_power_of_2(width),
         STAGES=num_stages,
+        **launch_options(h.device),
     )
     return out
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
 
@@ -87,6 +88,7 @@ def _sum_add_norm_kernel(
     RANK: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One row: its sum over the ranks and, with ADD_NORM, the residual sum and its norm."""
     row = tl.program_id(0)
@@ -94,9 +96,11 @@ def _sum_add_norm_kernel(
     mask = col < dim
     cell = row.to(tl.int64) * dim + col
     dtype: tl.constexpr = out_ptr.dtype.element_ty
-    if ADD_NORM:  # loads that depend on nobody, under way while the others arrive
-        x = tl.load(x_ptr + cell, mask=mask, other=0.0)
+    if ADD_NORM:
         weight = tl.load(weight_ptr + col, mask=mask, other=0.0).to(tl.float32)
+    begin(PDL)  # before it meets the others: this rank's share is written, and what it read last time is read
+    if ADD_NORM:  # a load that depends on nobody, under way while the others arrive
+        x = tl.load(x_ptr + cell, mask=mask, other=0.0)
     _meet(bases_ptr, flags_offset, meetings_ptr, row, RANK, SIZE)
     total = _sum(bases_ptr, data_offset, cell, mask, dtype, SIZE)
     if ADD_NORM:
@@ -109,15 +113,24 @@ def _sum_add_norm_kernel(
 
 
 @jit
-def _meet_kernel(bases_ptr, meetings_ptr, flags_offset, RANK: tl.constexpr, SIZE: tl.constexpr):
+def _meet_kernel(bases_ptr, meetings_ptr, flags_offset, RANK: tl.constexpr, SIZE: tl.constexpr, PDL: tl.constexpr):
+    begin(PDL)
     _meet(bases_ptr, flags_offset, meetings_ptr, tl.program_id(0), RANK, SIZE)
 
 
 @jit
 def _gather_kernel(
-    bases_ptr, out_ptr, data_offset, width, dtype: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr
+    bases_ptr,
+    out_ptr,
+    data_offset,
+    width,
+    dtype: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out [T, SIZE * width] float32 from the ranks' [T, width]: grid (T, SIZE, blocks of a share)."""
+    begin(PDL)
     row, peer = tl.program_id(0).to(tl.int64), tl.program_id(1)
     col = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     mask = col < width
@@ -163,17 +176,22 @@ def _launch_sum(
         SIZE=buffer.size,
         BLOCK=block,
         num_warps=min(max(block // 256, 1), 16),
+        **launch_options(out.device),
     )
 
 
-def peer_gather(buffer: PeerBuffer, share: Tensor) -> Tensor:
+def peer_gather(buffer: PeerBuffer, share: Tensor, out: Tensor | None = None) -> Tensor:
     """The ranks' shares [T, n], which lie in their buffers, side by side: -> float32 [T, size * n]."""
     num_rows, width = share.shape
-    out = torch.empty(num_rows, buffer.size * width, dtype=torch.float32, device=share.device)
+    if out is None:
+        out = torch.empty(num_rows, buffer.size * width, dtype=torch.float32, device=share.device)
+    assert out.is_contiguous()
+    assert out.shape == (num_rows, buffer.size * width)
     where = (buffer.bases, buffer.meetings, buffer.flags_offset)
-    _meet_kernel[(1,)](*where, RANK=buffer.rank, SIZE=buffer.size, num_warps=1)
+    options = launch_options(share.device)
+    _meet_kernel[(1,)](*where, RANK=buffer.rank, SIZE=buffer.size, num_warps=1, **options)
     dtype = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[share.dtype]
     _gather_kernel[(num_rows, buffer.size, cdiv(width, GATHER_BLOCK))](
-        buffer.bases, out, buffer.data_offset, width, dtype, SIZE=buffer.size, BLOCK=GATHER_BLOCK
+        buffer.bases, out, buffer.data_offset, width, dtype, SIZE=buffer.size, BLOCK=GATHER_BLOCK, **options
     )
     return out

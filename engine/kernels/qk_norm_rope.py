@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.kv_store import check_slots, heads_adjoin, kv_store_reference
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
 from engine.kernels.rope import apply_rotary_reference, partner, rotate
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
@@ -78,8 +79,10 @@ def _qk_norm_rope_kernel(
     half: tl.constexpr,
     GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One token and one key/value head, with the `group` query heads that read it."""
+    begin(PDL)
     token, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.load(slots_ptr + token)
     col = tl.arange(0, WIDTH)[None, :]
@@ -120,8 +123,9 @@ def qk_norm_rope(
         cos, sin = (table.contiguous() for table in rotation)
         strides = (q.stride(0), k.stride(0), v.stride(0))
         sizes = (num_kv_heads, group, width, cos.shape[1], next_power_of_2(group), next_power_of_2(width))
+        options = launch_options(q.device)
         _qk_norm_rope_kernel[(num_tokens, num_kv_heads)](
-            q, k, v, norms.q, norms.k, cos, sin, out, *caches, slots, *strides, norms.eps, *sizes
+            q, k, v, norms.q, norms.k, cos, sin, out, *caches, slots, *strides, norms.eps, *sizes, **options
         )
     return out
 

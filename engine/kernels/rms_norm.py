@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -40,12 +41,22 @@ def weigh(x, scale, weight, dtype: tl.constexpr):
 
 @jit
 def _rms_norm_kernel(
-    x_ptr, delta_ptr, weight_ptr, total_ptr, out_ptr, eps, dim: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr,
+    delta_ptr,
+    weight_ptr,
+    total_ptr,
+    out_ptr,
+    eps,
+    dim: tl.constexpr,
+    ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * dim  # int64: T * D passes 2**31 on long prompts
     cols = tl.arange(0, BLOCK)
     mask = cols < dim
     weight = tl.load(weight_ptr + cols, mask=mask, other=0.0).to(tl.float32)
+    begin(PDL)
     x = tl.load(x_ptr + row + cols, mask=mask, other=0.0)
     if ADD:
         delta = tl.load(delta_ptr + row + cols, mask=mask, other=0.0)
@@ -100,4 +111,7 @@ def _launch(x: Tensor, delta: Tensor, weight: Tensor, total: Tensor, out: Tensor
     block = next_power_of_2(dim)
     # 8 elements a thread and load are 16 bytes of bfloat16.
     warps = min(max(block // 256, 1), 16)
-    _rms_norm_kernel[(num_rows,)](x, delta, weight, total, out, eps, dim, ADD=add, BLOCK=block, num_warps=warps)
+    options = launch_options(x.device)
+    _rms_norm_kernel[(num_rows,)](
+        x, delta, weight, total, out, eps, dim, ADD=add, BLOCK=block, num_warps=warps, **options
+    )

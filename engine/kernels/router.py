@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.kernels.programmatic import begin, launch_options
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -63,33 +64,16 @@ def _best_groups(biased, member, topk_group: tl.constexpr, GROUPS: tl.constexpr,
 
 
 @jit
-def _route_kernel(
-    logits_ptr,
-    bias_ptr,
-    ids_ptr,
-    weights_ptr,
-    num_tokens,
-    bias_stride,
-    num_experts: tl.constexpr,
-    num_parts: tl.constexpr,
-    top_k: tl.constexpr,
-    n_group: tl.constexpr,
-    topk_group: tl.constexpr,
-    scaling: tl.constexpr,
-    GROUPS: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """One token a program and one warp: comparisons within a warp need no barrier."""
-    token = tl.program_id(0).to(tl.int64)
+def choose(
+    logits, group, member, bias_ptr, ids_ptr, weights_ptr, num_experts: tl.constexpr, top_k: tl.constexpr,
+    n_group: tl.constexpr, topk_group: tl.constexpr, scaling: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """The choice of one token from its logits [GROUPS, SIZE], expert `group * size + member`: k ids and weights."""
     size: tl.constexpr = num_experts // n_group
-    group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
     exists = (group < n_group) & (member < size)
     expert = group * size + member
-    logits = tl.zeros([GROUPS, SIZE], tl.float32)
-    for part in tl.static_range(num_parts):
-        logits += tl.load(logits_ptr + (part * num_tokens + token) * num_experts + expert, mask=exists, other=0.0)
     scores = tl.sigmoid(logits)
-    bias = tl.load(bias_ptr + token * bias_stride + expert, mask=exists, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + expert, mask=exists, other=0.0).to(tl.float32)
     biased = tl.where(exists, scores + bias, float("-inf"))
     kept = _best_groups(biased, member, topk_group, GROUPS, SIZE)
     # The smallest value, not 0: biased scores can be negative.
@@ -106,8 +90,42 @@ def _route_kernel(
     weights = scores
     if top_k > 1:
         weights = scores / (tl.sum(tl.where(rank >= 0, scores, 0.0), 0) + 1e-20)
-    tl.store(ids_ptr + token * top_k + rank, expert.to(tl.int64), mask=rank >= 0)
-    tl.store(weights_ptr + token * top_k + rank, weights * scaling, mask=rank >= 0)
+    tl.store(ids_ptr + rank, expert.to(tl.int64), mask=rank >= 0)
+    tl.store(weights_ptr + rank, weights * scaling, mask=rank >= 0)
+
+
+@jit
+def _route_kernel(
+    logits_ptr,
+    bias_ptr,
+    ids_ptr,
+    weights_ptr,
+    num_tokens,
+    bias_stride,
+    num_experts: tl.constexpr,
+    num_parts: tl.constexpr,
+    top_k: tl.constexpr,
+    n_group: tl.constexpr,
+    topk_group: tl.constexpr,
+    scaling: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One token a program and one warp: comparisons within a warp need no barrier."""
+    begin(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    size: tl.constexpr = num_experts // n_group
+    group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
+    exists = (group < n_group) & (member < size)
+    expert = group * size + member
+    logits = tl.zeros([GROUPS, SIZE], tl.float32)
+    for part in tl.static_range(num_parts):
+        logits += tl.load(logits_ptr + (part * num_tokens + token) * num_experts + expert, mask=exists, other=0.0)
+    choose(
+        logits, group, member, bias_ptr + token * bias_stride, ids_ptr + token * top_k, weights_ptr + token * top_k,
+        num_experts, top_k, n_group, topk_group, scaling, GROUPS, SIZE,
+    )  # fmt: skip
 
 
 def route(logits: Tensor, bias: Tensor, rule: RoutingRule) -> tuple[Tensor, Tensor]:
@@ -149,5 +167,6 @@ def _launch(parts: Tensor, bias: Tensor, rule: RoutingRule) -> tuple[Tensor, Ten
             GROUPS=next_power_of_2(rule.n_group),
             SIZE=next_power_of_2(num_experts // rule.n_group),
             num_warps=1,
+            **launch_options(parts.device),
         )
     return ids, weights

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import Quant
+from engine.kernels.embed import embed
 from engine.kernels.linear import linear
 from engine.layers.quantised import Stored, quantise_parameter
 from engine.parallel import TensorParallel
@@ -31,14 +31,10 @@ class VocabParallelEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [T] -> [T, D]; ids outside the vocabulary are clipped, as in the released model."""
-        ids = ids.clamp(0, self.vocab_size - 1)
-        if self.tp.size == 1:
-            return F.embedding(ids, self.weight)
-        local = ids - self.rows.start
-        mine = (local >= 0) & (local < len(self.rows))
-        rows = F.embedding(local.masked_fill(~mine, 0), self.weight) * mine.unsqueeze(-1)
         peers = self.tp.peers_for(len(ids))
-        return self.tp.all_reduce(rows) if peers is None else peers.sum_embedding(rows)
+        share = None if peers is None else peers.embedding_share(len(ids))
+        rows = embed(ids, self.weight, self.rows.start, self.vocab_size, share)
+        return self.tp.all_reduce(rows) if peers is None else peers.sum_embedding(len(ids))
 
 
 class ParallelHead(nn.Module):
@@ -55,10 +51,11 @@ class ParallelHead(nn.Module):
         block = (block_of(self.vocab_size), block_of(self.weight.shape[1]))
         self.weight = quantise_parameter(self, "weight", "fp8", block)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[T, D] -> [T, V], float32 or the model dtype."""
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[T, D] -> float32 [T, V], in `out` if given."""
         peers = self.tp.peers_for(len(x))
-        if peers is None:
-            return self.tp.all_gather(linear(x, weight_of(self.weight)))
-        linear(x, weight_of(self.weight), peers.logits_share(len(x)))
-        return peers.gather_logits(len(x))
+        if peers is not None:
+            linear(x, weight_of(self.weight), peers.logits_share(len(x)))
+            return peers.gather_logits(len(x), out)
+        logits = self.tp.all_gather(linear(x, weight_of(self.weight)))
+        return logits.float() if out is None else out.copy_(logits)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from engine.config import Quant
 from engine.kernels.fused_moe import SharedExpert, fused_moe
-from engine.kernels.gate import gate_logits, gate_parts
+from engine.kernels.gate import gate_logits
+from engine.kernels.gate_choice import gate_choice
 from engine.kernels.router import RoutingRule, route
 from engine.layers.batch import Batch
 from engine.layers.linear import GatedMLP
@@ -69,7 +70,7 @@ class MultiRouter(nn.Module):
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """[T, D] -> expert ids int64 [T, k] and weights float32 [T, k]."""
         if batch.image_rows is None and batch.audio_rows is None:
-            return route(gate_parts(x, self.gate.weight), self.gate.expert_bias, self.rule)
+            return gate_choice(x, self.gate.weight, self.gate.expert_bias, self.rule)
         logits = self.gate(x)
         bias = self.gate.expert_bias.float().expand_as(logits).clone()
         self._overwrite(logits, bias, x, self.image_gate, batch.image_rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engine.kernels.rope_table import rope_table
 from engine.model_config import LLMConfig
 
 T_AXIS, H_AXIS, W_AXIS = 0, 1, 2
@@ -56,5 +57,4 @@ class VideoRope(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """int64 [3, T] -> cos, sin [T, F] in `dtype`."""
-        phase = positions[self.axes].float() * self.inv_freq[:, None]  # [F, T]
-        return Rotation(phase.cos().t().to(dtype), phase.sin().t().to(dtype))
+        return Rotation(*rope_table(positions, self.axes, self.inv_freq, dtype))

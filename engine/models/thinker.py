@@ -63,9 +63,10 @@ class Ming(nn.Module):
         hidden: Tensor = self.model(embeddings, batch, caches)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[n, D] -> float32 [n, V]; the head runs in the model dtype, as released."""
-        return self.model.lm_head(hidden).float()
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """[n, D] -> float32 [n, V], in `out` if given; the head runs in the model dtype, as released."""
+        logits: Tensor = self.model.lm_head(hidden, out)
+        return logits
 
     def encode_pixels(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         """Preprocessed patches [P_i, M] of images or frame pairs -> features [P_i / 4, D], in one packed call."""

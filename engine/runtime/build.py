@@ -18,6 +18,7 @@ from engine.core.scheduler import Scheduler
 from engine.errors import ConfigError
 from engine.grammar import GrammarCompiler, GrammarError, is_available
 from engine.inputs.processor_config import load_image_config
+from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.layers.quantised import quantise_layers
 from engine.model_config import ModelConfig, load_model_config
 from engine.models.thinker import Ming
@@ -101,7 +102,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits, constraints)
     if device.type == "cuda" and not config.eager:
         model.run_tower = TowerGraphs(Capturer().capture)
-        runner.prepare_graphs(graph_sizes(min(config.step_requests, limits.shared_tokens)))
+        sizes = graph_sizes(min(config.step_requests, limits.shared_tokens))
+        runner.prepare_graphs(sizes, VARIANTS[config.decode_paths or DEFAULT])
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.paged_attention import PagedLayout
+from engine.kernels.paths import DEFAULT, VARIANTS, Paths, taking
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.layers.batch import Batch, LayerCache
 from engine.models.thinker import Ming
@@ -75,13 +76,20 @@ class DecodeGraphs:
     """Runs decode steps of up to `sizes[-1]` sequences."""
 
     def __init__(
-        self, model: Ming, caches: Sequence[LayerCache], places: Places, sizes: Sequence[int], looks: ExpertLooks
+        self,
+        model: Ming,
+        caches: Sequence[LayerCache],
+        places: Places,
+        sizes: Sequence[int],
+        looks: ExpertLooks,
+        paths: Paths = VARIANTS[DEFAULT],
     ) -> None:
         self.sizes = sorted(sizes)
         self._model = model
         self._caches = caches
         self._places = places
         self._looks = looks
+        self._paths = paths
         self._device = places.tables.device
         self._captures = self._device.type == "cuda"
         self._sized: dict[int, _Sized] = {}
@@ -155,20 +163,17 @@ class DecodeGraphs:
             with self._looks.watched() as seen:
                 hidden = self._model(self._model.embed(staged.ids), batch, self._caches)
             chosen[:] = seen
-            logits.copy_(self._model.logits(hidden))
+            self._model.logits(hidden, logits)
 
         def draw() -> None:
-            tokens.copy_(gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices))
-            self._places.last_tokens[rows[:, Column.KEEP]] = tokens
+            kept = Kept(self._places.last_tokens, rows[:, Column.KEEP])
+            gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices, tokens, kept)
 
         return _Sized(rows, staged, logits, tokens, chosen, self._captured(model), self._captured(draw))
 
-    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
+    def _captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            with taking(self._paths):
+                launch()
+
         return self._capturer.capture(work) if self._captures else work
-
-
-def graph_sizes(most: int) -> list[int]:
-    """Batch sizes to capture: every small one, then in steps that waste at most a fifth of the rows."""
-    sizes = [*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), *range(40, 65, 8)]
-    sizes += list(range(80, 129, 16)) + list(range(160, 257, 32))
-    return sorted({size for size in sizes if size < most} | {min(most, 256)})

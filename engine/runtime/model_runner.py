@@ -24,6 +24,7 @@ from engine.core.request import (
     TokenLogprob,
 )
 from engine.kernels.paged_attention import PagedLayout
+from engine.kernels.paths import DEFAULT, VARIANTS, Paths
 from engine.kernels.stage_decode import Places
 from engine.layers.batch import Batch, LayerCache
 from engine.models.positions import positions_from_spans
@@ -78,9 +79,9 @@ class ModelRunner:
         self.graphs: DecodeGraphs | None = None
         self._free_places = list(range(limits.step_requests))
 
-    def prepare_graphs(self, sizes: Sequence[int]) -> None:
+    def prepare_graphs(self, sizes: Sequence[int], paths: Paths = VARIANTS[DEFAULT]) -> None:
         """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew."""
-        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks)
+        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks, paths)
         self.graphs.capture_all()
 
     @torch.inference_mode()

@@ -19,6 +19,7 @@ from engine.kernels.bench.case import Case, Run, Sizes, Source
 from engine.kernels.bench.experts import expert_cases
 from engine.kernels.bench.quantised import quantised_expert_cases, quantised_linear_cases
 from engine.kernels.bench.sampling import sampling_cases
+from engine.kernels.bench.step import step_cases
 from engine.kernels.bench.timing import Ceilings, eager_s, measure_ceilings, replay_s
 from engine.kernels.bench.tokens import token_cases
 from engine.kernels.triton_support import TritonError
@@ -31,6 +32,7 @@ GROUPS: dict[str, Callable[[Source], Iterator[Case]]] = {
     "experts-int4": partial(quantised_expert_cases, "int4"),
     "linear-fp8": quantised_linear_cases,
     "sampling": sampling_cases,
+    "step": step_cases,
 }
 SEED = 0
 

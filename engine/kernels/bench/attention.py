@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.decode_attention import DecodeTuning, decode_attention
 from engine.kernels.paged_attention import PagedLayout, paged_attention_reference
+from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.prefill_attention import PrefillTuning, prefill_attention
 
 # Rows are found through the block table, so two stages of the pipeline fetch table entries and the rest the rows:
@@ -23,6 +24,12 @@ DECODE_TUNINGS = {
     "keys 32": DecodeTuning(block_keys=32, num_stages=5),
     "programs 1": DecodeTuning(programs_per_sm=1),
     "programs 4": DecodeTuning(programs_per_sm=4),
+}
+JOIN_TUNINGS = {
+    "joined": DecodeTuning(),
+    "joined 16": DecodeTuning(most_joined=16),
+    "joined 64": DecodeTuning(most_joined=64),
+    "joined keys 32": DecodeTuning(block_keys=32, num_stages=5),
 }
 PREFILL_TUNINGS = {
     "default": PrefillTuning(),
@@ -79,11 +86,12 @@ def decode_case(source: Source, num_seqs: int, context: int) -> Case:
     batches = [Batch.make(source, [1] * num_seqs, [context] * num_seqs) for _ in range(s.num_sets)]
     q = source.normal(s.num_sets, num_seqs, s.num_heads, s.head_dim)
 
-    def run(tuning: DecodeTuning) -> Run:
+    def run(tuning: DecodeTuning, path: str = "measured") -> Run:
         def call(i: int) -> Outputs:
             out, batch = torch.empty_like(q[i]), batches[i]
             tables, seq_lens = batch.layout.block_tables, batch.layout.seq_lens
-            decode_attention(q[i], batch.k_cache, batch.v_cache, tables, seq_lens, out, tuning)
+            with taking(VARIANTS[path]):
+                decode_attention(q[i], batch.k_cache, batch.v_cache, tables, seq_lens, out, tuning)
             return (out,)
 
         return call
@@ -95,7 +103,8 @@ def decode_case(source: Source, num_seqs: int, context: int) -> Case:
         2 * (keys * s.num_kv_heads + num_seqs * s.num_heads) * s.head_dim * source.item_bytes,
         4 * keys * s.num_heads * s.head_dim,
         s.num_sets,
-        {name: run(tuning) for name, tuning in DECODE_TUNINGS.items()},
+        {name: run(tuning) for name, tuning in DECODE_TUNINGS.items()}
+        | {name: run(tuning, "join") for name, tuning in JOIN_TUNINGS.items()},
         lambda i: batches[i].reference(q[i]),
         lambda i: batches[i].reference(q[i].float()),
     )

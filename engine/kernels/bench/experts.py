@@ -12,6 +12,7 @@ from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
+from engine.kernels.moe_single import SingleTuning, moe_single
 from engine.quantised import dequantised
 
 MOST_FEW = 64  # tokens up to which the path without sorting is tried
@@ -22,6 +23,12 @@ FEW_TUNINGS = {
     "few f64": FewTuning(64, 128, 128, 128, num_stages=3),
     "few f16 gathered": FewTuning(16, 128, 64, 128, rows=16),
     "few f32 gathered": FewTuning(32, 128, 64, 128, rows=16),
+}
+SINGLE_TUNINGS = {
+    "single": None,
+    "single f1 d2": SingleTuning(1, 2),
+    "single f2 d2": SingleTuning(2, 2),
+    "single f4 d8 warps 8": SingleTuning(4, 8, 8),
 }
 GROUPED_TUNINGS = {
     "rows 16": GroupedTuning(16, 64, 128, 64, 128, 4, 3),
@@ -61,6 +68,14 @@ def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, share
     def few(tuning: FewTuning | None) -> Run:
         return lambda i: (moe_few(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
 
+    def single(tuning: SingleTuning | None) -> Run:
+        both = (dequantised(shared.w13, source.dtype), dequantised(shared.w2, source.dtype))
+
+        def call(i: int) -> Outputs:
+            return (moe_single(x[i], w13, w2, ids[i], weights[i], both, torch.empty_like(x[i]), tuning),)
+
+        return call
+
     def grouped(tuning: GroupedTuning | None) -> Run:
         return lambda i: (moe_grouped(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
 
@@ -68,6 +83,8 @@ def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, share
         return (_reference(x[i].to(dtype), w13, w2, ids[i], weights[i], shared),)
 
     variants: dict[str, Run] = {}
+    if num_tokens == 1:
+        variants |= {name: single(tuning) for name, tuning in SINGLE_TUNINGS.items()}
     if num_tokens <= MOST_FEW:
         variants["few"] = few(None)
         variants |= {name: few(tuning) for name, tuning in FEW_TUNINGS.items()}

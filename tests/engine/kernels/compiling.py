@@ -54,6 +54,10 @@ class Compiled:
     stack_bytes: int
     sass: str = field(repr=False)
 
+    def before(self, instruction: str) -> str:
+        """The code in front of the first such instruction: all of it where there is none."""
+        return self.sass.partition(f" {instruction}")[0]
+
     def count(self, instruction: str) -> int:
         """Machine instructions of that name, whatever their suffixes."""
         return len(re.findall(rf"\b{instruction}\b", self.sass))

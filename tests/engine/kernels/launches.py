@@ -9,18 +9,21 @@ from torch import Tensor
 
 from engine.kernels.argmax import argmax
 from engine.kernels.decode_attention import decode_attention
+from engine.kernels.embed import embed
 from engine.kernels.fused_moe import SharedExpert, fused_moe
-from engine.kernels.gate import gate_parts
-from engine.kernels.gumbel import gumbel_draw
+from engine.kernels.gate_choice import gate_choice
+from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.kv_store import kv_store
 from engine.kernels.linear import linear
 from engine.kernels.pair_rope import rotate_pairs
+from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rotary
-from engine.kernels.router import RoutingRule, route
+from engine.kernels.rope_table import rope_table
+from engine.kernels.router import RoutingRule
 from engine.kernels.sampling import DrawParams, draw
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.quantised import Format, Quantised, QuantisedWeight
@@ -28,6 +31,7 @@ from engine.quantised import Format, Quantised, QuantisedWeight
 D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
 RULE = RoutingRule(TOP_K, 8, 4, 2.5)
+STEP_PATHS = ("all but programmatic", "all")
 DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
 
 
@@ -49,13 +53,27 @@ def norms(num_tokens: int, dtype: torch.dtype) -> None:
     add_rms_norm(x, x, weight, 1e-6)
 
 
-def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
+def heads(num_tokens: int, dtype: torch.dtype) -> None:
     q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
     weights = HeadNorms(empty(C, dtype=dtype), empty(C, dtype=dtype), 1e-6)
-    tables = (empty(num_tokens, HALF, dtype=dtype), empty(num_tokens, HALF, dtype=dtype))
-    qk_norm_rope(q, k, v, weights, tables, cache(dtype), ints(num_tokens))
+    qk_norm_rope(q, k, v, weights, tables(num_tokens, dtype), cache(dtype), ints(num_tokens))
+
+
+def tables(num_tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return empty(num_tokens, HALF, dtype=dtype), empty(num_tokens, HALF, dtype=dtype)
+
+
+def rotate_and_store(num_tokens: int, dtype: torch.dtype) -> None:
+    q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
+    heads(num_tokens, dtype)
     kv_store(k, v, *cache(dtype), ints(num_tokens))
-    apply_rotary(q, *tables)
+    apply_rotary(q, *tables(num_tokens, dtype))
+
+
+def ends(num_tokens: int, dtype: torch.dtype) -> None:
+    """What a step does in front of its layers."""
+    embed(ints(num_tokens), empty(V // 2, D, dtype=dtype), V // 2, V)
+    rope_table(ints(3, num_tokens), ints(HALF), empty(HALF), dtype)
 
 
 def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
@@ -76,7 +94,7 @@ def prefill(num_tokens: int, dtype: torch.dtype) -> None:
 
 def experts(num_tokens: int, dtype: torch.dtype) -> None:
     x, weight, bias = empty(num_tokens, D, dtype=dtype), empty(E, D, dtype=dtype), empty(E, dtype=dtype)
-    ids, weights = route(gate_parts(x, weight), bias, RULE)
+    ids, weights = gate_choice(x, weight, bias, RULE)
     shared = SharedExpert(empty(2 * F, D, dtype=dtype), empty(D, F, dtype=dtype))
     fused_moe(x, empty(E, 2 * F, D, dtype=dtype), empty(E, D, F, dtype=dtype), ids, weights, shared)
 
@@ -106,7 +124,8 @@ def sampling(num_rows: int) -> None:
 
 
 def plain_draw(num_rows: int) -> None:
-    gumbel_draw(empty(num_rows, V), empty(num_rows), ints(num_rows), ints(num_rows))
+    kept = Kept(ints(64), ints(num_rows, Column.COUNT)[:, Column.KEEP])
+    gumbel_draw(empty(num_rows, V), empty(num_rows), ints(num_rows), ints(num_rows), None, kept)
 
 
 def stage(num_rows: int) -> None:
@@ -125,6 +144,18 @@ def peers(num_tokens: int, dtype: torch.dtype) -> None:
     peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
 
 
+def step(num_tokens: int, dtype: torch.dtype, path: str) -> None:
+    """The kernels of a decode step's layer on one of the newer ways, the second of two ranks."""
+    with taking(VARIANTS[path]):
+        linear(empty(num_tokens, D, dtype=dtype), empty((H + 2 * K) * C, D, dtype=dtype))
+        heads(num_tokens, dtype)
+        decode(num_tokens, dtype)
+        linear(empty(num_tokens, H * C, dtype=dtype), empty(D, H * C, dtype=dtype))
+        experts(num_tokens, dtype)
+        peers(num_tokens, dtype)
+        norms(num_tokens, dtype)
+
+
 def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     """Name -> a call that launches kernels at one size."""
     found = {"norms": partial(norms, 32, dtype), "rotate_and_store": partial(rotate_and_store, 32, dtype)}
@@ -135,5 +166,7 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
+    found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
+    found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
     return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}

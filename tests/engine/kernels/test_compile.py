@@ -28,7 +28,8 @@ def compiled(name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Compil
 def test_fits_the_machine(name: str) -> None:
     for kernel in compiled(name).values():
         assert kernel.shared_bytes <= SHARED_LIMIT, kernel
-        assert kernel.stack_bytes == 0, f"{kernel} keeps values in memory"
+        # A cosine of a large phase reduces it in memory: that is what makes it exact.
+        assert kernel.stack_bytes == 0 or kernel.name == "_rope_table_kernel", f"{kernel} keeps values in memory"
 
 
 @pytest.mark.parametrize("name", ["experts 1", "experts 64", "decode 8", "prefill 2048"])
@@ -58,3 +59,36 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
     found = compiled(name)[kernel]
     assert found.count("HGMMA") > 0
     assert found.count("HMMA") == 0
+
+
+READ_EARLY = {"_thin_kernel", "_gate_choice_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
+WRITES = ("STG", "ATOM", "RED.")
+WAIT, LET_GO = "ACQBULK", "PREEXIT"
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4])
+def test_kernels_that_start_early_wait_once_and_read_only_weights_before(num_tokens: int) -> None:
+    """In the machine code, where a scheduler may have moved what the source puts behind the wait."""
+    kernels = compile_launches(launches(torch.bfloat16)[f"step {num_tokens} all"])
+    assert len(kernels) > 8
+    for kernel in kernels:
+        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
+        early = kernel.before(WAIT)
+        assert LET_GO not in early, kernel
+        assert not any(write in early for write in WRITES), kernel
+        if kernel.name not in READ_EARLY:
+            assert "LDG" not in early, kernel
+
+
+def test_weights_of_one_token_are_asked_for_before_the_wait() -> None:
+    """A product's whole weights, the gate's, and the experts' second ones; the shared expert's first ones in bulk."""
+    kernels = {kernel.name: kernel for kernel in compile_launches(launches(torch.bfloat16)["step 1 all"])}
+    for name in ("_thin_kernel", "_gate_choice_kernel"):
+        assert kernels[name].before(WAIT).count("LDG.E.128") == 8, kernels[name]
+    assert kernels["_down_kernel"].before(WAIT).count("LDG.E.128") >= 16
+    assert kernels["_up_kernel"].before(WAIT).count("UBLKPF") == 2
+
+
+def test_without_early_starts_nothing_waits() -> None:
+    for kernel in compile_launches(launches(torch.bfloat16)["step 1 all but programmatic"]):
+        assert kernel.count(WAIT) == 0, kernel

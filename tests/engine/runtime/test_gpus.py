@@ -14,6 +14,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.goldens.__main__ import main as run_goldens
+from engine.kernels.paths import VARIANTS
 from engine.released import CONFIG
 from engine.runtime.build import load_engine
 from tests.engine.runtime.forced import difference_of_ranks
@@ -56,10 +57,15 @@ def test_a_thousand_mixed_requests_with_aborts_leave_no_block_behind(tiny_model:
 
 
 @pytest.mark.gpu
-def test_graphs_equal_eager_steps(tiny_model: Path) -> None:
+@pytest.mark.parametrize("paths", VARIANTS)
+def test_graphs_equal_eager_steps(paths: str, tiny_model: Path) -> None:
+    """By every way of a decode step's kernels, the requests together and then one alone."""
     options = {"device": "cuda", "dtype": "float32", "max_model_len": 512}
-    eager = tokens(make_loop(tiny_model, **options, eager=True), REQUESTS)
-    assert tokens(make_loop(tiny_model, **options), REQUESTS) == eager
+    eager = make_loop(tiny_model, **options, eager=True)
+    graphs = make_loop(tiny_model, **options, decode_paths=paths)
+    assert tokens(graphs, REQUESTS) == tokens(eager, REQUESTS)
+    alone = [text_request(50, 30, max_tokens=60)]
+    assert tokens(graphs, alone) == tokens(eager, alone)
 
 
 @pytest.mark.gpu
@@ -80,9 +86,10 @@ def test_released_outputs(dtype: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.multi_gpu
 def test_two_ranks_equal_one(tiny_model: Path) -> None:
-    """Through the memory that GPUs share, and through NCCL."""
+    """Through the memory that GPUs share, with kernels that start early too, and through NCCL."""
     alone = on_ranks(tiny_model, 1)
     assert on_ranks(tiny_model, 2) == alone
+    assert on_ranks(tiny_model, 2, decode_paths="all") == alone
     assert on_ranks(tiny_model, 2, peer_sums=False) == alone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from engine.kernels.decode_attention import DecodeTuning, decode_attention, num_splits
 from engine.kernels.paged_attention import PagedLayout, paged_attention
+from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.prefill_attention import PrefillTuning, prefill_attention
 from tests.engine.kernels.device.helpers import assert_near
 
@@ -55,9 +57,16 @@ class Paged:
 GROUPED, SINGLE, ODD = (16, 2, 16), (2, 2, 8), (6, 2, 12)
 
 
+@pytest.fixture(params=["measured", "join"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways of joining the parts."""
+    with taking(VARIANTS[request.param]):
+        yield request.param
+
+
 @pytest.mark.parametrize("heads", [GROUPED, SINGLE, ODD])
 @pytest.mark.parametrize("programs_per_sm", [1, 4])
-def test_decode(heads: tuple[int, int, int], programs_per_sm: int, dtype: torch.dtype) -> None:
+def test_decode(heads: tuple[int, int, int], programs_per_sm: int, path: str, dtype: torch.dtype) -> None:
     lengths = [1, 15, 16, 17, 33, 70]
     paged = Paged(lengths, heads, dtype)
     q = paged.queries(len(lengths))
@@ -74,7 +83,7 @@ def test_decodes_of_those_sizes_are_split_over_programs() -> None:
 
 
 @pytest.mark.parametrize("longest", [16, 64])
-def test_a_sequence_that_pads_the_batch_gives_zeros(longest: int, dtype: torch.dtype) -> None:
+def test_a_sequence_that_pads_the_batch_gives_zeros(longest: int, path: str, dtype: torch.dtype) -> None:
     paged = Paged([longest, 0, 3], GROUPED, dtype)
     q = paged.queries(3)
     out = torch.empty_like(q)
@@ -83,7 +92,7 @@ def test_a_sequence_that_pads_the_batch_gives_zeros(longest: int, dtype: torch.d
     assert_near(out[2:], paged.dense(q[2:], 2))
 
 
-def test_table_wider_than_its_sequences(dtype: torch.dtype) -> None:
+def test_table_wider_than_its_sequences(path: str, dtype: torch.dtype) -> None:
     """As in a captured graph: the table has room for longer sequences, so most shares of the keys are empty."""
     paged = Paged([5, 9], GROUPED, dtype)
     tables = torch.zeros(2, 64, dtype=torch.int64)
@@ -94,6 +103,28 @@ def test_table_wider_than_its_sequences(dtype: torch.dtype) -> None:
     assert num_splits(4, 64 * BLOCK, out.device, tuning) == 16
     decode_attention(q, paged.k, paged.v, tables, torch.tensor([5, 9]), out, tuning)
     assert_near(out, torch.cat([paged.dense(q[i : i + 1], i) for i in range(2)]))
+
+
+@pytest.mark.parametrize("most_joined", [2, 8])
+def test_the_last_program_joins_and_resets_what_it_counted(most_joined: int, dtype: torch.dtype) -> None:
+    """Many launches on the same counters, of lengths that leave other shares empty: each is right, each the same."""
+    lengths = [70, 3, 0, 33, 17, 128]
+    paged = Paged(lengths, GROUPED, dtype)
+    q = paged.queries(len(lengths))
+    tuning = DecodeTuning(block_keys=16, most_joined=most_joined)
+    found = []
+    for used in (lengths, [16, 1, 0, 32, 17, 90], lengths, lengths):
+        out = torch.empty_like(q)
+        with taking(VARIANTS["join"]):
+            decode_attention(q, paged.k, paged.v, paged.tables, torch.tensor(used), out, tuning)
+        found.append(out)
+        apart = torch.empty_like(q)
+        decode_attention(q, paged.k, paged.v, paged.tables, torch.tensor(used), apart, tuning)
+        assert_near(out, apart)
+        assert torch.equal(out[2], torch.zeros_like(out[2]))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[0], found[3])
+    assert_near(found[3][:2], torch.cat([paged.dense(q[i : i + 1], i) for i in range(2)]))
 
 
 # (new tokens, cached tokens after them): whole prompts and chunks, around the borders of tiles of 4 tokens, 16 keys

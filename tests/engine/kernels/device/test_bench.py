@@ -32,7 +32,7 @@ def tiny_cases(group: str) -> list[Case]:
     return list(cases(Source(TINY, torch.empty(0).device, torch.float32), group))
 
 
-@pytest.mark.parametrize("group", ["tokens", "attention", "experts", "sampling"])
+@pytest.mark.parametrize("group", ["tokens", "attention", "experts", "sampling", "step"])
 def test_every_variant_is_right(group: str) -> None:
     found = tiny_cases(group)
     assert found

@@ -17,6 +17,8 @@ from engine.kernels.fused_moe import (
 )
 from engine.kernels.moe_few import _assigned
 from engine.kernels.moe_grouped import GroupedTuning, _find_tile, group_pairs
+from engine.kernels.moe_single import SingleTuning, moe_single
+from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.triton_support import jit, tl
 from tests.engine.kernels.device.helpers import assert_near
 
@@ -46,6 +48,23 @@ def choose(num_tokens: int, num_experts: int = E, top_k: int = K) -> tuple[Tenso
     """Different random experts for each token, and weights."""
     ids = torch.rand(num_tokens, num_experts).argsort(dim=1)[:, :top_k].contiguous()
     return ids, torch.rand(num_tokens, top_k) + 0.1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("top_k", [3, 4])
+@pytest.mark.parametrize("tuning", [None, SingleTuning(4, 2, 2), SingleTuning(1, 16, 8)])
+def test_one_token_through_whole_rows(
+    shared: bool, top_k: int, tuning: SingleTuning | None, dtype: torch.dtype
+) -> None:
+    """Sizes that fill the registers' rows, and ones that do not."""
+    for sizes in ((E, 40, 24), (E, 64, 32)):
+        layer = Layer(dtype, sizes[2] if shared else None, sizes)
+        x, (ids, weights) = layer.tokens(1), choose(1, E, top_k)
+        both = None if layer.shared is None else (layer.shared.w13, layer.shared.w2)
+        want = fused_moe_reference(x, layer.w13, layer.w2, ids, weights, layer.shared)
+        assert_near(moe_single(x, layer.w13, layer.w2, ids, weights, both, torch.empty_like(x), tuning), want)
+        with taking(VARIANTS["single"]):
+            assert_near(fused_moe(x, layer.w13, layer.w2, ids, weights, layer.shared), want)
 
 
 @pytest.mark.parametrize("shared_width", [F, None, 8])

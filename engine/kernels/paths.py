@@ -1,0 +1,69 @@
+"""Which of two ways the kernels of a decode step take, in one place.
+
+A path that is bound by launches has a measured way and a newer one. Most newer ones lean on what the interpreter cannot
+show: that the last program to finish sees what the others wrote, and that a kernel which starts early waits in time.
+`VARIANTS` names the combinations; `python -m engine.bench --variants` times them in one call, `DEFAULT` serves.
+
+The choice is scoped like inference mode (`with taking(paths)`), because it reaches every launch of a step: passed by
+hand it would be an argument of each layer and wrapper that has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """One switch for each newer way.
+
+    `join_attention`: the last program of a sequence's head joins the parts of decode attention (no second launch).
+    `choose_in_gate`: the last program of the gate chooses the experts of a single token (no second launch).
+    `thin_products`: products of a few rows with plain weights by our kernel in place of the library's.
+    `single_experts`: the experts of one token from whole rows in registers, as the thin products.
+    `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
+    off wherever the device or Triton lacks it.
+    """
+
+    join_attention: bool = False
+    choose_in_gate: bool = False
+    thin_products: bool = False
+    single_experts: bool = False
+    programmatic: bool = False
+
+
+VARIANTS: Final[Mapping[str, Paths]] = {
+    "measured": Paths(),
+    "join": Paths(join_attention=True),
+    "gate": Paths(choose_in_gate=True),
+    "thin": Paths(thin_products=True),
+    "single": Paths(single_experts=True),
+    "programmatic": Paths(programmatic=True),
+    "all but programmatic": Paths(True, True, True, True),
+    "all": Paths(True, True, True, True, programmatic=True),
+}
+# Of captured decode steps. None but "measured" has run on a GPU yet; thin products join nothing and order nothing, so
+# that interpreter and compiler show all there is to be right or wrong about them, and only their speed is open.
+DEFAULT: Final = "thin"
+
+_MEASURED: Final = Paths()
+_current: ContextVar[Paths] = ContextVar("decode paths", default=_MEASURED)
+
+
+def current() -> Paths:
+    """The ways that kernels launched now take."""
+    return _current.get()
+
+
+@contextmanager
+def taking(paths: Paths) -> Iterator[None]:
+    """Launch kernels by `paths` while the context is open, in this thread."""
+    token = _current.set(paths)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,145 @@
+"""The newer ways of a decode step inside captured graphs, replayed many times on changing inputs.
+
+What the interpreter cannot show: that the last program sees what the others wrote, that counters begin every replay
+at zero, and that a kernel which starts early reads nothing too soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.kernels.bench.case import RELEASED_RULE, Sizes, Source
+from engine.kernels.bench.step import Layer
+from engine.kernels.decode_attention import decode_attention
+from engine.kernels.fused_moe import SharedExpert, fused_moe, fused_moe_reference
+from engine.kernels.gate_choice import gate_choice, gate_choice_reference
+from engine.kernels.linear import linear
+from engine.kernels.paths import VARIANTS, taking
+from engine.kernels.thin import thin_reference
+from tests.engine.kernels.device.helpers import assert_near
+
+pytestmark = pytest.mark.gpu
+
+BF16 = torch.bfloat16
+REPLAYS = 100
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_between(_no_lucky_memory: None) -> Iterator[None]:
+    """New tensors are not filled here: the filling would be a launch between two that are to overlap."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def captured(path: str, run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+    """A graph of `run` by a path: -> its replay, and where its outputs lie."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    with taking(VARIANTS[path]):
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            found = run()
+    return graph.replay, found
+
+
+@pytest.mark.parametrize("path", ["join", "all"])
+def test_joined_attention(path: str) -> None:
+    """Lengths from nothing to all, other ones at each replay: other shares are empty, other programs are last."""
+    q = torch.randn(5, 16, 128, dtype=BF16)
+    k_cache, v_cache = torch.randn(2, 700, 16, 2, 128, dtype=BF16).unbind()
+    tables, lens = torch.randperm(700)[:640].view(5, 128), torch.ones(5, dtype=torch.int64)
+
+    def run() -> tuple[Tensor, ...]:
+        out = torch.empty_like(q)
+        decode_attention(q, k_cache, v_cache, tables, lens, out)
+        return (out,)
+
+    replay, (out,) = captured(path, run)
+    for i in range(REPLAYS):
+        lens.copy_(torch.randint(0, 2049 if i % 2 else 200, (5,)))
+        lens[i % 5] = 0
+        q.normal_()
+        replay()
+        (want,) = run()
+        assert_near(out, want)
+        assert not out[i % 5].any()
+
+
+@pytest.mark.parametrize("path", ["gate", "all"])
+def test_gate_and_choice(path: str) -> None:
+    x, weight, bias = torch.randn(1, 4096, dtype=BF16), torch.randn(256, 4096, dtype=BF16) / 64, torch.randn(256) / 10
+    replay, (ids, weights) = captured(path, lambda: gate_choice(x, weight, bias, RELEASED_RULE))
+    for _ in range(REPLAYS):
+        x.normal_()
+        replay()
+        want_ids, want_weights = gate_choice_reference(x, weight, bias, RELEASED_RULE)
+        order, want_order = ids.argsort(dim=1), want_ids.argsort(dim=1)
+        assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
+        assert_near(weights.gather(1, order), want_weights.gather(1, want_order))
+
+
+@pytest.mark.parametrize("path", ["thin", "all"])
+@pytest.mark.parametrize(("num_rows", "n", "k"), [(1, 2560, 4096), (4, 4096, 2048)])
+def test_thin_products(path: str, num_rows: int, n: int, k: int) -> None:
+    x, weight = torch.randn(num_rows, k, dtype=BF16), torch.randn(n, k, dtype=BF16) / k**0.5
+    replay, (y,) = captured(path, lambda: (linear(x, weight),))
+    for _ in range(10):
+        x.normal_()
+        replay()
+        assert_near(y, thin_reference(x, weight))
+
+
+@pytest.mark.parametrize("path", ["single", "all"])
+def test_experts_of_one_token(path: str) -> None:
+    """The choice is made by the kernel just before: with early starts the second product must not read the last one."""
+    x, gate, bias = torch.randn(1, 4096, dtype=BF16), torch.randn(64, 4096, dtype=BF16) / 64, torch.zeros(64)
+    w13, w2 = torch.randn(64, 1024, 4096, dtype=BF16) / 64, torch.randn(64, 4096, 512, dtype=BF16) / 22
+    shared = SharedExpert(torch.randn(1024, 4096, dtype=BF16) / 64, torch.randn(4096, 512, dtype=BF16) / 22)
+
+    def run() -> tuple[Tensor, ...]:
+        ids, weights = gate_choice(x, gate, bias, RELEASED_RULE)
+        return ids, weights, fused_moe(x, w13, w2, ids, weights, shared)
+
+    replay, (ids, weights, out) = captured(path, run)
+    for _ in range(REPLAYS):
+        x.normal_()
+        replay()
+        assert_near(out, fused_moe_reference(x, w13, w2, ids, weights, shared))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 8])
+def test_early_starts_change_no_bit(num_tokens: int) -> None:
+    """Eight layers in a row, each feeding the next: the same kernels with and without overlap, bit for bit."""
+    sizes = Sizes(num_experts=64, num_sets=1)
+    source = Source(sizes, torch.device("cuda"), BF16)
+    layers = [Layer(source, num_tokens, 300) for _ in range(8)]
+    x = torch.randn(num_tokens, sizes.dim, dtype=BF16)
+
+    def run() -> tuple[Tensor, ...]:
+        at, seen = x, []
+        for layer in layers:
+            at, normed = layer.step(at)
+            seen.append(normed)
+        return at, *seen
+
+    late, apart = captured("all but programmatic", run)
+    early, overlapped = captured("all", run)
+    for _ in range(2 * REPLAYS):
+        x.normal_()
+        late()
+        torch.cuda.synchronize()
+        early()
+        torch.cuda.synchronize()
+        for got, want in zip(overlapped, apart, strict=True):
+            assert torch.equal(got, want)
+    assert bool(torch.isfinite(overlapped[0]).all())
