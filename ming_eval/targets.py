@@ -25,12 +25,18 @@ class Dialect:
     `api`: "generate" is M*'s own route: a form goes out, lines of JSON come back.
     `says_finish`: replies carry a finish reason; without, the end of the body is all there is.
     `takes_media`: requests can carry images, audio and video inline.
-    `is_tested`: it was run against such a server; the others are tested on replies written from documentation.
+    `ignore_eos_key`: the field that fixes output lengths, None where there is none. transformers takes a whole
+    generation configuration as JSON in a string, in which no token ends an answer.
+    `keeps_alive`: a connection serves one request after the other. llama.cpp closes it behind each streamed reply, some
+    time after the reply is complete and without having said so: what was sent into that is lost.
+    `tokenize_key`: the field of POST /tokenize that holds the text.
+    `run_against`: the server and version that it was run against; the others, with None, are tested on replies written
+    from documentation.
     """
 
     name: str
     title: str
-    supports_ignore_eos: bool
+    ignore_eos_key: Literal["ignore_eos", "generation_config"] | None
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
     audio_part: Literal["input_audio", "audio_url"] = "input_audio"
     always_modalities: bool = False
@@ -40,7 +46,14 @@ class Dialect:
     api: Literal["chat", "generate"] = "chat"
     says_finish: bool = True
     takes_media: bool = True
-    is_tested: bool = False
+    keeps_alive: bool = True
+    tokenize_key: Literal["prompt", "content"] = "prompt"
+    run_against: str | None = None
+
+    @property
+    def supports_ignore_eos(self) -> bool:
+        """True when output lengths can be fixed."""
+        return self.ignore_eos_key is not None
 
     @property
     def names_model(self) -> bool:
@@ -54,7 +67,7 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="openai",
             title="OpenAI API",
-            supports_ignore_eos=False,
+            ignore_eos_key=None,
             max_tokens_key="max_completion_tokens",
             transcript_is_text=True,
             default_voice="alloy",
@@ -63,35 +76,35 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="ming",
             title="the bundled engine",
-            supports_ignore_eos=True,
+            ignore_eos_key="ignore_eos",
             max_tokens_key="max_completion_tokens",
-            is_tested=True,
+            run_against="the bundled engine",
         ),
         Dialect(
             name="vllm",
             title="vLLM, vLLM-omni",
-            supports_ignore_eos=True,
+            ignore_eos_key="ignore_eos",
             max_tokens_key="max_completion_tokens",
             always_modalities=True,
         ),
         Dialect(
             name="sglang",
             title="SGLang",
-            supports_ignore_eos=True,
+            ignore_eos_key="ignore_eos",
             max_tokens_key="max_tokens",
             audio_part="audio_url",
         ),
         Dialect(
             name="sglang-omni",
             title="SGLang-omni (media only as files on its host)",
-            supports_ignore_eos=True,
+            ignore_eos_key="ignore_eos",
             max_tokens_key="max_tokens",
             takes_media=False,
         ),
         Dialect(
             name="mstar-native",
             title="M* (its own /generate)",
-            supports_ignore_eos=False,
+            ignore_eos_key=None,
             max_tokens_key="max_tokens",
             api="generate",
             says_finish=False,
@@ -99,21 +112,25 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="mstar",
             title="M* (its OpenAI routes)",
-            supports_ignore_eos=False,
+            ignore_eos_key=None,
             max_tokens_key="max_tokens",
             always_modalities=True,
         ),
         Dialect(
             name="transformers",
             title="transformers serve",
-            supports_ignore_eos=False,
+            ignore_eos_key="generation_config",
             max_tokens_key="max_tokens",
+            run_against="transformers 5.23.0",
         ),
         Dialect(
             name="llamacpp",
             title="llama.cpp server",
-            supports_ignore_eos=True,
+            ignore_eos_key="ignore_eos",
             max_tokens_key="max_tokens",
+            keeps_alive=False,
+            tokenize_key="content",
+            run_against="llama.cpp in xllamacpp 2026.10.11549",
         ),
     )
 }

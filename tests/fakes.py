@@ -103,6 +103,13 @@ def count_tokens(text: str) -> int:
     return sum(1 + (len(word) > 6) for word in text.split())
 
 
+def _tokenized(question: dict[str, Any]) -> dict[str, Any]:
+    """A count, or as llama.cpp answers the text's tokens; it takes a field without that name for no text at all."""
+    if "prompt" in question:
+        return {"count": count_tokens(question["prompt"])}
+    return {"tokens": [0] * count_tokens(question.get("content", ""))}
+
+
 @dataclass
 class FakeServer:
     """Answers chat requests by `script` on a port of its own; an async context manager.
@@ -205,7 +212,7 @@ class FakeServer:
             case "/health":
                 await _send_page(writer, self.health_status, {"status": "ok"})
             case "/tokenize" if self.tokenizes:
-                await _send_page(writer, 200, {"count": count_tokens(request.body["prompt"])})
+                await _send_page(writer, 200, _tokenized(request.body))
             case "/metrics" if self.metrics is not None:
                 await _send_page(writer, 200, self.metrics, as_text=True)
             case "/version":

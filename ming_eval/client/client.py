@@ -52,6 +52,7 @@ class Client:
         self._num_connections = connections
         self._timeouts = timeouts or Timeouts()
         self._clock = clock
+        self._keeps_alive = _keeps_alive(target)
         self._endpoint = urlsplit(target.base_url)
         self._tls = ssl.create_default_context() if self._endpoint.scheme == "https" else None
         self._addresses: list[tuple[str, int]] = []
@@ -91,6 +92,11 @@ class Client:
         except OSError:
             return False
         return True
+
+    @property
+    def num_kept(self) -> int:
+        """Connections that wait for the next request."""
+        return sum(connection.usable for connection in self._idle)
 
     async def close(self) -> None:
         """Close every connection; requests still under way end as failures."""
@@ -164,7 +170,7 @@ class Client:
         return connection
 
     def _release(self, connection: Connection) -> None:
-        if connection.usable and connection in self._open:
+        if self._keeps_alive and connection.usable and connection in self._open:
             self._idle.append(connection)
         else:  # failed, closed by the server, or the caller was cancelled
             self._discard(connection)
@@ -239,6 +245,12 @@ async def _let_loop_read() -> None:
         await asyncio.sleep(0)
 
 
+def _keeps_alive(target: Target) -> bool:
+    """False where each request is to have a connection of its own, by the dialect or by the user's header."""
+    asked = ("connection", "close")
+    return target.dialect.keeps_alive and all((name.lower(), value.lower()) != asked for name, value in target.headers)
+
+
 def request_head(target: Target, method: str, path: str, content_type: str | None) -> bytes:
     """Every byte of a request up to the value of Content-Length; all of it for one without a body."""
     lines = [
@@ -248,6 +260,7 @@ def request_head(target: Target, method: str, path: str, content_type: str | Non
         "Accept: text/event-stream, application/json, */*;q=0.5",
         "Accept-Encoding: identity",
         *(f"{name}: {value}" for name, value in target.all_headers()),
+        *(() if target.dialect.keeps_alive else ("Connection: close",)),
         *((f"Content-Type: {content_type}", "Content-Length: ") if content_type else ("", "")),
     ]
     return "\r\n".join(lines).encode("latin-1")

@@ -15,6 +15,7 @@ from ming_eval.errors import TargetError
 from ming_eval.targets import Target
 
 _POLL_S = 0.1
+_VERSIONS = (("/version", "version"), ("/props", "build_info"))
 
 
 async def fetch_models(target: Target) -> list[dict[str, Any]]:
@@ -34,15 +35,18 @@ async def fetch_models(target: Target) -> list[dict[str, Any]]:
 
 
 async def fetch_version(target: Target) -> str | None:
-    """What GET /version says, None where there is no such route.
+    """What GET /version says, or llama.cpp's GET /props; None where there is neither.
 
     Raises:
         TargetError: nobody listens.
     """
-    status, body = await _get(target, f"{target.root_url}/version")
-    content = _json(body) if status == 200 else None
-    version = content.get("version") if isinstance(content, dict) else None
-    return version if isinstance(version, str) else None
+    for route, key in _VERSIONS:
+        status, body = await _get(target, f"{target.root_url}{route}")
+        content = _json(body) if status == 200 else None
+        version = content.get(key) if isinstance(content, dict) else None
+        if isinstance(version, str):
+            return version
+    return None
 
 
 async def fetch_metrics(target: Target) -> str | None:
@@ -61,11 +65,15 @@ async def count_tokens(target: Target, text: str) -> int | None:
     Raises:
         TargetError: nobody listens.
     """
-    question = {"model": target.model, "prompt": text, "add_special_tokens": False}
+    question = {"model": target.model, target.dialect.tokenize_key: text, "add_special_tokens": False}
     status, body = await _post(target, f"{target.root_url}/tokenize", question)
     content = _json(body) if status == 200 else None
-    count = content.get("count") if isinstance(content, dict) else None
-    return count if isinstance(count, int) else None
+    if not isinstance(content, dict):
+        return None
+    count, tokens = content.get("count"), content.get("tokens")
+    if isinstance(count, int):
+        return count
+    return len(tokens) if isinstance(tokens, list) and tokens else None  # llama.cpp lists them and does not count
 
 
 async def count_prompt_tokens(target: Target, text: str) -> int | None:

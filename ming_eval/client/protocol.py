@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._usable = False
         self._now_s = self._clock()
-        self._finish(None if self._until_eof else _early_eof("the server closed the connection before the reply ended"))
+        self._finish(None if self._until_eof else _early_eof(self._eof_text()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._usable = False
@@ -206,6 +206,16 @@ class Connection(asyncio.Protocol):
             return
         delay_s = min(due_s - self._now_s, self._longest_sleep_s(exchange))
         self._timer = self._loop.call_later(delay_s, self._check_deadline)
+
+    def _eof_text(self) -> str:
+        """A server that gives no byte of a reply on a connection it had kept may not have meant to keep it."""
+        exchange = self._reader.exchange if self._reader is not None else None
+        if exchange is None or exchange.first_byte_s is not None or not exchange.reused_connection:
+            return "the server closed the connection before the reply ended"
+        return (
+            "the server closed the connection instead of answering; where it does so behind each reply, "
+            "--header 'Connection: close' opens one for each request"
+        )
 
     def _longest_sleep_s(self, exchange: Exchange) -> float:
         """How long no limit can pass unnoticed: the first output may bring the next limit nearer."""

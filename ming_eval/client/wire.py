@@ -31,6 +31,10 @@ _AUDIO_FORMATS = {
     "audio/ogg": "ogg",
 }
 
+# No token has the number -1. `min_new_tokens` would say the same of one request, and is not looked at where
+# transformers batches continuously.
+_NO_EOS: dict[str, Any] = {"ignore_eos": True, "generation_config": '{"eos_token_id": -1}'}
+
 
 class WireError(ValueError):
     """Bytes that are not what the chat API sends."""
@@ -59,12 +63,13 @@ def encode(request: Request, model: str | None, dialect: Dialect) -> bytes:
 
 
 def _sampling(request: Request, dialect: Dialect) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         dialect.max_tokens_key: request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
-        "ignore_eos": True if request.ignore_eos and dialect.supports_ignore_eos else None,
     }
+    if request.ignore_eos and dialect.ignore_eos_key is not None:
+        fields[dialect.ignore_eos_key] = _NO_EOS[dialect.ignore_eos_key]
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -21,10 +21,18 @@ BackendOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Model to ask for [default: the first one listed]; of the bundled engine, what it loads."),
+    typer.Option(
+        metavar="NAME|BACKEND=NAME,...",
+        help="Model to ask for, of all backends or of those named [default: the first one listed]; "
+        "of the bundled engine, what it loads.",
+    ),
 ]
 DialectOption = Annotated[
-    str | None, typer.Option(help="How the servers spell the API. [default: from their model card]")
+    str | None,
+    typer.Option(
+        metavar="NAME|BACKEND=NAME,...",
+        help="How the servers spell the API, all or those named. [default: from their model card]",
+    ),
 ]
 HeaderOption = Annotated[
     list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent to every server; repeatable, never stored.")
@@ -36,11 +44,19 @@ ApiKeyOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What is measured: `targets`, or the bundled engine, started with `engine_args`, when there are none."""
+    """What is measured: `targets`, or the bundled engine, started with `engine_args`, when there are none.
+
+    `guess_dialect` is for the backends that are not in `with_dialect`, by name.
+    """
 
     targets: tuple[Target, ...]
     guess_dialect: bool
     engine_args: tuple[str, ...]
+    with_dialect: frozenset[str] = frozenset()
+
+    def guesses(self, target: Target) -> bool:
+        """True when the server is asked which dialect it speaks."""
+        return self.guess_dialect and target.name not in self.with_dialect
 
 
 def choose_servers(
@@ -57,17 +73,43 @@ def choose_servers(
     Raises:
         UsageError: an option cannot be read, or two of them contradict each other.
     """
-    targets = _targets(backends, model, dialect, headers, key_variable)
+    models, dialects = _Choice.read(model, backends), _Choice.read(dialect, backends)
+    targets = _targets(backends, models, dialects, headers, key_variable)
     if engine_args and not engine_args[0].startswith("-"):
         raise UsageError(f"unexpected argument {engine_args[0]!r}: a server is named with --backend NAME=URL")
     if engine_args and targets:
         raise UsageError("options after -- are for the bundled engine, which does not run when --backend is given")
     loaded = ("--model", model) if model is not None and not targets else ()
-    return Servers(targets, dialect is None, (*loaded, *engine_args))
+    return Servers(targets, dialects.otherwise is None, (*loaded, *engine_args), frozenset(dialects.named))
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """An option's value for each backend: by name, else `otherwise`."""
+
+    named: dict[str, str]
+    otherwise: str | None
+
+    @classmethod
+    def read(cls, text: str | None, backends: Sequence[str]) -> _Choice:
+        """`a=x,b=y` where a and b are backends; anything else is one value for all, commas and equal signs included."""
+        names = [name for name, _ in map(_split_backend, backends) if name is not None]
+        start = "|".join(map(re.escape, names))
+        if text is None or not names or not re.match(rf"(?:{start})=", text):
+            return cls({}, text)
+        parts = re.split(rf",(?=(?:{start})=)", text)
+        named = {name: value for name, _, value in (part.partition("=") for part in parts)}
+        if len(named) != len(parts) or not all(named.values()):
+            raise UsageError(f"cannot read {text!r}: write BACKEND=NAME once for each backend, with commas between")
+        return cls(named, None)
+
+    def of(self, name: str | None) -> str | None:
+        """The value for the backend called `name`."""
+        return self.named.get(name, self.otherwise) if name is not None else self.otherwise
 
 
 def _targets(
-    backends: Sequence[str], model: str | None, dialect: str | None, headers: Sequence[str], key_variable: str | None
+    backends: Sequence[str], models: _Choice, dialects: _Choice, headers: Sequence[str], key_variable: str | None
 ) -> tuple[Target, ...]:
     from ming_eval.targets import Target
 
@@ -76,8 +118,9 @@ def _targets(
     targets = []
     for text in backends:
         name, url = _split_backend(text)
+        dialect = dialects.of(name) or "openai"
         targets.append(
-            Target.at(url, name=name, model=model, headers=pairs, api_key=api_key, dialect=dialect or "openai")
+            Target.at(url, name=name, model=models.of(name), headers=pairs, api_key=api_key, dialect=dialect)
         )
     names = [target.name for target in targets]
     if len(set(names)) != len(names):

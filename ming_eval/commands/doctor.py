@@ -72,7 +72,7 @@ def _text(found: Diagnosis, url: str) -> str:
     from ming_eval.targets import find_dialect
 
     dialect = find_dialect(found.dialect)
-    tested = "" if dialect.is_tested else "; untested: written from documentation"
+    tested = f"; run against {dialect.run_against}" if dialect.run_against else "; untested: written from documentation"
     rows = [[finding.name, finding.status.value, finding.detail] for finding in found.findings]
     lines = [
         f"{found.url}, model {found.model or 'unknown'}",
@@ -83,7 +83,7 @@ def _text(found: Diagnosis, url: str) -> str:
     if found.not_measurable:
         lines += ["What a run will not say:", *(f"  - {costs}" for costs in dict.fromkeys(found.not_measurable)), ""]
     if found.can_be_measured:
-        model = f" --model {found.model}" if found.model and len(found.models) != 1 else ""
+        model = f" --model {found.model or 'NAME'}" if dialect.names_model and len(found.models) != 1 else ""
         lines.append(f"To measure it: ming-eval sweep --backend a={url} --dialect {found.dialect}{model}")
     else:
         lines.append("A sweep would count every request as failed.")

@@ -99,7 +99,7 @@ def _dialects() -> Grid:
             each.name,
             each.title,
             "yes" if each.supports_ignore_eos else "no",
-            "run against" if each.is_tested else "untested: from documentation",
+            f"run against {each.run_against}" if each.run_against else "untested: from documentation",
         ]
         for each in DIALECTS.values()
     ]

@@ -141,7 +141,7 @@ class _Session:
             await identify(
                 target,
                 launched=self._server is not None,
-                guess_dialect=self._job.servers.guess_dialect,
+                guess_dialect=self._job.servers.guesses(target),
                 warn=self._progress.say,
             )
             for target in targets

@@ -217,7 +217,8 @@ def sweep(
         if dry_run:
             from ming_eval.commands.dry_run import dry_run_text
 
-            typer.echo(dry_run_text(plan, servers.targets, out, guess_dialect=servers.guess_dialect), nl=False)
+            guess_dialect = any(map(servers.guesses, servers.targets[:1]))  # the first one's request is shown
+            typer.echo(dry_run_text(plan, servers.targets, out, guess_dialect=guess_dialect), nl=False)
             raise typer.Exit
         extras = choose_extras(plan, len(servers.targets), search, gpus, price_per_hour)
         _finish(_run(_job(words(ctx), servers, out, plan, note), plan, extras), json_path)

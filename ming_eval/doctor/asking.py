@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 import msgspec
 
-from ming_eval.client import wire
+from ming_eval.client import Client, Timeouts, probe, wire
 from ming_eval.client.page import Page, fetch
 from ming_eval.doctor.stream import Traits, read_stream
 from ming_eval.errors import DataError, TargetError
@@ -17,10 +19,19 @@ from ming_eval.targets import Target
 from ming_eval.types import Message, Request, Text
 
 PROMPT = "Count from one to thirty, in words."
+_MOMENT_S = 0.3  # a server that closes a connection behind a reply does so within some milliseconds
 
 
 class OutOfTimeError(Exception):
     """The time for all questions is used up."""
+
+
+class Kept(Enum):
+    """Whether a connection serves the next request; SAID_SO: the reply leaves it open, and it is closed after all."""
+
+    YES = auto()
+    NO = auto()
+    SAID_SO = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,29 @@ class Questioner:
     async def post(self, url: str, content: Mapping[str, Any]) -> Page | None:
         """POST some JSON; None where nobody answers."""
         return await self._page("POST", url, msgspec.json.encode(content))
+
+    async def count(self, text: str) -> int | None:
+        """Tokens of `text` as the server counts them; None where it does not."""
+        self._left_s()
+        try:
+            return await probe.count_tokens(self.target, text)
+        except TargetError:
+            return None
+
+    async def keeps_connection(self) -> Kept | None:
+        """What becomes of a connection behind a streamed reply; None when there was no reply."""
+        timeouts = Timeouts(total_s=self._left_s())
+        try:
+            async with Client(self.target, connections=1, timeouts=timeouts) as client:
+                exchange = await client.send(question(max_tokens=2))
+                if exchange.failure is not None:
+                    return None
+                if not client.num_kept:
+                    return Kept.NO
+                await asyncio.sleep(_MOMENT_S)
+                return Kept.YES if client.num_kept else Kept.SAID_SO
+        except (DataError, TargetError):
+            return None
 
     async def ask(self, request: Request) -> Answer:
         """Send one request as a run would."""

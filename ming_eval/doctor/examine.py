@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from ming_eval.client import probe
 from ming_eval.coverage.cases import CaseSet
 from ming_eval.doctor import media_checks, text_checks
@@ -85,6 +83,7 @@ class _Patient:
             await self._look("routes", self._routes)
             return
         await self._look("chat, whole reply", lambda: text_checks.check_whole(ask))
+        await self._look("connection", lambda: text_checks.check_connection(ask))
         await self._look("token limits", lambda: text_checks.check_limits(ask))
         await self._look("usage, logprobs, repetition", lambda: text_checks.check_extras(ask))
         await self._look("routes", self._routes)
@@ -125,10 +124,7 @@ class _Patient:
 
     async def _tokenize(self) -> Finding:
         costs = "exact prompt lengths: --input-tokens needs --tokenizer FILE, or is an estimate"
-        target = self._questioner.target
-        content = {"model": target.model, "prompt": "one two three", "add_special_tokens": False}
-        page = await self._questioner.post(f"{target.root_url}/tokenize", content)
-        count = _count(page.body) if page is not None and page.status == 200 else None
+        count = await self._questioner.count("one two three")
         if count is None:
             return Finding("/tokenize", Status.MISSING, "no count of tokens", costs)
         return Finding("/tokenize", Status.OK, f"{count} tokens for three words")
@@ -139,12 +135,3 @@ async def _in_time(check: Awaitable[Any], otherwise: Any) -> Any:
         return await check
     except OutOfTimeError:
         return otherwise
-
-
-def _count(body: bytes) -> int | None:
-    try:
-        content = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None
-    count = content.get("count") if isinstance(content, dict) else None
-    return count if isinstance(count, int) else None

@@ -28,6 +28,8 @@ async def guess_dialect(questioner: Questioner, cards: Sequence[dict[str, Any]])
     for name, route, key in _ROUTES:
         if key in _keys(await questioner.get(root + route)):
             return name, f"{route} answers with {key!r}"
+    if "/load_model" in await _paths(questioner):
+        return "transformers", "/openapi.json has the route /load_model"
     page = await questioner.post(questioner.target.base_url + "/chat/completions", {})
     if page is not None and page.status == 404 and await _takes_forms(questioner):
         return "mstar-native", "there is no /v1/chat/completions, and /generate takes requests"
@@ -41,11 +43,22 @@ async def _takes_forms(questioner: Questioner) -> bool:
     return page is not None and page.status == 405
 
 
+async def _paths(questioner: Questioner) -> frozenset[str]:
+    """The routes of a server that describes itself, as those on FastAPI do."""
+    content = _content(await questioner.get(questioner.target.root_url + "/openapi.json"))
+    paths = content.get("paths")
+    return frozenset(paths) if isinstance(paths, dict) else frozenset()
+
+
 def _keys(page: Page | None) -> frozenset[str]:
+    return frozenset(_content(page))
+
+
+def _content(page: Page | None) -> dict[str, Any]:
     if page is None or page.status != 200:
-        return frozenset()
+        return {}
     try:
         content = msgspec.json.decode(page.body)
     except msgspec.DecodeError:
-        return frozenset()
-    return frozenset(content) if isinstance(content, dict) else frozenset()
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -50,8 +50,11 @@ class Traits:
 
     @property
     def tokens_per_event(self) -> float | None:
-        """By usage over events that carry output."""
-        return self.num_tokens / len(self.outputs) if self.num_tokens and self.outputs else None
+        """By usage over events that carry output; a token that ends the answer is counted by some and shows in none."""
+        if not self.num_tokens or not self.outputs:
+            return None
+        num_shown = self.num_tokens - (self.finish_reason == "stop" and self.num_tokens > len(self.outputs))
+        return num_shown / len(self.outputs)
 
     @property
     def is_at_once(self) -> bool:

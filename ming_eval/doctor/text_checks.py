@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ming_eval.doctor.asking import Answer, Questioner, question
+from ming_eval.doctor.asking import Answer, Kept, Questioner, question
 from ming_eval.doctor.diagnosis import Finding, Status
 from ming_eval.doctor.stream import Traits
 from ming_eval.types import EventKind
@@ -91,6 +91,21 @@ def _oddities(traits: Traits) -> Finding:
     unique = list(dict.fromkeys(traits.oddities))
     detail = "; ".join(unique) if unique else "nothing odd"
     return Finding("form of the stream", Status.ODD if unique else Status.OK, detail)
+
+
+async def check_connection(questioner: Questioner) -> tuple[Finding, ...]:
+    """Whether a connection serves more than one request."""
+    match await questioner.keeps_connection():
+        case Kept.YES:
+            return (Finding("connection", Status.OK, "kept for the next request"),)
+        case Kept.NO:
+            return (Finding("connection", Status.OK, "a new one for each request"),)
+        case Kept.SAID_SO:
+            costs = "requests behind the first of a connection, which fail: give --header 'Connection: close'"
+            detail = "closed behind a streamed reply that says it is kept"
+            return (Finding("connection", Status.ODD, detail, costs),)
+        case None:
+            return ()
 
 
 async def check_limits(questioner: Questioner) -> tuple[Finding, ...]:

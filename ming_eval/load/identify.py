@@ -49,9 +49,9 @@ async def identify(
 async def _model_cards(target: Target) -> list[dict[str, Any]]:
     try:
         return await probe.fetch_models(target)
-    except TargetError:
+    except TargetError as exc:
         if target.model is None and target.dialect.names_model:
-            raise
+            raise TargetError(f"{exc}; where it has a model all the same, name it with --model") from exc
         return []  # not every server lists its models; one that is not there fails at the next question
 
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from ming_eval.types import GpuSample, Phase, ServerSample
 
-# Names by field, the first one found wins; series of one name (one per model or engine) are added up, shares averaged.
+# Names by field, the first one found wins; of "a+b" both count, because llama.cpp's prompt tokens leave out the cached
+# ones. Series of one name (one per model or engine) are added up, shares averaged.
 _NAMES: dict[str, tuple[str, ...]] = {
     "running": (
         "vllm:num_requests_running",
@@ -30,11 +31,17 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ming:kv_cache_usage_perc",
         "llamacpp:kv_cache_usage_ratio",
     ),
-    "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "ming:prefix_cache_hits_total"),
+    "prefix_hits": (
+        "vllm:prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_hits_total",
+        "ming:prefix_cache_hits_total",
+        "llamacpp:prompt_tokens_cached_total",
+    ),
     "prefix_queries": (
         "vllm:prefix_cache_queries_total",
         "vllm:gpu_prefix_cache_queries_total",
         "ming:prefix_cache_queries_total",
+        "llamacpp:prompt_tokens_total+llamacpp:prompt_tokens_cached_total",
     ),
     "preemptions": ("vllm:num_preemptions_total", "ming:num_preemptions_total"),
     "expert_looks": ("ming:moe_sampled_steps_total",),
@@ -134,9 +141,11 @@ def energy(phases: Iterable[Sequence[GpuSample]], wall_s: float | None, num_toke
 
 
 def _value(field: str, series: dict[str, list[float]]) -> float | None:
-    values = next((series[name] for name in _NAMES[field] if name in series), None)
-    if values is None:
+    parts = (name.split("+") for name in _NAMES[field])
+    found = next((names for names in parts if all(name in series for name in names)), None)
+    if found is None:
         return None
+    values = [value for name in found for value in series[name]]
     return sum(values) / len(values) if field in _SHARES else sum(values)
 
 

@@ -119,6 +119,7 @@ def test_list_as_json() -> None:
         (["--backend", "a=http://x", "--header", "nope"], "without a colon"),
         (["--backend", "a=http://x", "--api-key-env", "NO_SUCH_VARIABLE_HERE"], "NO_SUCH_VARIABLE_HERE"),
         (["--backend", "a=http://x", "--dialect", "nope"], "unknown dialect 'nope'"),
+        (["--backend", "a=http://x", "--dialect", "a=vllm,a=sglang"], "once for each backend"),
         (["--backend", "a=http://x", "--", "--tp", "2"], "bundled engine"),
         (["http://localhost:8000"], "--backend NAME=URL"),
         (["--requests", "0"], "--requests"),

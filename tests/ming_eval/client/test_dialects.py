@@ -1,4 +1,4 @@
-"""Replies of servers that were not run here, written from their documentation, through the real client or the codec."""
+"""Replies of other servers through the real client or the codec: as they came, or written from documentation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ming_eval.errors import DataError
 from ming_eval.metrics import latency
 from ming_eval.metrics.audio import audio_pieces, audio_s
 from ming_eval.targets import DIALECTS, Target
-from ming_eval.types import Event, EventKind, Failure, Media, Message, Request, Task, Text, TokenSource
-from tests.fakes import FakeServer
+from ming_eval.types import Event, EventKind, Failure, Media, Message, Request, Task, Text, TokenSource, Usage
+from tests.fakes import FakeServer, Script
 from tests.ming_eval.client.helpers import run
 
 NATIVE = DIALECTS["mstar-native"]
@@ -130,6 +130,10 @@ def events(dialect: str, *chunks: dict[str, Any]) -> list[Event]:
     return [event for chunk in chunks for event in decode_chunk(json.dumps(chunk).encode(), 1.0, DIALECTS[dialect])]
 
 
+def received(dialect: str, *chunks: bytes) -> list[Event]:
+    return [event for chunk in chunks for event in decode_chunk(chunk, 1.0, DIALECTS[dialect])]
+
+
 def test_mstar_counts_no_tokens_on_its_openai_routes() -> None:
     """Usage all zero, a new audio id in every chunk: tokens are counted by events, never taken for none."""
     none = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -157,27 +161,75 @@ def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
         encode(ask(IMAGE), "m", DIALECTS["sglang-omni"])
 
 
-def test_llama_server_reasons_and_ends_with_timings() -> None:
+def test_llama_server_reasons_before_it_answers() -> None:
     found = events(
         "llamacpp",
-        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
         {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}, "finish_reason": None}]},
         {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]},
-        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}], "timings": {"predicted_n": 2}},
-        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}, "timings": {"predicted_n": 2}},
     )
-    assert [event.kind.value for event in found] == ["role", "reasoning", "text", "finish", "usage"]
+    assert [event.kind.value for event in found] == ["reasoning", "text"]
+
+
+def test_stream_of_llama_server_as_it_came() -> None:
+    """llama.cpp in xllamacpp 2026.10.11549: a role with null content, usage and timings on a chunk of their own."""
+    found = received(
+        "llamacpp",
+        b'{"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],'
+        b'"created":1795660926,"id":"chatcmpl-b1eL","model":"tiny.gguf","system_fingerprint":"b0-unknown",'
+        b'"object":"chat.completion.chunk"}',
+        b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"cor"}}],"created":1795660926,'
+        b'"id":"chatcmpl-b1eL","model":"tiny.gguf","system_fingerprint":"b0-unknown","object":"chat.completion.chunk"}',
+        b'{"choices":[{"finish_reason":"length","index":0,"delta":{}}],"created":1795660926,"id":"chatcmpl-b1eL",'
+        b'"model":"tiny.gguf","system_fingerprint":"b0-unknown","object":"chat.completion.chunk"}',
+        b'{"choices":[],"created":1795660926,"id":"chatcmpl-b1eL","model":"tiny.gguf","system_fingerprint":'
+        b'"b0-unknown","object":"chat.completion.chunk","usage":{"completion_tokens":4,"prompt_tokens":14,'
+        b'"total_tokens":18,"prompt_tokens_details":{"cached_tokens":0}},"timings":{"cache_n":0,"prompt_n":14,'
+        b'"prompt_ms":0.822,"prompt_per_token_ms":0.05871428571428571,"predicted_n":4,"predicted_ms":0.754}}',
+    )
+    assert [event.kind.value for event in found] == ["role", "text", "finish", "usage"]
+    assert found[-1].usage == Usage(14, 4, 0)
     assert latency.count_tokens(found).source is TokenSource.USAGE
 
 
-def test_transformers_serve_sends_neither_usage_nor_a_limit_of_its_own_name() -> None:
-    found = events(
+def test_llama_server_closes_the_connection_behind_a_stream_that_says_it_is_kept() -> None:
+    """Without a new connection for each request, half of them go into one that is closed instead of answered."""
+
+    async def play(dialect: str, *headers: tuple[str, str]) -> list[Exchange]:
+        async with FakeServer(Script(close_after=True)) as server:
+            target = Target.at(server.url, model="m", dialect=dialect, headers=headers)
+            async with Client(target, connections=1) as client:
+                exchanges = [await client.send(ask()) for _ in range(4)]
+            if dialect == "llamacpp":
+                assert {chat.headers["connection"] for chat in server.chats} == {"close"}
+            return exchanges
+
+    assert [each.failure for each in run(play("llamacpp"))] == [None] * 4
+    assert [each.failure for each in run(play("openai", ("Connection", "close")))] == [None] * 4
+    kept = run(play("openai"))
+    assert [each.failure for each in kept] == [None, Failure.EARLY_EOF, None, Failure.EARLY_EOF]
+    assert "Connection: close" in str(kept[1].error)
+
+
+def test_stream_of_transformers_serve_as_it_came() -> None:
+    """transformers 5.23.0: usage rides on the finish chunk whether asked for or not, and no [DONE] follows."""
+    found = received(
         "transformers",
-        {"id": "req-0", "choices": [{"index": 0, "delta": {"role": "assistant"}}], "model": "m@main"},
-        {"id": "req-0", "choices": [{"index": 0, "delta": {"content": "a"}}], "model": "m@main"},
-        {"id": "req-0", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "model": "m@main"},
+        b'{"id":"7f032d5a","choices":[{"delta":{"role":"assistant"},"index":0}],"created":1795660913,'
+        b'"model":"/models/tiny@main","object":"chat.completion.chunk","system_fingerprint":""}',
+        b'{"id":"7f032d5a","choices":[{"delta":{"content":"cor"},"index":0}],"created":1795660913,'
+        b'"model":"/models/tiny@main","object":"chat.completion.chunk","system_fingerprint":""}',
+        b'{"id":"7f032d5a","choices":[{"delta":{},"index":0,"finish_reason":"length"}],"created":1795660913,'
+        b'"model":"/models/tiny@main","object":"chat.completion.chunk","system_fingerprint":"",'
+        b'"usage":{"completion_tokens":6,"prompt_tokens":14,"total_tokens":20}}',
     )
-    assert [event.kind.value for event in found] == ["role", "text", "finish"]
+    assert [event.kind.value for event in found] == ["role", "text", "finish", "usage"]
+    assert found[-1].usage == Usage(14, 6)
+
+
+def test_transformers_serve_fixes_lengths_by_a_configuration_in_which_no_token_ends_an_answer() -> None:
+    """It refuses fields that it does not know, `ignore_eos` among them: HTTP 422."""
     sent = json.loads(encode(ask(max_tokens=5, ignore_eos=True), "m", DIALECTS["transformers"]))
     assert sent["max_tokens"] == 5
     assert "ignore_eos" not in sent
+    assert json.loads(sent["generation_config"]) == {"eos_token_id": -1}
+    assert "generation_config" not in json.loads(encode(ask(max_tokens=5), "m", DIALECTS["transformers"]))

@@ -84,6 +84,15 @@ def test_version_and_metrics_are_none_where_there_is_no_such_route() -> None:
     assert run(play()) == ("fake 1.0", None)
 
 
+@pytest.mark.parametrize("dialect", ["ming", "llamacpp"])
+def test_tokens_are_counted_or_listed(dialect: str) -> None:
+    async def play() -> int | None:
+        async with FakeServer(tokenizes=True) as server:
+            return await probe.count_tokens(Target.at(server.url, model="m", dialect=dialect), "one two three")
+
+    assert run(play()) == 3
+
+
 @pytest.mark.slow
 def test_wait_healthy_returns_when_the_server_is_ready() -> None:
     async def play() -> int:

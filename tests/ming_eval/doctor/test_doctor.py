@@ -118,6 +118,17 @@ def test_nobody_there_is_exit_code_3() -> None:
     assert "connection refused" in result.stderr
 
 
+def test_a_connection_that_is_closed_although_the_reply_keeps_it() -> None:
+    with FakeServer.in_thread(Script(close_after=True)) as fake:
+        odd = CliRunner().invoke(app, ["doctor", fake.url]).stdout
+        told = CliRunner().invoke(app, ["doctor", fake.url, "--header", "Connection: close"]).stdout
+    assert "closed behind a streamed reply that says it is kept" in odd
+    assert "give --header 'Connection: close'" in odd
+    assert "a new one for each request" in told
+    with FakeServer.in_thread() as fake:
+        assert "kept for the next request" in CliRunner().invoke(app, ["doctor", fake.url]).stdout
+
+
 def test_text_names_the_command_to_go_on_with() -> None:
     with FakeServer.in_thread() as fake:
         result = CliRunner().invoke(app, ["doctor", fake.url])
@@ -132,6 +143,7 @@ def test_text_names_the_command_to_go_on_with() -> None:
         ({("GET", "/get_model_info"): {"model_path": "m"}}, [{"id": "m"}], "sglang"),
         ({("POST", "/generate"): {}}, [], "mstar-native"),
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "org/model@main"}], "transformers"),
+        ({("GET", "/openapi.json"): {"paths": {"/load_model": {}}}}, [], "transformers"),
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "m", "owned_by": "sglang"}], "sglang"),
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "m", "owned_by": "somebody"}], "openai"),
     ],

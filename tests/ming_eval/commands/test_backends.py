@@ -1,0 +1,31 @@
+"""Options that say which servers are measured: one value for all, or one for each by its name."""
+
+from __future__ import annotations
+
+from ming_eval.commands.backends import Servers, choose_servers
+
+TWO = ("a=http://x", "b=http://y")
+
+
+def chosen(*backends: str, model: str | None = None, dialect: str | None = None) -> Servers:
+    return choose_servers(backends, model=model, dialect=dialect, headers=(), key_variable=None, engine_args=())
+
+
+def test_one_value_is_for_all() -> None:
+    servers = chosen(*TWO, model="org/m=1,b", dialect="vllm")
+    assert [target.model for target in servers.targets] == ["org/m=1,b"] * 2
+    assert [target.dialect.name for target in servers.targets] == ["vllm"] * 2
+    assert not any(map(servers.guesses, servers.targets))
+
+
+def test_values_by_name_leave_the_others_to_what_the_server_says() -> None:
+    servers = chosen(*TWO, model="a=/models/one,b=two,three", dialect="b=transformers")
+    assert [target.model for target in servers.targets] == ["/models/one", "two,three"]
+    assert [target.dialect.name for target in servers.targets] == ["openai", "transformers"]
+    assert [servers.guesses(target) for target in servers.targets] == [True, False]
+
+
+def test_a_url_without_a_name_takes_what_is_for_all() -> None:
+    servers = chosen("http://x", model="a=b")
+    assert servers.targets[0].model == "a=b"
+    assert servers.guesses(servers.targets[0])
