@@ -185,6 +185,8 @@ def test_broken_files_are_results_or_refusals(kind: str) -> None:
                 assert error.message.isprintable()  # noqa: PT017
         assert refused > 2
         workers._setup.time_limit_s = 60.0
+        os.kill(workers.pids[0], signal.SIGKILL)  # the next one has the other limit
+        wait_until_gone(workers.pids[0])
         assert (await workers.preprocess(modality, whole, mime)).arrays
 
     with_pool(test, time_limit_s=2.0)  # some keep a decoder busy for ever
