@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,5 +120,6 @@ def number_text(answer: object) -> str:
         ValueError: it is no number.
     """
     text = str(answer).strip().replace(",", "")
-    float(text)  # ValueError when it is none
+    if not isfinite(float(text)):  # ValueError when it is none
+        raise ValueError(f"answer {text!r} is no number")
     return text

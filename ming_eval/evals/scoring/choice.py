@@ -87,7 +87,7 @@ def bare(text: str, question: Question) -> Named | None:
 
 def marked(text: str, question: Question) -> Named | None:
     """A letter right after the last cue such as `the answer is`."""
-    cues = [cue for cue in _CUE.finditer(text) if not _NEGATED.search(text, 0, cue.start())]
+    cues = [cue for cue in _CUE.finditer(text) if not _NEGATED.search(text, max(0, cue.start() - 4), cue.start())]
     if not cues:
         return None
     cue = cues[-1]

@@ -35,6 +35,7 @@ _IRREGULAR_ORDINALS = {
 _SIGN_BEFORE = {"dollar": "$", "euro": "€", "pound": "£"}
 _POLARITY = {"minus": "-", "negative": "-", "plus": "+"}
 _TIMES = {"double": 2, "triple": 3}
+_MOST_DIGITS = 100  # of a figure that is computed with; a recogniser in a loop writes thousands
 _FIGURE = re.compile(r"[$€£]?\d+(?:\.\d+)?")
 _AMOUNT = re.compile(r"([$€£]?)(\d+(?:\.\d+)?)")
 
@@ -73,7 +74,7 @@ def _number(words: Sequence[str], at: int) -> tuple[str | None, int]:
 def _scaled(words: Sequence[str], at: int) -> tuple[str | None, int]:
     """An amount in figures with a large number word behind it: `$3 million`, `3.5 thousand`."""
     match = _AMOUNT.fullmatch(words[at]) if at + 1 < len(words) and words[at + 1] in _LARGE else None
-    if match is None or words[at].isdecimal():
+    if match is None or words[at].isdecimal() or len(words[at]) > _MOST_DIGITS:
         return None, at
     value = Fraction(match[2]) * _LARGE[words[at + 1]]
     return f"{match[1]}{value.numerator if value.denominator == 1 else float(value)}", at + 2
@@ -138,7 +139,7 @@ class _Number:
             self._multiply_group()
         elif word in _LARGE:
             self._multiply(_LARGE[word])
-        elif word.isdecimal() and self.group is None and not self.done:
+        elif word.isdecimal() and len(word) <= _MOST_DIGITS and self.group is None and not self.done:
             self.group, self.room = int(word), 0
             if word.startswith("0"):
                 self.done, self.group = word, None

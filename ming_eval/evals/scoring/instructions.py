@@ -161,7 +161,7 @@ def _json(text: str, _: Arguments) -> bool:
     body = re.sub(r"\A```(?:json)?|```\Z", "", text.strip(), flags=re.IGNORECASE)
     try:
         json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end
         return False
     return True
 

@@ -17,6 +17,7 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)])[-+])?\s?[$€£¥₹]?\s?(?P<value>{_DIGITS})(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?(?![\w]*\d)"
 )
+_MOST_DIGITS = 100
 _FRACTION_MACRO = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _ANSWER = re.compile(
     r"\banswers?(?:\s+(?:to|for)\s+[^.:;\n]{1,60}?)?\s*(?:\s(?:is|are|would be|must be)\b\s*:?|:|=)"
@@ -94,6 +95,12 @@ def written(number: Fraction) -> str:
     return repr(decimal) if Fraction(repr(decimal)) == number else str(number)
 
 
+def is_sensible(text: str) -> bool:
+    """False of digits without end and of `1e999999999`, which a model in a loop writes and nothing can compute."""
+    digits, _, exponent = text.lower().partition("e")
+    return len(digits) <= _MOST_DIGITS and (not exponent or (len(exponent) <= 4 and abs(int(exponent)) <= _MOST_DIGITS))
+
+
 def _last_cue(text: str) -> _Cue | None:
     finders: dict[str, Callable[[str], list[re.Match[str]]]] = {
         "answer": lambda text: list(_ANSWER.finditer(text)),
@@ -111,6 +118,8 @@ def _rest_of_line(text: str, start: int) -> str:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
+    if not is_sensible(match["value"]) or not is_sensible(match["below"] or ""):
+        return None
     value = Fraction(match["value"].replace(",", ""))
     if match["below"] is not None:
         below = Fraction(match["below"])

@@ -11,6 +11,7 @@ _HEADING = re.compile(r"^#{1,3}[ \t]+", re.MULTILINE)
 _STRONG = re.compile(r"\*{2,}|__|`+")
 _EMPHASIS = re.compile(r"(?<![\w*])\*(\S(?:[^*\n]*\S)?)\*(?![\w*])")
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mathsf)\{([^{}]*)\}")
+_BRACE = re.compile(r"\\boxed\{|[{}]")
 _MATH_FENCE = re.compile(r"\\[()\[\]]|\$\$")
 _MATH_LETTER = re.compile(r"\$\s*([A-Za-z])\s*\$")
 
@@ -45,24 +46,32 @@ def without_markup(text: str) -> str:
 
 def unboxed(text: str) -> str:
     r"""Every `\boxed{...}` replaced by what is in it, and `$` signs directly around it removed."""
-    while (span := boxed_span(text)) is not None:
-        start, inner_start, inner_end = span
-        before, after = text[:start], text[inner_end + 1 :]
-        if before.endswith("$") and after.startswith("$"):
-            before, after = before[:-1], after[1:]
-        text = before + text[inner_start:inner_end] + after
-    return text
+    dropped: list[tuple[int, int]] = []
+    for start, inner_start, inner_end in _boxed_spans(text):
+        has_signs = text[max(0, start - 1) : start] == "$" == text[inner_end + 1 : inner_end + 2]
+        dropped += [(start - has_signs, inner_start), (inner_end, inner_end + 1 + has_signs)]
+    kept, at = [], 0
+    for begin, end in sorted(dropped):
+        kept.append(text[at:begin])
+        at = max(at, end)
+    return "".join([*kept, text[at:]])
 
 
 def boxed_span(text: str) -> tuple[int, int, int] | None:
     r"""Where the last `\boxed{` starts, and start and end of what is in it; None without one that is closed."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        inner = start + len("\\boxed{")
-        depth = 1
-        for index in range(inner, len(text)):
-            depth += (text[index] == "{") - (text[index] == "}")
-            if depth == 0:
-                return start, inner, index
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+    return max(_boxed_spans(text), default=None)
+
+
+def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
+    """Of every closed box, in one pass: a model that has fallen into a loop writes thousands."""
+    open_braces: list[tuple[int | None, int]] = []
+    spans = []
+    for match in _BRACE.finditer(text):
+        if match[0] != "}":
+            is_box = len(match[0]) > 1
+            open_braces.append((match.start() if is_box else None, match.end()))
+        elif open_braces:
+            start, inner_start = open_braces.pop()
+            if start is not None:
+                spans.append((start, inner_start, match.start()))
+    return spans

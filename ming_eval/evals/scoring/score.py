@@ -18,6 +18,7 @@ from ming_eval.evals.suite import Scoring, Suite
 # Raised when a rule changes what some reply is worth; part of a protocol's digest.
 SCORING_VERSIONS: dict[Kind, int] = dict.fromkeys(Kind, 1) | {
     Kind.MCQ: 2,
+    Kind.NUMBER: 2,
     Kind.TEXT: 2,
     Kind.TRANSCRIPT: 2,
     Kind.VERIFY: 2,

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from ming_eval.evals.item import Item, Outcome, Reply, Score, unparsed
 from ming_eval.evals.scoring.edits import edit_distance
-from ming_eval.evals.scoring.number import find_number, is_equal
+from ming_eval.evals.scoring.number import find_number, is_equal, is_sensible
 from ming_eval.evals.scoring.prepare import prepare
 from ming_eval.evals.scoring.refusal import reason_of
 
@@ -58,7 +58,7 @@ def exact(answer: str, gold: str, _tolerance: float | None = None) -> float:
 def _number(text: str) -> Fraction | None:
     """The value of a text that is nothing but a number, with a currency or per cent sign or without."""
     bare = text.strip().removesuffix(".").translate(_AROUND_NUMBERS)
-    return Fraction(bare) if _PLAIN_NUMBER.fullmatch(bare) else None
+    return Fraction(bare) if _PLAIN_NUMBER.fullmatch(bare) and is_sensible(bare) else None
 
 
 def contains(answer: str, gold: str, _tolerance: float | None = None) -> float:

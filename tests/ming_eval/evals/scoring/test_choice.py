@@ -209,3 +209,9 @@ def test_letters_of_another_script_come_from_the_suite_file() -> None:
     bengali = {"ক": "A", "খ": "B", "গ": "C", "ঘ": "D"}
     assert score_choice(make_item(), Reply("গ"), bengali).outcome is Outcome.CORRECT
     assert score_choice(make_item(), Reply("গ")).reason == Reason.NO_ANSWER
+
+
+def test_a_model_in_a_loop_costs_no_more_than_its_length() -> None:
+    """Square in the number of boxes, this would take minutes."""
+    for text in ("\\boxed{" * 10_000, "\\boxed{C} " * 10_000, "不能选C" * 10_000):
+        assert score_choice(make_item(), Reply(text)).outcome is Outcome.UNPARSED

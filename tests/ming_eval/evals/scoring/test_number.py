@@ -57,6 +57,8 @@ def test_which_number(text: str, extracted: str, rule: str) -> None:
         ("Let me think about", "length", Reason.TRUNCATED),
         ("<think>18", "stop", Reason.TRUNCATED),
         ("1/0", "stop", Reason.NO_ANSWER),
+        ("9" * 20_000, "length", Reason.TRUNCATED),  # a model in a loop
+        ("1e999999999", "stop", Reason.NO_ANSWER),
     ],
 )
 def test_no_number(text: str, finish_reason: str, reason: Reason) -> None:
@@ -69,6 +71,7 @@ def test_no_number(text: str, finish_reason: str, reason: Reason) -> None:
     [
         ("18.0", "18", True),
         ("18", "18.00", True),
+        ("1.8e1", "18", True),
         ("18.01", "18", False),
         ("0.1", "0.10", True),
         ("0.30000000000000004", "0.3", False),  # exact, not by floating point

@@ -30,6 +30,8 @@ def test_reasoning_goes(text: str, expected: str | None) -> None:
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{a} and \boxed{b}", "a and b"),
         (r"\boxed{never closed", r"\boxed{never closed"),
+        (r"\boxed{$\boxed{C}$}", "C"),
+        (r"a} \boxed{\boxed{b} c} {d}", "a} b c {d}"),
     ],
 )
 def test_boxes_open(text: str, expected: str) -> None:

@@ -45,6 +45,7 @@ def test_metrics_of_text(text: str, metric: str, value: float, rule: str) -> Non
         ("5", "-5", 0.0),
         ("12", "1/2", 0.0),
         ("the 3.5 cm.", "3.5 cm", 1.0),
+        ("9" * 20_000, "9", 0.0),
         ("A", "a", 1.0),
         ("the", "A", 0.0),
     ],

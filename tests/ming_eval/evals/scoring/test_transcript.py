@@ -74,6 +74,7 @@ def test_english(text: str, words: str) -> None:
         ("20 thousand", "20000"),
         ("a second helping", "a 2nd helping"),
         ("two thirds", "2 thirds"),
+        ("9" * 5000 + " thousand", "9" * 5000 + " 1000"),
         ("zero thousand", "01000"),  # no number, but not nothing
         ("nineteen oh one", "1901"),
         ("double oh seven", "007"),

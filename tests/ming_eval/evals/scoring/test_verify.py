@@ -69,6 +69,10 @@ def test_every_check_has_a_case() -> None:
     assert CASES.keys() == CHECKS.keys()
 
 
+def test_brackets_without_end_are_no_json() -> None:
+    assert not CHECKS["detectable_format:json_format"]("[" * 100_000, {})
+
+
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_check(name: str) -> None:
     arguments, good, bad = CASES[name]
