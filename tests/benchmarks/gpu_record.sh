@@ -3,10 +3,11 @@
 #
 # Steps run in the order of what matters most, each within a time of its own; one that no longer fits into what is left
 # of SECONDS_IN_ALL (default 585) is skipped, one that fails or takes too long does not end the others. Without names
-# they are, with two GPUs or more: decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels; with one that
-# holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels; with a smaller one:
-# tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels. There are also http-int4 quant-error talker. A
-# second call with the names that are missing goes on; http-* need the file of their decode-* in OUT.
+# they are, with two GPUs or more: decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu variants tests-kernels; with
+# one that holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels ways kernels; with a
+# smaller one: tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels ways kernels. There are also http-int4
+# quant-error talker. A second call with the names that are missing goes on; http-* need the file of their decode-* in
+# OUT.
 #
 # OUT gets a JSON file for each measurement as soon as there is a figure in it, report.txt with what was found, and
 # logs.tar.gz with every log, test report and sweep: eight files at most. DEVICE=cpu rehearses all of it with the
@@ -82,7 +83,7 @@ http() { # NAME OFFLINE LEAST MOST ENGINE-OPTIONS...: against the offline run th
 tests() { # NAME LEAST MOST PYTEST-OPTIONS...
   local name=$1 least=$2 most=$3
   shift 3
-  step "$name" "$least" "$most" "$PYTHON" -m pytest -p no:cacheprovider --durations=10 --tb=short \
+  step "$name" "$least" "$most" "$PYTHON" -m pytest -o addopts= -q -rs -p no:cacheprovider --durations=10 --tb=short \
     --junitxml "$LOGS/$name.xml" "$@"
 }
 
@@ -106,6 +107,9 @@ run() {
     # one GPU's share of 8 layers in both formats, minutes apart: the ratio where the whole does not fit
     layers-bf16) bench layers-bf16 30 80 --layers 8 --batches 1,8,32,64 ;;
     layers-fp8) bench layers-fp8 30 80 --layers 8 --quant fp8 --batches 1,8,32,64 ;;
+    # what a captured step may do instead of what is served, side by side: the engine with few layers, and one layer alone
+    variants) bench variants 60 220 "${tp[@]}" --layers 8 --batches 1,2,4,8 --variants each ;;
+    ways) step ways 30 120 "$PYTHON" -m engine.kernels.bench --only step --json "$OUT/ways.json" ;;
     # tp 2 = tp 1: greedy in float32 and logits in bfloat16, through shared memory and NCCL, at full width
     tests-ranks) tests tests-ranks 60 200 -m multi_gpu tests/engine/runtime/test_gpus.py ;;
     # goldens a b d e g in float32 and bfloat16, graphs = eager, 1,000 requests with aborts, schemas, the recorder
@@ -120,11 +124,11 @@ run() {
 
 if [ $# -eq 0 ]; then
   if [ "$GPUS" -ge 2 ]; then
-    set -- decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu tests-kernels
+    set -- decode-bf16 http-bf16 decode-fp8 tests-ranks tests-gpu variants tests-kernels
   elif [ "$GIB" -ge 120 ]; then
-    set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels kernels
+    set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels ways kernels
   else
-    set -- tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels kernels
+    set -- tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels ways kernels
   fi
 fi
 for name; do run "$name"; done

@@ -44,7 +44,7 @@ def record(out: Path, *steps: str, **variables: str) -> str:
 def test_steps_without_time_are_skipped(tmp_path: Path) -> None:
     report = record(tmp_path, SECONDS_IN_ALL="0", GPUS="2")
     names = [text.split(":")[0].removeprefix("== ") for text in report.splitlines() if text.startswith("==")]
-    assert names == ["decode-bf16", "http-bf16", "decode-fp8", "tests-ranks", "tests-gpu", "tests-kernels"]
+    assert names == ["decode-bf16", "http-bf16", "decode-fp8", "tests-ranks", "tests-gpu", "variants", "tests-kernels"]
     assert report.count("skipped") == len(names)
     assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
 
