@@ -77,6 +77,7 @@ def _decode_kernel(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
+    GROUP: tl.constexpr,
     JOIN: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -126,52 +127,52 @@ def _decode_kernel(
         tl.store(best_ptr + partial, best)
         tl.store(total_ptr + partial, total)
     else:
-        last = used == 1
-        if used > 1:
+        if used == 1:
+            out = acc / tl.maximum(total, 1.0e-30)[:, None]
+            tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
+        else:
             tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc, mask=(row < group)[:, None])
             tl.store(best_ptr + partial, best)
             tl.store(total_ptr + partial, total)
             tl.debug_barrier()  # all threads have stored before one of them says so
-            last = tl.atomic_add(arrived_ptr + pair, 1, sem="acq_rel") == used - 1
-            if last:
-                acc, total = _joined(
-                    acc_ptr, best_ptr, total_ptr, pair * SPLITS, used, group, ROWS, WIDTH, CHUNK=JOINED
-                )
+            if tl.atomic_add(arrived_ptr + pair, 1, sem="acq_rel") == used - 1:
+                _join_parts(
+                    acc_ptr, best_ptr, total_ptr, out_ptr + pair * group * width, pair * SPLITS, used,
+                    group, width, GROUP, ROWS, WIDTH, CHUNK=JOINED,
+                )  # fmt: skip
                 tl.store(arrived_ptr + pair, 0)  # for the next launch
-        if last:
-            out = acc / tl.maximum(total, 1.0e-30)[:, None]
-            tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
 
 
 @jit
-def _joined(
-    acc_ptr, best_ptr, total_ptr, first, used, group: tl.constexpr, ROWS: tl.constexpr,
-    WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+def _join_parts(
+    acc_ptr, best_ptr, total_ptr, out_ptr, first, used, group: tl.constexpr, width: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Parts `first`..`first + used` in their order, whoever is last: -> acc [ROWS, WIDTH], total [ROWS].
+    """Parts `first`..`first + used` of one pair in their order, whoever is last, to its rows at `out_ptr`.
 
-    Past the first-level cache, which may hold what these cells were in an earlier launch.
+    Read past the first-level cache, which may hold what these cells were in an earlier launch.
     """
-    row, col = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    best = tl.full([ROWS], -1.0e30, tl.float32)
-    acc = tl.zeros([ROWS, WIDTH], tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    row, col = tl.arange(0, GROUP), tl.arange(0, WIDTH)
+    best = tl.full([GROUP], -1.0e30, tl.float32)
+    acc = tl.zeros([GROUP, WIDTH], tl.float32)
+    total = tl.zeros([GROUP], tl.float32)
     for begins in range(0, used, CHUNK):
         part = begins + tl.arange(0, CHUNK)
         cell = (first + part)[:, None] * ROWS + row[None, :]
-        there = (part < used)[:, None]
+        there = (part < used)[:, None] & (row < group)[None, :]
         own = tl.load(best_ptr + cell, mask=there, other=float("-inf"), cache_modifier=".cg")
         sums = tl.load(total_ptr + cell, mask=there, other=0.0, cache_modifier=".cg")
-        mask = (there & (row < group)[None, :])[:, :, None]
         acc_cell = cell[:, :, None] * WIDTH + col[None, None, :]
-        values = tl.load(acc_ptr + acc_cell, mask=mask, other=0.0, cache_modifier=".cg")
+        values = tl.load(acc_ptr + acc_cell, mask=there[:, :, None], other=0.0, cache_modifier=".cg")
         new_best = tl.maximum(best, tl.max(own, 0))
         factor = tl.exp2(own - new_best[None, :])
         rescale = tl.exp2(best - new_best)
         total = total * rescale + tl.sum(sums * factor, 0)
         acc = acc * rescale[:, None] + tl.sum(values * factor[:, :, None], 0)
         best = new_best
-    return acc, total
+    out = acc / tl.maximum(total, 1.0e-30)[:, None]
+    mask = (row < group)[:, None] & (col < width)[None, :]
+    tl.store(out_ptr + row[:, None] * width + col[None, :], out, mask=mask)
 
 
 @jit
@@ -245,6 +246,7 @@ def decode_attention(
         block_size=block_size,
         **sizes,
         BLOCK_KEYS=tuning.block_keys,
+        GROUP=next_power_of_2(group),
         JOIN=join,
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
