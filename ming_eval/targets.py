@@ -27,6 +27,8 @@ class Dialect:
     `takes_media`: requests can carry images, audio and video inline.
     `ignore_eos_key`: the field that fixes output lengths, None where there is none. transformers takes a whole
     generation configuration as JSON in a string, in which no token ends an answer.
+    `bars_eos`: where lengths are fixed, the token that ends an answer cannot be drawn; elsewhere it is drawn and the
+    answer goes on behind it, so that one model gives two texts.
     `keeps_alive`: a connection serves one request after the other. llama.cpp closes it behind each streamed reply, some
     time after the reply is complete and without having said so: what was sent into that is lost.
     `tokenize_key`: the field of POST /tokenize that holds the text.
@@ -46,6 +48,7 @@ class Dialect:
     api: Literal["chat", "generate"] = "chat"
     says_finish: bool = True
     takes_media: bool = True
+    bars_eos: bool = False
     keeps_alive: bool = True
     tokenize_key: Literal["prompt", "content"] = "prompt"
     run_against: str | None = None
@@ -128,6 +131,7 @@ DIALECTS: dict[str, Dialect] = {
             title="llama.cpp server",
             ignore_eos_key="ignore_eos",
             max_tokens_key="max_tokens",
+            bars_eos=True,
             keeps_alive=False,
             tokenize_key="content",
             run_against="llama.cpp in xllamacpp 2026.10.11549",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ming_eval.compare.system import Pairs, PointKey, System
 from ming_eval.errors import DataError
+from ming_eval.targets import DIALECTS
 from ming_eval.types import RequestRecord
 
 _NEARLY = 0.01  # a relative difference of counts that is still called the same
@@ -57,6 +58,7 @@ def differences(first: System, second: System, pairs: Sequence[Pairs]) -> list[D
         *_tokens(pairs),
         *_circumstances(first, second),
         *_points(first, second, pairs),
+        *_fixed_lengths(first, second),
     ]
     return sorted(found, key=lambda difference: not difference.forbids)
 
@@ -81,6 +83,17 @@ def _settings(first: System, second: System) -> Iterator[Difference]:
     for name in a:
         if name in b and a[name] != b[name]:
             yield Difference(name, str(a.get(name)), str(b.get(name)), forbids=name not in _HARMLESS)
+
+
+def _fixed_lengths(first: System, second: System) -> Iterator[Difference]:
+    """What the servers do where a model would end its answer and may not: it changes all words behind."""
+    systems = (first, second)
+    if not all(system.manifest.settings.get("ignore_eos") for system in systems):
+        return
+    known = [DIALECTS[system.backend.dialect] for system in systems if system.backend.dialect in DIALECTS]
+    if len({dialect.bars_eos for dialect in known}) > 1:
+        a, b = ("barred" if dialect.bars_eos else "drawn and gone beyond" for dialect in known)
+        yield Difference("the end token under --ignore-eos", a, b, forbids=False)
 
 
 def _bodies(first: System, second: System, pairs: Sequence[Pairs]) -> Iterator[Difference]:

@@ -16,6 +16,7 @@ from ming_eval.targets import Dialect
 from ming_eval.types import OUTPUT_KINDS, Event, EventKind
 
 _AT_ONCE = 4  # output events in one piece, and nothing outside it, from which on the reply was held back as a whole
+_FEWEST = 8
 _EARLY_S = 0.002
 _TOO_FAST_S = 0.02  # a whole reply within so long may well fit into one packet
 
@@ -61,6 +62,14 @@ class Traits:
         """True when all output came in one piece although it was many events."""
         outputs = self.outputs
         return len(outputs) >= _AT_ONCE and len({event.time_s for event in outputs}) == 1 and not self.is_too_fast
+
+    @property
+    def events_per_arrival(self) -> float:
+        """Output events that came in one piece, on average; 1 where the reply is too short or too fast to tell."""
+        times = [event.time_s for event in self.outputs]
+        if len(times) < _FEWEST or times[-1] - times[0] < _TOO_FAST_S:
+            return 1.0
+        return len(times) / len(set(times))
 
     @property
     def is_too_fast(self) -> bool:
@@ -157,6 +166,7 @@ def _odd_chunks(seen: list[dict[str, Any]], traits: Traits, dialect: Dialect) ->
     if roles and outputs and outputs[0].time_s - roles[0] > _EARLY_S:
         yield f"a role event {1000 * (outputs[0].time_s - roles[0]):.0f} ms before the first token"
     if seen and traits.num_usages == 1 and seen[-1].get("choices") and seen[-1].get("usage"):
-        yield "usage rides on the finish chunk"
+        ends = any(isinstance(each, dict) and each.get("finish_reason") for each in seen[-1]["choices"])
+        yield "usage rides on the finish chunk" if ends else "usage comes with a choice that says nothing"
     if any(chunk.get("modality") for chunk in seen):
         yield "chunks name their modality; speech comes as content"

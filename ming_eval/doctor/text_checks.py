@@ -11,6 +11,7 @@ from ming_eval.types import EventKind
 
 _LONG = 48
 _FEW = 3
+_GATHERED = 1.5  # events that arrive at once
 _NO_LATENCY = "TTFT, TPOT and ITL: only the time of whole replies is known"
 
 
@@ -49,6 +50,9 @@ def _streaming(traits: Traits) -> Finding:
     if traits.is_at_once:
         costs = "TTFT, TPOT and ITL: something (a proxy?) holds the stream back until its end"
         return Finding("chat, streamed", Status.ODD, f"{detail}: all at once", costs)
+    if traits.events_per_arrival > _GATHERED:
+        costs = "the gap of each single token: events are gathered (by a proxy, or a busy server), ITL is of arrivals"
+        return Finding("chat, streamed", Status.ODD, f"{detail}: gathered on the way", costs)
     return Finding("chat, streamed", Status.OK, detail)
 
 

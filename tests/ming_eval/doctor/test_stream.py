@@ -44,6 +44,21 @@ def test_a_stream_that_was_held_back() -> None:
     assert not read((0.001, GOOD)).is_at_once  # one packet, so fast that it says nothing
 
 
+def test_events_that_something_gathers_on_the_way() -> None:
+    tokens = [data(chunk(text)) for text in "abcdefghijkl"]
+    one_by_one = read(*((0.1 + 0.01 * i, piece) for i, piece in enumerate(tokens)))
+    by_three = read(*((0.1 + 0.03 * i, b"".join(tokens[3 * i : 3 * i + 3])) for i in range(4)))
+    fast = read(*((0.001 * i, b"".join(tokens[3 * i : 3 * i + 3])) for i in range(4)))
+    assert [each.events_per_arrival for each in (one_by_one, by_three, fast)] == [1.0, 3.0, 1.0]
+
+
+def test_a_token_that_ends_the_answer_shows_in_no_event() -> None:
+    """llama.cpp and transformers count it."""
+    usage = USAGE | {"usage": {"prompt_tokens": 3, "completion_tokens": 3}}
+    assert read((0.1, data(chunk("a"), chunk("b"), chunk(None, "stop"), usage) + DONE)).tokens_per_event == 1.0
+    assert read((0.1, data(chunk("a"), chunk("b"), chunk(None, "length"), usage) + DONE)).tokens_per_event == 1.5
+
+
 @pytest.mark.parametrize(
     ("body", "oddity"),
     [
@@ -55,6 +70,7 @@ def test_a_stream_that_was_held_back() -> None:
         (data(chunk("a"), chunk("b", "stop", id="other")) + DONE, "id changes"),
         (data(chunk("a", "stop"), chunk(None, "stop")) + DONE, "more than one finish_reason"),
         (data(chunk("a"), chunk("b", "stop", usage=USAGE["usage"])) + DONE, "finish chunk"),
+        (data(chunk("a", "stop"), chunk(usage=USAGE["usage"])) + DONE, "a choice that says nothing"),  # LiteLLM 1.108
         (b"event: token\n" + GOOD, "have a name ('token')"),
         (data(chunk("UklGRg==", modality="audio"), chunk(None, "stop")) + DONE, "modality"),
     ],
