@@ -46,7 +46,8 @@ class EngineConfig:
     `eager` launches every kernel of a decode step anew instead of replaying captured ones. `peer_sums` lets GPUs of one
     host read each other's memory to sum small steps; without it every sum goes through NCCL. `torchrun` is this
     process's place where the ranks are not ours to start. `decode_paths` names the ways that kernels of a captured
-    decode step take (`engine/kernels/paths.py`); None is what that file serves by default.
+    decode step take (`engine/kernels/paths.py`); None is what that file serves by default. `tower_graphs` replays
+    towers on shapes that come again (`engine/runtime/tower_graphs.py`); off until a GPU has shown what it brings.
     """
 
     model: str
@@ -68,6 +69,7 @@ class EngineConfig:
     eager: bool = False
     peer_sums: bool = True
     decode_paths: str | None = None
+    tower_graphs: bool = False
     torchrun: HostRank | None = None
 
 

@@ -46,9 +46,8 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "all but programmatic": Paths(True, True, True, True),
     "all": Paths(True, True, True, True, programmatic=True),
 }
-# Of captured decode steps. None but "measured" has run on a GPU yet; thin products join nothing and order nothing, so
-# that interpreter and compiler show all there is to be right or wrong about them, and only their speed is open.
-DEFAULT: Final = "thin"
+# Of captured decode steps: the only one that has run on a GPU. `engine.bench --variants` says when that should change.
+DEFAULT: Final = "measured"
 
 _MEASURED: Final = Paths()
 _current: ContextVar[Paths] = ContextVar("decode paths", default=_MEASURED)

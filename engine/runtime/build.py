@@ -101,7 +101,8 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     constraints = Constraints(_grammar_compiler(config, cfg))
     runner = ModelRunner(model, allocate(shape, num_blocks, device), encoder, device, limits, constraints)
     if device.type == "cuda" and not config.eager:
-        model.run_tower = TowerGraphs(Capturer().capture)
+        if config.tower_graphs:
+            model.run_tower = TowerGraphs(Capturer().capture)
         sizes = graph_sizes(min(config.step_requests, limits.shared_tokens))
         runner.prepare_graphs(sizes, VARIANTS[config.decode_paths or DEFAULT])
     info = EngineInfo(
