@@ -119,7 +119,8 @@ class VideoFile:
         stream = self._container.streams.video[0]
         if stream.codec_context is None or stream.codec_context.name not in _CODECS:
             raise invalid_media("the video's codec is not accepted; use H.264, HEVC, VP8, VP9 or AV1")
-        stream.thread_type = "AUTO"
+        # Frames of VP9 in threads of their own can wait for each other for ever (FFmpeg 8, seen on busy machines).
+        stream.thread_type = "SLICE" if stream.codec_context.name == "vp9" else "AUTO"
         stream.codec_context.thread_count = NUM_THREADS
         _check_sides(stream.codec_context.width, stream.codec_context.height)
         return stream

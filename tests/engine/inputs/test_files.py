@@ -290,3 +290,10 @@ def test_large_pictures_are_refused_from_the_header() -> None:
     with pytest.raises(InvalidRequest, match="4096 a side") as caught:
         open_video(buffer.getvalue())
     assert caught.value.code == "media_too_large"
+
+
+def test_no_frame_of_vp9_waits_for_another_thread() -> None:
+    """Four decoders of four such frames, on two busy cores, hung once in thirty with a thread for each frame."""
+    with open_video(video_file("webm-vp9", num_frames=4)) as video:
+        assert video._stream.codec_context.thread_type.name == "SLICE"
+        assert [round(frame_level(frame)) for frame in video.frames(range(4))] == [0, 1, 2, 3]
