@@ -82,7 +82,9 @@ class EngineHandle(WorkerHandle):
             self._send(Abort(gone))
 
     def receive(self, event: Event) -> None:
-        """Take in what the engine says."""
+        """Take in what the engine says; what it said before it failed and comes after that counts no more."""
+        if self.state is WorkerState.FAILED:
+            return
         if isinstance(event, Report):
             self.stats, self._num_received = event.stats, event.num_received
             for output in event.outputs:

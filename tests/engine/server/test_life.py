@@ -264,7 +264,8 @@ async def test_dead_engine_ends_every_open_request_once() -> None:
     async with endpoint(engine) as server:
         streams = [await begun_stream(server) for _ in range(3)]
         whole = asyncio.create_task(server.post(CHAT, chat_body()))
-        await engine.until_running(4)
+        while engine.handle.stats.generation_tokens < 8:  # two of each, then the gate
+            await server.turn()
         engine.handle.receive(Failed("rank 1 died"))
         engine.handle.lose("and then the socket closed")
         for response in streams:
