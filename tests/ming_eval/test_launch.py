@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline_s, "it never came"
         time.sleep(0.02)
@@ -180,7 +180,7 @@ def test_the_engine_ends_with_a_process_that_is_killed(folder: Path) -> None:
     process = start_serve()
     wait_for(lambda: (folder / "engine-pid").exists())
     process.kill()
-    process.wait(10)
+    process.wait(120)
     wait_for(lambda: (folder / "engine-orphaned").exists())
     assert not (folder / "engine-signals").exists()
 
@@ -195,7 +195,7 @@ def test_serve_passes_options_and_signals_on_and_returns_the_exit_code(folder: P
     process = start_serve("--port", "0", "--new-option", "x")
     wait_for(lambda: (folder / "engine-pid").exists())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 7
+    assert process.wait(120) == 7
     verb, parent, _, *passed_on = json.loads((folder / "engine-args.json").read_text())
     assert (verb, parent, passed_on) == ("serve", "--parent-fd", ["--port", "0", "--new-option", "x"])
     assert (folder / "engine-signals").read_text().split() == [str(int(signal.SIGTERM))]
@@ -211,5 +211,5 @@ def test_a_ctrl_c_in_the_terminal_reaches_a_served_engine_once(folder: Path, mon
     wait_for(lambda: (folder / "engine-signals").exists())
     time.sleep(0.3)
     os.kill(int((folder / "engine-pid").read_text()), signal.SIGKILL)
-    assert process.wait(10) == 128 + signal.SIGKILL
+    assert process.wait(120) == 128 + signal.SIGKILL
     assert (folder / "engine-signals").read_text().split() == [str(int(signal.SIGINT))]

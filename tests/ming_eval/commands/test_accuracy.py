@@ -315,7 +315,7 @@ def test_ctrl_c_keeps_what_there_is_and_resume_sends_the_rest(tmp_path: Path) ->
             assert child.poll() is None
             time.sleep(0.01)
         child.send_signal(signal.SIGINT)
-        assert child.wait(20) == 130
+        assert child.wait(120) == 130
         folder = run_folder(tmp_path)
         summary = read(folder / "summary.json")
         (suite,) = summary["suites"]

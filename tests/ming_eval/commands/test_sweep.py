@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,11 +353,21 @@ def test_a_secret_that_a_server_repeats_in_an_error_is_not_shown(
 def start(folder: Path, *words: str, terminal: int = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from ming_eval.cli import main; main()", "sweep", "--out", "out", *words]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=terminal, stderr=terminal, process_group=0)
+    with_hang_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` would pass on its deafness
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=terminal,
+        stderr=terminal,
+        process_group=0,
+        preexec_fn=with_hang_up,
+    )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline_s, "it never came"
         time.sleep(0.02)
@@ -374,7 +385,7 @@ def test_an_interrupted_sweep_writes_what_there_is(tmp_path: Path, number: signa
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: server.num_running == 1 and len(server.chats) == 8)
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     summary = summary_of(tmp_path / "out")
     assert (summary["partial"], summary["verdict"]["status"]) == (True, "interrupted")
@@ -403,7 +414,7 @@ def test_a_terminal_that_closes_costs_no_results(tmp_path: Path) -> None:
         os.close(ours)
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGHUP)
-        process.wait(10)
+        process.wait(60)
     assert process.returncode == 130
     summary = summary_of(tmp_path / "out")
     assert (summary["verdict"]["status"], summary["requests"]) == ("interrupted", 3)
@@ -417,7 +428,7 @@ def test_a_killed_sweep_can_be_summed_up_from_its_requests(tmp_path: Path) -> No
         wait_for(lambda: server.num_running == 2 and len(server.chats) == 8)
         wait_for(lambda: len(lines_of(tmp_path / "out")) == 6)  # a reply is written after the next request is sent
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     folder = run_folder(tmp_path / "out")
     assert not (folder / "summary.json").exists()
     listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path / "out")])
@@ -522,7 +533,7 @@ def test_ctrl_c_while_the_engine_starts_stops_it(tmp_path: Path, monkeypatch: py
     process = start(tmp_path)
     wait_for(lambda: (tmp_path / "engine-pid").exists())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "nothing was measured" in err
     assert out == ""

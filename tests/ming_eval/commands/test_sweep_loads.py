@@ -244,7 +244,7 @@ def test_kill_loses_what_was_in_flight_and_resume_completes_the_run(tmp_path: Pa
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: len(server.chats) >= 1 + 20 + 2 + 9)
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=120)
         before = lines_of_torn(out)
         folder = run_folder(out)
         with (folder / "requests.jsonl").open("ab") as file:

@@ -77,7 +77,7 @@ def test_a_killed_run_is_read_with_what_its_workers_left_and_completed(tmp_path:
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: len(server.chats) >= 4 + 16)
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
         folder = run_folder(out)
         wait_for(lambda: server.num_running == 0)  # the workers have noticed
         kept = len(server.chats) - 4

@@ -248,7 +248,7 @@ def test_waiting_for_a_retry_ends_with_the_run(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, 60)
             return server
 
     asyncio.run(go())
