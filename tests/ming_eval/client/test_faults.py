@@ -9,7 +9,7 @@ import pytest
 from ming_eval.client import Exchange, Timeouts
 from ming_eval.types import EventKind, Failure, Task
 from tests.fakes import FakeServer, Fault, Script, every
-from tests.ming_eval.client.helpers import ask, client_of, exchange_with, run, send_all, text_of, words
+from tests.ming_eval.client.helpers import PATIENT, QUICK, ask, client_of, exchange_with, run, send_all, text_of, words
 
 FAULTS = [
     (Fault.HTTP_429, Failure.HTTP_429),
@@ -28,7 +28,8 @@ FAULTS = [
 def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, loop: str) -> None:
     async def play() -> tuple[list[Exchange], FakeServer]:
         script = every(4, Script(fault=fault), Script())
-        async with FakeServer(script) as server, client_of(server, connections=4) as client:
+        limits = Timeouts(first_s=5.0, idle_s=1.0) if fault is Fault.HANG else PATIENT
+        async with FakeServer(script) as server, client_of(server, connections=4, timeouts=limits) as client:
             requests = [ask(f"q{i}") for i in range(16)]
             return await send_all(client, requests, concurrency=4), server
 
@@ -67,7 +68,7 @@ def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, 
 )
 @pytest.mark.slow
 def test_failure_has_a_class_and_says_why(script: Script, failure: Failure, error: str) -> None:
-    exchange = exchange_with(script)
+    exchange = exchange_with(script, timeouts=QUICK)
     assert exchange.failure is failure
     assert error in (exchange.error or "")
 
@@ -102,12 +103,14 @@ def test_total_limit_ends_a_stream_that_keeps_going() -> None:
 
 @pytest.mark.slow
 def test_whole_reply_is_held_to_the_total_limit_alone() -> None:
-    assert exchange_with(Script(first_s=0.7), ask(stream=False)).failure is None  # above first_s and idle_s
+    assert (
+        exchange_with(Script(first_s=0.7), ask(stream=False), timeouts=QUICK).failure is None
+    )  # above first_s and idle_s
 
 
 @pytest.mark.slow
 def test_comments_do_not_count_as_progress() -> None:
-    exchange = exchange_with(Script(comment="ping", fault=Fault.ROLE_ONLY))
+    exchange = exchange_with(Script(comment="ping", fault=Fault.ROLE_ONLY), timeouts=QUICK)
     assert exchange.failure is Failure.TIMEOUT_FIRST
 
 
