@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ming_eval.commands.numbers import finite
+
 _SHAPES = "closed, waves, constant, poisson, gamma, ramp or trace"
 
 RateOption = Annotated[
@@ -22,7 +24,9 @@ ArrivalsOption = Annotated[
 ]
 BurstinessOption = Annotated[
     float | None,
-    typer.Option(min=0.01, help="Shape of gamma arrivals: 1 is Poisson, less is burstier. [default: 1]"),
+    typer.Option(
+        callback=finite, min=0.01, help="Shape of gamma arrivals: 1 is Poisson, less is burstier. [default: 1]"
+    ),
 ]
 TraceOption = Annotated[
     Path | None,
@@ -35,7 +39,8 @@ MaxInFlightOption = Annotated[
     int | None, typer.Option(min=1, max=65_536, help="Most requests in flight of an open loop. [default: 256]")
 ]
 DurationOption = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="Send nothing more after so long, at each point.")
+    float | None,
+    typer.Option(callback=finite, min=0.001, metavar="SECONDS", help="Send nothing more after so long, at each point."),
 ]
 UntilOption = Annotated[
     str | None,
@@ -46,7 +51,13 @@ UntilOption = Annotated[
 ]
 StopErrorRateOption = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, metavar="SHARE", help="End a point when more than this share of 20 or more failed."),
+    typer.Option(
+        callback=finite,
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="End a point when more than this share of 20 or more failed.",
+    ),
 ]
 SloOption = Annotated[
     list[str] | None,
@@ -58,17 +69,23 @@ OrderOption = Annotated[
     str,
     typer.Option(metavar="ORDER", help="Of the points: given (rising), random or interleaved (low, high, low, ...)."),
 ]
-RestOption = Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Leave the servers alone between points.")]
+RestOption = Annotated[
+    float, typer.Option(callback=finite, min=0.0, metavar="SECONDS", help="Leave the servers alone between points.")
+]
 OutageLimitOption = Annotated[
     float,
     typer.Option(
+        callback=finite,
         min=0.0,
         metavar="SECONDS",
         help="Hold requests back for so long while a server takes no connections; 0 sends on regardless.",
     ),
 ]
 MaxTimeOption = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="End the whole run after so long, as if interrupted.")
+    float | None,
+    typer.Option(
+        callback=finite, min=0.001, metavar="SECONDS", help="End the whole run after so long, as if interrupted."
+    ),
 ]
 NonceOption = Annotated[
     bool,
@@ -121,7 +138,8 @@ SearchOption = Annotated[
 ]
 GpusOption = Annotated[int | None, typer.Option(min=1, help="GPUs that the server runs on: adds figures per GPU.")]
 PriceOption = Annotated[
-    float | None, typer.Option(min=0.0, metavar="PRICE", help="Price of the whole server per hour: adds prices.")
+    float | None,
+    typer.Option(callback=finite, min=0.0, metavar="PRICE", help="Price of the whole server per hour: adds prices."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be sent, with the first request, and send nothing.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ming_eval.commands.numbers import finite
+
 if TYPE_CHECKING:
     from ming_eval.load.media import MediaShape
 
@@ -33,11 +35,18 @@ DatasetDirOption = Annotated[
 FilesOption = Annotated[int, typer.Option(min=1, max=64, help="Media files per request.")]
 ImageSizeOption = Annotated[str, typer.Option(metavar="SIZE", help="Made images: 640x480, or 448 for a square.")]
 AudioSecondsOption = Annotated[
-    float, typer.Option(min=0.1, max=3600.0, metavar="SECONDS", help="Made sounds: how long they play.")
+    float,
+    typer.Option(callback=finite, min=0.1, max=3600.0, metavar="SECONDS", help="Made sounds: how long they play."),
 ]
 VideoSecondsOption = Annotated[
     float,
-    typer.Option(min=0.25, max=600.0, metavar="SECONDS", help="Made clips: how long they play, 8 frames a second."),
+    typer.Option(
+        callback=finite,
+        min=0.25,
+        max=600.0,
+        metavar="SECONDS",
+        help="Made clips: how long they play, 8 frames a second.",
+    ),
 ]
 VideoSizeOption = Annotated[str, typer.Option(metavar="SIZE", help="Made clips: as --image-size.")]
 TurnsOption = Annotated[
@@ -48,7 +57,10 @@ TurnsOption = Annotated[
     ),
 ]
 ThinkTimeOption = Annotated[
-    float, typer.Option(min=0.0, metavar="SECONDS", help="Between an answer and the next turn of a conversation.")
+    float,
+    typer.Option(
+        callback=finite, min=0.0, metavar="SECONDS", help="Between an answer and the next turn of a conversation."
+    ),
 ]
 HistoryOption = Annotated[
     str | None,
@@ -71,7 +83,10 @@ LogprobsOption = Annotated[
     ),
 ]
 TemperatureOption = Annotated[
-    float, typer.Option(min=0.0, max=2.0, metavar="T", help="Of every request; 0 takes the most likely token.")
+    float,
+    typer.Option(
+        callback=finite, min=0.0, max=2.0, metavar="T", help="Of every request; 0 takes the most likely token."
+    ),
 ]
 SeedPerRequestOption = Annotated[
     bool | None,
