@@ -92,10 +92,11 @@ class _Choice:
 
     @classmethod
     def read(cls, text: str | None, backends: Sequence[str]) -> _Choice:
-        """`a=x,b=y` where a and b are backends; anything else is one value for all, commas and equal signs included."""
+        """`a=x,b=y` where a and b are backends; anything else but a slip of these is one value for all."""
         names = [name for name, _ in map(_split_backend, backends) if name is not None]
         start = "|".join(map(re.escape, names))
         if text is None or not names or not re.match(rf"(?:{start})=", text):
+            _refuse_unknown_backend(text, names)
             return cls({}, text)
         parts = re.split(rf",(?=(?:{start})=)", text)
         named = {name: value for name, _, value in (part.partition("=") for part in parts)}
@@ -106,6 +107,13 @@ class _Choice:
     def of(self, name: str | None) -> str | None:
         """The value for the backend called `name`."""
         return self.named.get(name, self.otherwise) if name is not None else self.otherwise
+
+
+def _refuse_unknown_backend(text: str | None, names: Sequence[str]) -> None:
+    """`b=x` is a slip where no backend is called b: neither dialects nor models of a hub have such names."""
+    slip = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=", text or "")
+    if slip and names:
+        raise UsageError(f"{text!r} names no backend: there is no {slip[1]!r}, only {', '.join(names)}")
 
 
 def _targets(

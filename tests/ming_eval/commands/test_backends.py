@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ming_eval.commands.backends import Servers, choose_servers
+from ming_eval.errors import UsageError
 
 TWO = ("a=http://x", "b=http://y")
 
@@ -29,3 +32,9 @@ def test_a_url_without_a_name_takes_what_is_for_all() -> None:
     servers = chosen("http://x", model="a=b")
     assert servers.targets[0].model == "a=b"
     assert servers.guesses(servers.targets[0])
+
+
+@pytest.mark.parametrize("words", [{"dialect": "c=vllm"}, {"model": "A=some-model,b=other"}])
+def test_a_value_for_a_backend_that_is_not_there_is_a_slip(words: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"there is no '[cA]', only a, b$"):
+        chosen(*TWO, **words)
