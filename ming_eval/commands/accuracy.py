@@ -165,8 +165,8 @@ def accuracy(
         }
         servers = choose_servers(
             backend or [],
-            model=model,
-            dialect=dialect,
+            model=model or (),
+            dialect=dialect or (),
             headers=header or [],
             key_variable=api_key_env,
             engine_args=engine_args(ctx, typed_engine_args),

@@ -20,18 +20,18 @@ BackendOption = Annotated[
     typer.Option(metavar="NAME=URL", help="A server to measure; repeatable. Without it, the bundled engine runs."),
 ]
 ModelOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="NAME|BACKEND=NAME,...",
-        help="Model to ask for, of all backends or of those named [default: the first one listed]; "
+        help="Model to ask for, of all backends or of those named, repeatable [default: the first one listed]; "
         "of the bundled engine, what it loads.",
     ),
 ]
 DialectOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="NAME|BACKEND=NAME,...",
-        help="How the servers spell the API, all or those named. [default: from their model card]",
+        help="How the servers spell the API, all or those named; repeatable. [default: from their model card]",
     ),
 ]
 HeaderOption = Annotated[
@@ -62,8 +62,8 @@ class Servers:
 def choose_servers(
     backends: Sequence[str],
     *,
-    model: str | None,
-    dialect: str | None,
+    model: Sequence[str],
+    dialect: Sequence[str],
     headers: Sequence[str],
     key_variable: str | None,
     engine_args: Sequence[str],
@@ -79,7 +79,7 @@ def choose_servers(
         raise UsageError(f"unexpected argument {engine_args[0]!r}: a server is named with --backend NAME=URL")
     if engine_args and targets:
         raise UsageError("options after -- are for the bundled engine, which does not run when --backend is given")
-    loaded = ("--model", model) if model is not None and not targets else ()
+    loaded = ("--model", models.otherwise) if models.otherwise is not None and not targets else ()
     return Servers(targets, dialects.otherwise is None, (*loaded, *engine_args), frozenset(dialects.named))
 
 
@@ -91,29 +91,45 @@ class _Choice:
     otherwise: str | None
 
     @classmethod
-    def read(cls, text: str | None, backends: Sequence[str]) -> _Choice:
-        """`a=x,b=y` where a and b are backends; anything else but a slip of these is one value for all."""
+    def read(cls, texts: Sequence[str], backends: Sequence[str]) -> _Choice:
+        """`a=x,b=y` where a and b are backends; anything else but a slip of these is one value for all others.
+
+        Raises:
+            UsageError: a backend that is not there, or two values where one can count.
+        """
         names = [name for name, _ in map(_split_backend, backends) if name is not None]
-        start = "|".join(map(re.escape, names))
-        if text is None or not names or not re.match(rf"(?:{start})=", text):
-            _refuse_unknown_backend(text, names)
-            return cls({}, text)
-        parts = re.split(rf",(?=(?:{start})=)", text)
-        named = {name: value for name, _, value in (part.partition("=") for part in parts)}
-        if len(named) != len(parts) or not all(named.values()):
-            raise UsageError(f"cannot read {text!r}: write BACKEND=NAME once for each backend, with commas between")
-        return cls(named, None)
+        named: dict[str, str] = {}
+        otherwise: list[str] = []
+        for name, value in (part for text in texts for part in _split_values(text, names)):
+            if name is None:
+                otherwise.append(value)
+            elif name in named or not value:
+                raise UsageError(f"cannot read {name}={value}: write BACKEND=NAME once for each backend")
+            else:
+                named[name] = value
+        if len(otherwise) > 1:
+            raise UsageError(f"{' and '.join(otherwise)} are both for all backends: write BACKEND=NAME for one of them")
+        return cls(named, otherwise[0] if otherwise else None)
 
     def of(self, name: str | None) -> str | None:
         """The value for the backend called `name`."""
         return self.named.get(name, self.otherwise) if name is not None else self.otherwise
 
 
-def _refuse_unknown_backend(text: str | None, names: Sequence[str]) -> None:
-    """`b=x` is a slip where no backend is called b: neither dialects nor models of a hub have such names."""
-    slip = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=", text or "")
-    if slip and names:
-        raise UsageError(f"{text!r} names no backend: there is no {slip[1]!r}, only {', '.join(names)}")
+def _split_values(text: str, names: Sequence[str]) -> list[tuple[str | None, str]]:
+    """Backend and value of each part; no backend where the whole is one value, commas and equal signs included.
+
+    Raises:
+        UsageError: a backend that is not there; no dialect and no model of a hub looks like one.
+    """
+    start = "|".join(map(re.escape, names))
+    if not names or not re.match(rf"(?:{start})=", text):
+        slip = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=", text)
+        if slip and names:
+            raise UsageError(f"{text!r} names no backend: there is no {slip[1]!r}, only {', '.join(names)}")
+        return [(None, text)]
+    parts = (part.partition("=") for part in re.split(rf",(?=(?:{start})=)", text))
+    return [(name, value) for name, _, value in parts]
 
 
 def _targets(

@@ -91,8 +91,8 @@ def coverage(
         plan = CoveragePlan(parse_tasks(modalities), cases.version, max_tokens, max_error_rate, timeout)
         servers = choose_servers(
             backend or [],
-            model=model,
-            dialect=dialect,
+            model=model or (),
+            dialect=dialect or (),
             headers=header or [],
             key_variable=api_key_env,
             engine_args=engine_args(ctx, ctx.args),

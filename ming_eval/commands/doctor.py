@@ -49,7 +49,12 @@ def doctor(
     """Ask a server what it can do, and say what will not be measurable."""
     with exit_on_error():
         servers = choose_servers(
-            [url], model=model, dialect=dialect, headers=header or [], key_variable=api_key_env, engine_args=()
+            [url],
+            model=model or (),
+            dialect=dialect or (),
+            headers=header or [],
+            key_variable=api_key_env,
+            engine_args=(),
         )
         from ming_eval.coverage.cases import load_cases
         from ming_eval.doctor.examine import examine
@@ -61,7 +66,7 @@ def doctor(
                 examine(
                     servers.targets[0],
                     load_cases(),
-                    is_dialect_given=dialect is not None,
+                    is_dialect_given=bool(dialect),
                     limit_s=timeout,
                     total_s=max_time,
                     say=progress.status,

@@ -64,8 +64,8 @@ def stored_servers(manifest: Manifest, headers: Sequence[str], key_variable: str
     running = [backend for backend in manifest.backends if not backend.launched]
     chosen = choose_servers(
         [f"{backend.name}={backend.url}" for backend in running],
-        model=None,
-        dialect=None,
+        model=(),
+        dialect=(),
         headers=headers,
         key_variable=key_variable,
         engine_args=() if running else manifest.engine_args,

@@ -208,8 +208,8 @@ def sweep(
         plan = shape_load(base, options)
         servers = choose_servers(
             backend or [],
-            model=model,
-            dialect=dialect,
+            model=model or (),
+            dialect=dialect or (),
             headers=header or [],
             key_variable=api_key_env,
             engine_args=engine_args(ctx, ctx.args),
