@@ -21,6 +21,7 @@ from ming_eval.commands import report as reporting
 from ming_eval.commands import rerun as rerunning
 from ming_eval.commands import rescore as rescoring
 from ming_eval.commands import sweep as sweeping
+from ming_eval.commands.strict import StrictCommand
 
 EXAMPLES = """
 \b
@@ -83,16 +84,20 @@ def main_options(
 app.command("serve", help=engine.SERVE_HELP, epilog=engine.SERVE_EXAMPLES, context_settings=engine.PASS_ON)(
     engine.serve
 )
-app.command("sweep", epilog=sweeping.EXAMPLES, context_settings={"allow_extra_args": True})(sweeping.sweep)
-app.command("rerun", epilog=rerunning.EXAMPLES)(rerunning.rerun)
-app.command("compare", epilog=comparing.EXAMPLES)(comparing.compare)
-app.command("coverage", epilog=covering.EXAMPLES, context_settings={"allow_extra_args": True})(covering.coverage)
-app.command("accuracy", epilog=scoring.EXAMPLES)(scoring.accuracy)
-app.command("rescore", epilog=rescoring.EXAMPLES)(rescoring.rescore)
-app.command("runs", epilog=stored.RUNS_EXAMPLES)(stored.runs)
-app.command("report", epilog=reporting.EXAMPLES)(reporting.report)
-app.command("doctor", epilog=examining.EXAMPLES)(examining.doctor)
-app.command("list", epilog=listing.EXAMPLES)(listing.list_names)
+app.command("sweep", cls=StrictCommand, epilog=sweeping.EXAMPLES, context_settings={"allow_extra_args": True})(
+    sweeping.sweep
+)
+app.command("rerun", cls=StrictCommand, epilog=rerunning.EXAMPLES)(rerunning.rerun)
+app.command("compare", cls=StrictCommand, epilog=comparing.EXAMPLES)(comparing.compare)
+app.command("coverage", cls=StrictCommand, epilog=covering.EXAMPLES, context_settings={"allow_extra_args": True})(
+    covering.coverage
+)
+app.command("accuracy", cls=StrictCommand, epilog=scoring.EXAMPLES)(scoring.accuracy)
+app.command("rescore", cls=StrictCommand, epilog=rescoring.EXAMPLES)(rescoring.rescore)
+app.command("runs", cls=StrictCommand, epilog=stored.RUNS_EXAMPLES)(stored.runs)
+app.command("report", cls=StrictCommand, epilog=reporting.EXAMPLES)(reporting.report)
+app.command("doctor", cls=StrictCommand, epilog=examining.EXAMPLES)(examining.doctor)
+app.command("list", cls=StrictCommand, epilog=listing.EXAMPLES)(listing.list_names)
 
 model_app.command("inspect", epilog=engine.INSPECT_EXAMPLES, context_settings=engine.PASS_ON)(engine.inspect)
 model_app.command("verify", epilog=engine.VERIFY_EXAMPLES, context_settings=engine.PASS_ON)(engine.verify)

@@ -86,11 +86,15 @@ class Client:
             raise TargetError(f"cannot connect to {self.target.base_url}: {_reason(exc)}{hint}") from exc
 
     async def reconnect(self) -> bool:
-        """Open one more connection for the pool; False when the server takes none."""
+        """Open a connection, for the pool where one is missing there; False when the server takes none."""
         try:
-            self._idle.append(await self._connect())
+            connection = await self._connect()
         except OSError:
             return False
+        if len(self._open) > self._num_connections:
+            self._discard(connection)
+        else:
+            self._idle.append(connection)
         return True
 
     @property

@@ -30,7 +30,6 @@ from ming_eval.commands.common import (
 )
 from ming_eval.commands.config_option import ConfigOption, engine_args, from_config
 from ming_eval.commands.load_options import WorkersOption
-from ming_eval.commands.numbers import finite
 from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,9 +121,7 @@ def accuracy(
             help="Speaker encoder (.onnx) that tells how alike voices are; `rescore` also takes embeddings.",
         ),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(callback=finite, min=0.001, metavar="SECONDS", help="Limit of one attempt.")
-    ] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Limit of one attempt.")] = 600.0,
     max_error_rate: MaxErrorRateOption = 0.05,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a stored run; its options hold unless given again.")

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ming_eval.commands.numbers import finite
 from ming_eval.errors import MingEvalError
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds one folder per run.")]
@@ -34,12 +33,11 @@ JsonOption = Annotated[
 ]
 MaxErrorRateOption = Annotated[
     float,
-    typer.Option(callback=finite, min=0.0, max=1.0, help="Share of failed requests above which the exit code is 1."),
+    typer.Option(min=0.0, max=1.0, help="Share of failed requests above which the exit code is 1."),
 ]
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
-        callback=finite,
         min=0.001,
         metavar="SECONDS",
         help="Without output for so long, a request has failed. [default: 120 to the first output, 60 after it]",

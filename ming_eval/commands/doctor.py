@@ -8,7 +8,6 @@ import typer
 
 from ming_eval.commands.backends import ApiKeyOption, DialectOption, HeaderOption, ModelOption, choose_servers
 from ming_eval.commands.common import JsonOption, exit_on_error, show
-from ming_eval.commands.numbers import finite
 
 if TYPE_CHECKING:
     from ming_eval.doctor.diagnosis import Diagnosis
@@ -36,13 +35,11 @@ def doctor(
     header: HeaderOption = None,
     api_key_env: ApiKeyOption = None,
     timeout: Annotated[
-        float, typer.Option(callback=finite, min=0.1, metavar="SECONDS", help="An answer that takes longer is none.")
+        float, typer.Option(min=0.1, metavar="SECONDS", help="An answer that takes longer is none.")
     ] = 30.0,
     max_time: Annotated[
         float,
-        typer.Option(
-            callback=finite, min=0.1, metavar="SECONDS", help="What was not looked at by then is reported as unseen."
-        ),
+        typer.Option(min=0.1, metavar="SECONDS", help="What was not looked at by then is reported as unseen."),
     ] = 180.0,
     json_path: JsonOption = None,
 ) -> None:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ming_eval.commands.numbers import finite
-
 _SHAPES = "closed, waves, constant, poisson, gamma, ramp or trace"
 
 RateOption = Annotated[
@@ -24,9 +22,7 @@ ArrivalsOption = Annotated[
 ]
 BurstinessOption = Annotated[
     float | None,
-    typer.Option(
-        callback=finite, min=0.01, help="Shape of gamma arrivals: 1 is Poisson, less is burstier. [default: 1]"
-    ),
+    typer.Option(min=0.01, help="Shape of gamma arrivals: 1 is Poisson, less is burstier. [default: 1]"),
 ]
 TraceOption = Annotated[
     Path | None,
@@ -40,7 +36,7 @@ MaxInFlightOption = Annotated[
 ]
 DurationOption = Annotated[
     float | None,
-    typer.Option(callback=finite, min=0.001, metavar="SECONDS", help="Send nothing more after so long, at each point."),
+    typer.Option(min=0.001, metavar="SECONDS", help="Send nothing more after so long, at each point."),
 ]
 UntilOption = Annotated[
     str | None,
@@ -52,7 +48,6 @@ UntilOption = Annotated[
 StopErrorRateOption = Annotated[
     float | None,
     typer.Option(
-        callback=finite,
         min=0.0,
         max=1.0,
         metavar="SHARE",
@@ -69,13 +64,10 @@ OrderOption = Annotated[
     str,
     typer.Option(metavar="ORDER", help="Of the points: given (rising), random or interleaved (low, high, low, ...)."),
 ]
-RestOption = Annotated[
-    float, typer.Option(callback=finite, min=0.0, metavar="SECONDS", help="Leave the servers alone between points.")
-]
+RestOption = Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Leave the servers alone between points.")]
 OutageLimitOption = Annotated[
     float,
     typer.Option(
-        callback=finite,
         min=0.0,
         metavar="SECONDS",
         help="Hold requests back for so long while a server takes no connections; 0 sends on regardless.",
@@ -83,9 +75,7 @@ OutageLimitOption = Annotated[
 ]
 MaxTimeOption = Annotated[
     float | None,
-    typer.Option(
-        callback=finite, min=0.001, metavar="SECONDS", help="End the whole run after so long, as if interrupted."
-    ),
+    typer.Option(min=0.001, metavar="SECONDS", help="End the whole run after so long, as if interrupted."),
 ]
 NonceOption = Annotated[
     bool,
@@ -139,7 +129,7 @@ SearchOption = Annotated[
 GpusOption = Annotated[int | None, typer.Option(min=1, help="GPUs that the server runs on: adds figures per GPU.")]
 PriceOption = Annotated[
     float | None,
-    typer.Option(callback=finite, min=0.0, metavar="PRICE", help="Price of the whole server per hour: adds prices."),
+    typer.Option(min=0.0, metavar="PRICE", help="Price of the whole server per hour: adds prices."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be sent, with the first request, and send nothing.")

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ming_eval.commands.numbers import finite
-
 if TYPE_CHECKING:
     from ming_eval.load.media import MediaShape
 
@@ -36,12 +34,11 @@ FilesOption = Annotated[int, typer.Option(min=1, max=64, help="Media files per r
 ImageSizeOption = Annotated[str, typer.Option(metavar="SIZE", help="Made images: 640x480, or 448 for a square.")]
 AudioSecondsOption = Annotated[
     float,
-    typer.Option(callback=finite, min=0.1, max=3600.0, metavar="SECONDS", help="Made sounds: how long they play."),
+    typer.Option(min=0.1, max=3600.0, metavar="SECONDS", help="Made sounds: how long they play."),
 ]
 VideoSecondsOption = Annotated[
     float,
     typer.Option(
-        callback=finite,
         min=0.25,
         max=600.0,
         metavar="SECONDS",
@@ -58,9 +55,7 @@ TurnsOption = Annotated[
 ]
 ThinkTimeOption = Annotated[
     float,
-    typer.Option(
-        callback=finite, min=0.0, metavar="SECONDS", help="Between an answer and the next turn of a conversation."
-    ),
+    typer.Option(min=0.0, metavar="SECONDS", help="Between an answer and the next turn of a conversation."),
 ]
 HistoryOption = Annotated[
     str | None,
@@ -84,9 +79,7 @@ LogprobsOption = Annotated[
 ]
 TemperatureOption = Annotated[
     float,
-    typer.Option(
-        callback=finite, min=0.0, max=2.0, metavar="T", help="Of every request; 0 takes the most likely token."
-    ),
+    typer.Option(min=0.0, max=2.0, metavar="T", help="Of every request; 0 takes the most likely token."),
 ]
 SeedPerRequestOption = Annotated[
     bool | None,

@@ -214,6 +214,29 @@ def test_failed_connection_is_replaced_before_the_next_request() -> None:
     assert server.num_connections == 2
 
 
+def test_a_probe_of_a_full_pool_leaves_no_connection_behind() -> None:
+    async def play() -> tuple[int, Exchange, int]:
+        async with FakeServer(Script()) as server, client_of(server, connections=2) as client:
+            for _ in range(3):
+                assert await client.reconnect()
+            return len(client._open), await client.send(ask()), len(client._open)
+
+    before, exchange, after = run(play())
+    assert (before, exchange.failure, after) == (2, None, 2)
+
+
+def test_a_probe_fills_a_place_that_a_failure_left() -> None:
+    async def play() -> tuple[bool, list[Exchange]]:
+        async with FakeServer(every(2, Script(fault=Fault.RESET), Script())) as server, client_of(server) as client:
+            first = [await client.send(ask(f"q{i}")) for i in range(2)]
+            assert first[1].failure is not None
+            return await client.reconnect(), [await client.send(ask("q2"))]
+
+    is_there, (third,) = run(play())
+    assert is_there
+    assert (third.failure, third.reused_connection) == (None, True)
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_connection_that_the_server_closed_while_idle_is_reopened(loop: str) -> None:
     async def play() -> tuple[Exchange, FakeServer]:
