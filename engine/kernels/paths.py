@@ -46,7 +46,7 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "all but programmatic": Paths(True, True, True, True),
     "all": Paths(True, True, True, True, programmatic=True),
 }
-# Of captured decode steps: the only one that has run on a GPU. `engine.bench --variants` says when that should change.
+# The only combination whose layers have run on a GPU. `engine.bench --variants` says when that should change.
 DEFAULT: Final = "measured"
 
 _MEASURED: Final = Paths()

@@ -1,4 +1,4 @@
-"""How far the client's figures are from the truth: `python -m tests.benchmarks.client_accuracy [RUNS]`.
+"""How far the client's figures are from the truth: `python -m tests.benchmarks.client_accuracy [RUNS] [--all-rows]`.
 
 A paced server in another process, on another core where there is one, knows when a request came and when each token
 went out. Prints, for each load, TTFT as the client has it less TTFT as the server has it, the lag of arrivals behind
@@ -9,6 +9,7 @@ its bytes reached the server's kernel: between the two lies what the server, not
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import os
@@ -222,16 +223,21 @@ _HEADER = (
 
 
 def main() -> None:
-    """Run every load and print a table."""
-    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    """Run the loads and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=5, metavar="RUNS")
+    parser.add_argument(
+        "--all-rows", action="store_true", help="those of 1024 connections also on fewer than four cores"
+    )
+    options = parser.parse_args()
+    num_runs, has_cores = options.runs, (os.cpu_count() or 1) >= _CORES_FOR_1024
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},")
     pinned = "client and server pinned to a core each" if len(cpus) > 1 else "client and server on the same core"
     print(f"{pinned}; median of {num_runs} runs; load average {os.getloadavg()[0]:.1f} before\n")
     print(f"| {' | '.join(_HEADER)} |\n|{' :-- |' + ' --: |' * (len(_HEADER) - 2) + ' :-- |'}")
     with paced_server() as url:
-        loads = LOADS + LOADS_WITH_CORES_TO_SPARE * ((os.cpu_count() or 1) >= _CORES_FOR_1024)
-        for load in loads:
+        for load in LOADS + LOADS_WITH_CORES_TO_SPARE * (has_cores or options.all_rows):
             runs = [figures(*uvloop.run(run_load(url, load))) for _ in range(num_runs)]
             print(_row(load, runs), flush=True)
     print(f"\nload average {os.getloadavg()[0]:.1f} afterwards")

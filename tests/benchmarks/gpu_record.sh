@@ -88,11 +88,11 @@ tests() { # NAME LEAST MOST PYTEST-OPTIONS...
 }
 
 # The first budget is the default; larger ones waste fewer rows of the experts' tiles.
-GENERATED=() PREFILL=(--prefill 8x3500,1x1024,1x3500 --prefill-steps 8192,16384,28672) PROFILE=(--profile "1,32")
+GENERATED=() PREFILL=(--prefill 8x3500,1x1024,1x3500 --prefill-steps 8192,2048,16384,28672) PROFILE=(--profile "1,32")
 [ "$DEVICE" = cuda ] && GENERATED=(--load-format generated)
 [ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PROFILE=()
 GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/stages/test_recorder.py)
-GPU_TESTS+=(tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
+GPU_TESTS+=(tests/engine/kernels/device/test_step_ends.py tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
 
 run() {
   local tp=(--tp "$TP")
