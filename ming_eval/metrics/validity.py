@@ -27,6 +27,7 @@ class Trust(StrEnum):
 
 
 _TEMPLATE_TOKENS = 64  # a common beginning of prompts up to this length is taken for that of a chat template
+_BLOCK_TOKENS = 16  # caches keep whole blocks, vLLM's of this length, and never the last token of a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,10 @@ class Validity:
     """What the client saw of itself while a point was measured; None where it could not see it.
 
     `cpu_share` is of one core, `connection_reuse` the share of requests that found an open connection, `cached_share`
-    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the
-    median TTFT of the second half over that of the first where the halves differ beyond chance; well below 1, a cache
-    has warmed up, or the server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
+    the share of prompt tokens behind a chat template that the server says it had in its cache; None also where prompts
+    are too short to tell. `ttft_drift` is the median TTFT of the second half over that of the first where the halves
+    differ beyond chance; well below 1, a cache has warmed up, or the server. `clock_drift_ms` is the kernel's clock
+    against the client's, over the point.
     """
 
     verdict: Trust
@@ -181,8 +183,10 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
 def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
     """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
 
-    What all requests have from it is left out, up to the length of a chat template, which they rightly share; so are
-    later turns of a conversation, which rightly find the turns before them.
+    What all requests have from it is left out of both sides, up to the length of a chat template, which they rightly
+    share; so are later turns of a conversation, which rightly find the turns before them. None where at most a block a
+    request is left: of that a cache gives nothing or all that was taken for the template, so that cold and warm look
+    alike. Warm-up requests tell no more of the template: who was asked these prompts before was asked theirs as well.
     """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
@@ -192,7 +196,8 @@ def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
     if not known:
         return None
     template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
-    return sum(cached - template for cached, _ in known) / sum(total for _, total in known)
+    rest = sum(total - template for _, total in known)
+    return sum(cached - template for cached, _ in known) / rest if rest > _BLOCK_TOKENS * len(known) else None
 
 
 def _ttft_drift(measured: Sequence[RequestRecord]) -> float | None:

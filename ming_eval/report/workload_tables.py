@@ -33,7 +33,8 @@ def workload_tables(summary: Summary) -> list[tuple[str, str, Grid]]:
             "Both sides",
             "What the client saw of each point beside what the server said of itself (GET /metrics, looked at now and "
             "then while requests were out) and the GPUs of this host (NVML). Requests in flight; prefix hits: prompt "
-            "tokens in its cache.",
+            "tokens in its cache. Cached by usage: of all prompt tokens, the chat template and later turns of "
+            "conversations included; the warning of a warm prefix cache leaves both out.",
             both_sides_grid(summary),
         ),
         ("Turns", "The requests of all conversations by their place in them.", turns_grid(summary)),
