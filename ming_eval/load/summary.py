@@ -184,9 +184,7 @@ def summarise_point(
         intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
         length_source=next((phase.length_source for phase in phases if phase.length_source is not None), None),
         server=server_view(phases),
-        energy=energy(
-            (phase.gpus for phase in phases), whole.wall_s if whole else None, whole.num_tokens if whole else None
-        ),
+        energy=energy(phases, whole.wall_s if whole else None, whole.num_tokens if whole else None),
         validity=assess(
             measured,
             [phase.health for phase in phases if phase.health is not None],
