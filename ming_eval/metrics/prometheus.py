@@ -62,8 +62,8 @@ class ServerView:
     What was in flight, waiting and in the cache is of the `num_samples` looks while requests were out: just before and
     after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` and
     `preemptions` are differences of counters from the look before to the look after, and so is `distinct_experts`,
-    which a decode step of a mixture of experts touched in a layer, on average; `expert_share` is that over what uniform
-    routing would have touched.
+    which a decode step of a mixture of experts touched in a layer, on average of the `num_expert_looks` steps that the
+    server looked at; `expert_share` is that over what uniform routing would have touched.
     """
 
     num_samples: int
@@ -76,6 +76,7 @@ class ServerView:
     preemptions: float | None
     distinct_experts: float | None = None
     expert_share: float | None = None
+    num_expert_looks: float | None = None  # None also in results from before they were counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
         preemptions=_growth((s.preemptions for s in samples) for samples in parts),
         distinct_experts=distinct / looks if distinct is not None and looks else None,
         expert_share=distinct / uniform if distinct is not None and uniform else None,
+        num_expert_looks=looks,
     )
 
 

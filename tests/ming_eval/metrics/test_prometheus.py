@@ -74,7 +74,7 @@ ming:moe_uniform_experts_total{model_name="m"} %d
     samples = [parse_sample(page % counts, i) for i, counts in enumerate([(5, 90, 100), (8, 250, 340), (10, 400, 500)])]
     view = server_view([phase(sample for sample in samples if sample is not None)])
     assert view is not None
-    assert (view.distinct_experts, view.expert_share) == (62.0, 0.775)
+    assert (view.distinct_experts, view.expert_share, view.num_expert_looks) == (62.0, 0.775, 5.0)
 
 
 def test_a_point_too_short_for_a_look_has_no_gauges_rather_than_those_of_an_idle_server() -> None:
