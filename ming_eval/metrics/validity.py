@@ -98,6 +98,9 @@ def _shortfall(validity: Validity) -> float | None:
     return None if mean is None or requested is None else mean / requested
 
 
+_OF_KEPT_CONNECTIONS = _Limit(
+    "requests on an open connection", lambda v: v.connection_reuse, 0.5, -1.0, "", falling=True
+)
 _LIMITS_OF_THE_CLIENT = (
     _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core", hint=": share the load with --workers"),
     _Limit("event-loop lag p99", lambda v: v.loop_lag_p99_ms, 5.0, 20.0, " ms"),
@@ -105,7 +108,7 @@ _LIMITS_OF_THE_CLIENT = (
     _Limit("send lag p99", lambda v: v.send_lag_p99_ms, 5.0, 20.0, " ms"),
     _Limit("garbage collector pause of", lambda v: v.gc_pause_max_ms, 10.0, 50.0, " ms"),
     _Limit("concurrency achieved / requested", _shortfall, 0.98, 0.9, "", falling=True),
-    _Limit("requests on an open connection", lambda v: v.connection_reuse, 0.5, -1.0, "", falling=True),
+    _OF_KEPT_CONNECTIONS,
     _Limit("clock drift", lambda v: abs(v.clock_drift_ms or 0.0), 1.0, float("inf"), " ms"),
 )
 _LIMITS = (
@@ -129,11 +132,13 @@ def assess(
     requested: int | None,
     achieved: stats.Achieved | None,
     are_prompts_unique: bool,
+    keeps_connections: bool,
 ) -> Validity | None:
     """The validity of one point; None where the client left no trace of itself.
 
     `healths` are those of its phases, over all processes: the worst of them counts. `requested` is the concurrency of a
-    closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice.
+    closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice, a connection for
+    each request where the dialect `keeps_connections`: elsewhere that is meant so, and it is open before it is used.
     """
     if not healths:
         return None
@@ -159,7 +164,8 @@ def assess(
         cached_share=_cached_share(measured),
         ttft_drift=_ttft_drift(measured),
     )
-    return _with_verdict(found, _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT)
+    limits = _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT
+    return _with_verdict(found, [each for each in limits if keeps_connections or each is not _OF_KEPT_CONNECTIONS])
 
 
 def worst_of(validities: Iterable[tuple[str, Validity]]) -> RunValidity | None:

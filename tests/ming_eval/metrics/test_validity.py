@@ -29,7 +29,12 @@ def health(**values: Any) -> ClientHealth:
 
 
 def judge(*healths: ClientHealth, records: list[RequestRecord] | None = None, **values: Any) -> Validity:
-    options: dict[str, Any] = {"requested": 4, "achieved": Achieved(4.0, 4), "are_prompts_unique": True}
+    options: dict[str, Any] = {
+        "requested": 4,
+        "achieved": Achieved(4.0, 4),
+        "are_prompts_unique": True,
+        "keeps_connections": True,
+    }
     plain = [make_record(id=str(i), num_prompt_tokens=100) for i in range(8)]
     found = assess(records or plain, healths, **(options | values))
     assert found is not None
@@ -134,7 +139,9 @@ def test_the_worst_process_counts() -> None:
 
 
 def test_a_point_without_a_trace_of_the_client_has_no_verdict() -> None:
-    assert assess([make_record()], [], requested=1, achieved=None, are_prompts_unique=True) is None
+    assert (
+        assess([make_record()], [], requested=1, achieved=None, are_prompts_unique=True, keeps_connections=True) is None
+    )
 
 
 def test_a_run_is_as_good_as_its_worst_point() -> None:
