@@ -18,6 +18,7 @@ from ming_eval.errors import DataError
 from ming_eval.metrics.prometheus import Energy, ServerView
 from ming_eval.metrics.stats import Interval
 from ming_eval.metrics.validity import RunValidity, Validity
+from ming_eval.targets import DIALECTS
 from ming_eval.types import Failure, Outage, TokenSource
 
 T = TypeVar("T")
@@ -209,6 +210,11 @@ class Backend:
     launched: bool
     model_card: Mapping[str, Any] | None = None
     header_names: tuple[str, ...] = ()
+
+    @property
+    def keeps_connections(self) -> bool:
+        """True where a connection serves one request after the other; also of a dialect that is not known here."""
+        return self.dialect not in DIALECTS or DIALECTS[self.dialect].keeps_alive
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ming_eval.compare.system import Pairs, PointKey, System
 from ming_eval.errors import DataError
-from ming_eval.targets import DIALECTS
+from ming_eval.targets import DIALECTS, Dialect
 from ming_eval.types import RequestRecord
 
 _NEARLY = 0.01  # a relative difference of counts that is still called the same
@@ -86,14 +86,24 @@ def _settings(first: System, second: System) -> Iterator[Difference]:
 
 
 def _fixed_lengths(first: System, second: System) -> Iterator[Difference]:
-    """What the servers do where a model would end its answer and may not: it changes all words behind."""
+    """What the servers do where a model would end its answer and may not: it changes all words behind, or their number.
+
+    A dialect without a field for it is not told at all, so that answers end where the model ends them.
+    """
     systems = (first, second)
     if not all(system.manifest.settings.get("ignore_eos") for system in systems):
         return
     known = [DIALECTS[system.backend.dialect] for system in systems if system.backend.dialect in DIALECTS]
-    if len({dialect.bars_eos for dialect in known}) > 1:
-        a, b = ("barred" if dialect.bars_eos else "drawn and gone beyond" for dialect in known)
+    ways = [_end_token(dialect) for dialect in known]
+    if len(set(ways)) > 1:
+        a, b = ways
         yield Difference("the end token under --ignore-eos", a, b, forbids=False)
+
+
+def _end_token(dialect: Dialect) -> str:
+    if not dialect.supports_ignore_eos:
+        return "not fixed"
+    return "barred" if dialect.bars_eos else "drawn and gone beyond"
 
 
 def _bodies(first: System, second: System, pairs: Sequence[Pairs]) -> Iterator[Difference]:

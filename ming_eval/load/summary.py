@@ -58,7 +58,10 @@ def summarise_run(
         own_phases = [p for p in phases if _is_at(p, backend.name, level)]
         if mine:
             is_cut = cut_short is not None and sum(phase.complete for phase in own_phases) < plan.repeats
-            points.append(summarise_point(mine, backend.name, level, plan, own_phases, is_cut=is_cut))
+            keeps = backend.keeps_connections
+            points.append(
+                summarise_point(mine, backend.name, level, plan, own_phases, is_cut=is_cut, keeps_connections=keeps)
+            )
         elif cut_short is not None:
             not_started.append(f"{backend.name} {level.title}")
     requests, failed = sum(point.requests for point in points), sum(point.failed for point in points)
@@ -111,10 +114,12 @@ def summarise_point(
     phases: Sequence[Phase] = (),
     *,
     is_cut: bool = False,
+    keeps_connections: bool = True,
 ) -> Point:
     """All figures of one backend at one load; `records` are those of this point, warm-up included.
 
     `is_cut`: it did not get to its end. Requests in flight were given up, so that a rate would be too low.
+    `keeps_connections`: the backend's dialect sends one request after the other on a connection.
 
     Time in which no process measured is taken out of everything, time in which the server was away out of the steady
     window and the achieved concurrency.
@@ -184,15 +189,14 @@ def summarise_point(
         intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
         length_source=next((phase.length_source for phase in phases if phase.length_source is not None), None),
         server=server_view(phases),
-        energy=energy(
-            (phase.gpus for phase in phases), whole.wall_s if whole else None, whole.num_tokens if whole else None
-        ),
+        energy=energy(phases, whole.wall_s if whole else None, whole.num_tokens if whole else None),
         validity=assess(
             measured,
             [phase.health for phase in phases if phase.health is not None],
             requested=_requested(plan, level) if plan.shape is Shape.CLOSED and not is_cut else None,
             achieved=achieved,
             are_prompts_unique=plan.nonce,
+            keeps_connections=keeps_connections,
         ),
     )
 

@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from ming_eval.types import GpuSample, Phase, ServerSample
+
+S = TypeVar("S", ServerSample, GpuSample)
 
 # Names by field, the first one found wins; of "a+b" both count, because llama.cpp's prompt tokens leave out the cached
 # ones. Series of one name (one per model or engine) are added up, shares averaged.
@@ -59,8 +62,8 @@ class ServerView:
     What was in flight, waiting and in the cache is of the `num_samples` looks while requests were out: just before and
     after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` and
     `preemptions` are differences of counters from the look before to the look after, and so is `distinct_experts`,
-    which a decode step of a mixture of experts touched in a layer, on average; `expert_share` is that over what uniform
-    routing would have touched.
+    which a decode step of a mixture of experts touched in a layer, on average of the `num_expert_looks` steps that the
+    server looked at; `expert_share` is that over what uniform routing would have touched.
     """
 
     num_samples: int
@@ -73,6 +76,7 @@ class ServerView:
     preemptions: float | None
     distinct_experts: float | None = None
     expert_share: float | None = None
+    num_expert_looks: float | None = None  # None also in results from before they were counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,16 @@ class Energy:
     """Of all GPUs of the client's host while a point ran, whatever ran on them.
 
     `joules` are counted by the GPUs themselves between the first and the last look, where they do; `power_w` is then
-    those over that time; otherwise it is the mean of the looks, and a token costs that power times the point's time.
+    those over that time; otherwise it is the mean over time of the `num_samples` looks while requests were out, as
+    `busy` always is, and a token costs that power times the point's time. Just before and after a point GPUs are idle,
+    and looks lie closer together at its beginning.
     """
 
-    power_w: float
-    busy: float
+    power_w: float | None
+    busy: float | None
     joules_per_token: float | None
     joules: float | None = None
+    num_samples: int | None = None  # None in results from before they were counted
 
 
 def parse_sample(text: str, time_s: float) -> ServerSample | None:
@@ -104,7 +111,7 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
     if not looked_at:
         return None
     parts = [phase.server for phase in looked_at]
-    during = [[s for s in phase.server if phase.started_s <= s.time_s <= phase.ended_s] for phase in looked_at]
+    during = [_while_out(phase, phase.server) for phase in looked_at]
     every = [sample for samples in during for sample in samples]
     hits = _growth((s.prefix_hits for s in samples) for samples in parts)
     queries = _growth((s.prefix_queries for s in samples) for samples in parts)
@@ -122,22 +129,28 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
         preemptions=_growth((s.preemptions for s in samples) for samples in parts),
         distinct_experts=distinct / looks if distinct is not None and looks else None,
         expert_share=distinct / uniform if distinct is not None and uniform else None,
+        num_expert_looks=looks,
     )
 
 
-def energy(phases: Iterable[Sequence[GpuSample]], wall_s: float | None, num_tokens: int | None) -> Energy | None:
+def energy(phases: Iterable[Phase], wall_s: float | None, num_tokens: int | None) -> Energy | None:
     """Mean power and use over the point, and what a token cost; None without samples."""
-    parts = [samples for samples in phases if samples]
-    every = [sample for samples in parts for sample in samples]
-    if not every:
+    looked_at = [phase for phase in phases if phase.gpus]
+    if not looked_at:
         return None
-    busy = sum(sample.busy for sample in every) / len(every)
-    joules = _growth((sample.energy_j for sample in samples) for samples in parts)
-    span_s = sum(samples[-1].time_s - samples[0].time_s for samples in parts)
-    mean_w = sum(sample.power_w for sample in every) / len(every)
+    during = [_while_out(phase, phase.gpus) for phase in looked_at]
+    joules = _growth((sample.energy_j for sample in phase.gpus) for phase in looked_at)
+    span_s = sum(phase.gpus[-1].time_s - phase.gpus[0].time_s for phase in looked_at)
+    mean_w = _mean_over_time([[(s.time_s, s.power_w) for s in samples] for samples in during])
     power_w = joules / span_s if joules is not None and span_s else mean_w
-    used = joules if joules is not None else power_w * wall_s if wall_s else None
-    return Energy(power_w, busy, used / num_tokens if used is not None and num_tokens else None, joules)
+    used = joules if joules is not None else power_w * wall_s if power_w is not None and wall_s else None
+    return Energy(
+        power_w=power_w,
+        busy=_mean_over_time([[(s.time_s, s.busy) for s in samples] for samples in during]),
+        joules_per_token=used / num_tokens if used is not None and num_tokens else None,
+        joules=joules,
+        num_samples=sum(map(len, during)),
+    )
 
 
 def _value(field: str, series: dict[str, list[float]]) -> float | None:
@@ -147,6 +160,11 @@ def _value(field: str, series: dict[str, list[float]]) -> float | None:
         return None
     values = [value for name in found for value in series[name]]
     return sum(values) / len(values) if field in _SHARES else sum(values)
+
+
+def _while_out(phase: Phase, samples: Sequence[S]) -> list[S]:
+    """Those taken while requests were out."""
+    return [sample for sample in samples if phase.started_s <= sample.time_s <= phase.ended_s]
 
 
 def _mean_over_time(parts: Sequence[Sequence[tuple[float, float | None]]]) -> float | None:

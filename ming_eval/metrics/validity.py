@@ -27,6 +27,7 @@ class Trust(StrEnum):
 
 
 _TEMPLATE_TOKENS = 64  # a common beginning of prompts up to this length is taken for that of a chat template
+_BLOCK_TOKENS = 16  # caches keep whole blocks, vLLM's of this length, and never the last token of a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,10 @@ class Validity:
     """What the client saw of itself while a point was measured; None where it could not see it.
 
     `cpu_share` is of one core, `connection_reuse` the share of requests that found an open connection, `cached_share`
-    the share of prompt tokens that the server says it had in its cache, but for a chat template. `ttft_drift` is the
-    median TTFT of the second half over that of the first where the halves differ beyond chance; well below 1, a cache
-    has warmed up, or the server. `clock_drift_ms` is the kernel's clock against the client's, over the point.
+    the share of prompt tokens behind a chat template that the server says it had in its cache; None also where prompts
+    are too short to tell. `ttft_drift` is the median TTFT of the second half over that of the first where the halves
+    differ beyond chance; well below 1, a cache has warmed up, or the server. `clock_drift_ms` is the kernel's clock
+    against the client's, over the point.
     """
 
     verdict: Trust
@@ -96,6 +98,9 @@ def _shortfall(validity: Validity) -> float | None:
     return None if mean is None or requested is None else mean / requested
 
 
+_OF_KEPT_CONNECTIONS = _Limit(
+    "requests on an open connection", lambda v: v.connection_reuse, 0.5, -1.0, "", falling=True
+)
 _LIMITS_OF_THE_CLIENT = (
     _Limit("client CPU", lambda v: v.cpu_share, 0.8, 0.95, " of a core", hint=": share the load with --workers"),
     _Limit("event-loop lag p99", lambda v: v.loop_lag_p99_ms, 5.0, 20.0, " ms"),
@@ -103,7 +108,7 @@ _LIMITS_OF_THE_CLIENT = (
     _Limit("send lag p99", lambda v: v.send_lag_p99_ms, 5.0, 20.0, " ms"),
     _Limit("garbage collector pause of", lambda v: v.gc_pause_max_ms, 10.0, 50.0, " ms"),
     _Limit("concurrency achieved / requested", _shortfall, 0.98, 0.9, "", falling=True),
-    _Limit("requests on an open connection", lambda v: v.connection_reuse, 0.5, -1.0, "", falling=True),
+    _OF_KEPT_CONNECTIONS,
     _Limit("clock drift", lambda v: abs(v.clock_drift_ms or 0.0), 1.0, float("inf"), " ms"),
 )
 _LIMITS = (
@@ -127,11 +132,13 @@ def assess(
     requested: int | None,
     achieved: stats.Achieved | None,
     are_prompts_unique: bool,
+    keeps_connections: bool,
 ) -> Validity | None:
     """The validity of one point; None where the client left no trace of itself.
 
     `healths` are those of its phases, over all processes: the worst of them counts. `requested` is the concurrency of a
-    closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice.
+    closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice, a connection for
+    each request where the dialect `keeps_connections`: elsewhere that is meant so, and it is open before it is used.
     """
     if not healths:
         return None
@@ -157,7 +164,8 @@ def assess(
         cached_share=_cached_share(measured),
         ttft_drift=_ttft_drift(measured),
     )
-    return _with_verdict(found, _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT)
+    limits = _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT
+    return _with_verdict(found, [each for each in limits if keeps_connections or each is not _OF_KEPT_CONNECTIONS])
 
 
 def worst_of(validities: Iterable[tuple[str, Validity]]) -> RunValidity | None:
@@ -181,8 +189,10 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
 def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
     """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
 
-    What all requests have from it is left out, up to the length of a chat template, which they rightly share; so are
-    later turns of a conversation, which rightly find the turns before them.
+    What all requests have from it is left out of both sides, up to the length of a chat template, which they rightly
+    share; so are later turns of a conversation, which rightly find the turns before them. None where at most a block a
+    request is left: of that a cache gives nothing or all that was taken for the template, so that cold and warm look
+    alike. Warm-up requests tell no more of the template: who was asked these prompts before was asked theirs as well.
     """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
@@ -192,7 +202,8 @@ def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
     if not known:
         return None
     template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
-    return sum(cached - template for cached, _ in known) / sum(total for _, total in known)
+    rest = sum(total - template for _, total in known)
+    return sum(cached - template for cached, _ in known) / rest if rest > _BLOCK_TOKENS * len(known) else None
 
 
 def _ttft_drift(measured: Sequence[RequestRecord]) -> float | None:

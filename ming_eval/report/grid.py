@@ -38,6 +38,9 @@ class Grid:
         return "  ".join(cells).rstrip()
 
 
+FEWEST_LOOKS = 3  # at a server or a GPU: with fewer, what lies between them may be anything
+
+
 def number(value: float | None) -> str:
     """Three or more significant digits, as many as a reader of a benchmark can use: 1444, 91.2, 3.41, 0.052."""
     if value is None:

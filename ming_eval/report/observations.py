@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ming_eval.metrics.prometheus import ServerView
-from ming_eval.report.grid import number, percent
+from ming_eval.report.grid import FEWEST_LOOKS, number, percent
 from ming_eval.report.scaling import curves, elasticity, find_knee, speedup
 from ming_eval.report.validity import validity_lines
 from ming_eval.results import Goodput, Point, Summary
@@ -154,15 +154,16 @@ def _has_gauge(view: ServerView) -> bool:
 
 
 def server_side(points: Sequence[Point]) -> str | None:
-    """The server's own figures, where it publishes them and was looked at while requests were out."""
-    seen = [(p.load_name, p.server) for p in points if p.server is not None and _has_gauge(p.server)]
+    """The server's own figures, where it publishes them and was looked at often enough while requests were out."""
+    views = [(p.load_name, p.server) for p in points if p.server is not None]
+    seen = [(name, view) for name, view in views if view.num_samples >= FEWEST_LOOKS and _has_gauge(view)]
     if not seen:
         return None
-    views = [
+    found = [
         f"{name} {number(view.running_max)} / {number(view.waiting_max)} / {percent(view.kv_used_max)}"
         for name, view in seen
     ]
-    return f"The server says, at most (running / waiting / KV cache used): {'; '.join(views)}."
+    return f"The server says, at most (running / waiting / KV cache used): {'; '.join(found)}."
 
 
 def warmup(points: Sequence[Point]) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ming_eval.metrics.prometheus import Energy, ServerView
 from ming_eval.metrics.stats import Interval
-from ming_eval.report.grid import MISSING, Grid, number, pair, percent
+from ming_eval.report.grid import FEWEST_LOOKS, MISSING, Grid, number, pair, percent
 from ming_eval.report.scaling import curves
 from ming_eval.results import Pass, Point, Summary
 from ming_eval.types import Task
@@ -32,8 +33,10 @@ def workload_tables(summary: Summary) -> list[tuple[str, str, Grid]]:
         (
             "Both sides",
             "What the client saw of each point beside what the server said of itself (GET /metrics, looked at now and "
-            "then while requests were out) and the GPUs of this host (NVML). Requests in flight; prefix hits: prompt "
-            "tokens in its cache.",
+            "then while requests were out) and the GPUs of this host (NVML). Looks: how many while requests "
+            f"were out; what rests on fewer than {FEWEST_LOOKS} is left out. Requests in flight; prefix hits: prompt "
+            "tokens in its cache. Cached by usage: of all prompt tokens, the chat template and later turns of "
+            "conversations included; the warning of a warm prefix cache leaves both out.",
             both_sides_grid(summary),
         ),
         ("Turns", "The requests of all conversations by their place in them.", turns_grid(summary)),
@@ -75,6 +78,7 @@ def both_sides_grid(summary: Summary) -> Grid:
         "backend",
         "load",
         "client mean / max",
+        "looks",
         "running mean / max",
         "waiting mean / max",
         "KV used",
@@ -89,11 +93,14 @@ def both_sides_grid(summary: Summary) -> Grid:
 
 
 def _experts(point: Point) -> str:
-    """Distinct experts of a decode step, and their share of what uniform routing would touch."""
+    """Distinct experts of a decode step, their share of what uniform routing would touch, and of how many steps."""
     server = point.server
     if server is None or server.distinct_experts is None:
         return MISSING
-    return f"{number(server.distinct_experts)}, {percent(server.expert_share)}"
+    figures, steps = f"{number(server.distinct_experts)}, {percent(server.expert_share)}", server.num_expert_looks
+    if steps is None:
+        return figures
+    return f"{figures if steps >= FEWEST_LOOKS else MISSING} ({steps:.0f} steps)"
 
 
 def _both_sides(point: Point) -> list[str]:
@@ -101,16 +108,44 @@ def _both_sides(point: Point) -> list[str]:
     cached = (
         point.cached_tokens / point.prompt_tokens if point.cached_tokens is not None and point.prompt_tokens else None
     )
-    row = [point.backend, point.load_name, pair(achieved.mean, achieved.max)]
-    if server is None:
-        row += [MISSING] * 4
-    else:
-        row += [pair(server.running_mean, server.running_max), pair(server.waiting_mean, server.waiting_max)]
-        row += [percent(server.kv_used_max), percent(server.prefix_hit_share)]
-    row += [percent(cached), number(None if server is None else server.preemptions)]
+    return [
+        point.backend,
+        point.load_name,
+        pair(achieved.mean, achieved.max),
+        _looks(server, energy),
+        *_gauges(server),
+        percent(None if server is None else server.prefix_hit_share),
+        percent(cached),
+        number(None if server is None else server.preemptions),
+        *_gpus(energy),
+    ]
+
+
+def _looks(server: ServerView | None, energy: Energy | None) -> str:
+    """How many; the server and the GPUs are looked at together, but a server may not answer."""
+    counts = [each.num_samples for each in (server, energy) if each is not None and each.num_samples is not None]
+    return " / ".join(map(str, dict.fromkeys(counts))) or MISSING
+
+
+def _gauges(server: ServerView | None) -> list[str]:
+    """Running, waiting and KV cache used."""
+    if server is None or server.num_samples < FEWEST_LOOKS:
+        return [MISSING] * 3
+    running, waiting = pair(server.running_mean, server.running_max), pair(server.waiting_mean, server.waiting_max)
+    return [running, waiting, percent(server.kv_used_max)]
+
+
+def _gpus(energy: Energy | None) -> list[str]:
+    """Watts, use and joules per token; what the GPUs count themselves does not rest on looks."""
     if energy is None:
-        return [*row, *[MISSING] * 3]
-    return [*row, number(energy.power_w), percent(energy.busy), number(energy.joules_per_token)]
+        return [MISSING] * 3
+    is_seen = energy.num_samples is None or energy.num_samples >= FEWEST_LOOKS
+    is_counted = is_seen or energy.joules is not None
+    return [
+        number(energy.power_w if is_counted else None),
+        percent(energy.busy if is_seen else None),
+        number(energy.joules_per_token if is_counted else None),
+    ]
 
 
 def turns_grid(summary: Summary) -> Grid:

@@ -42,22 +42,23 @@ def test_a_setting_that_one_run_is_too_old_to_know_is_no_difference() -> None:
     assert found(first, replace(second, manifest=newer)) == []
 
 
-def test_servers_that_bar_the_end_token_give_other_words_than_those_that_go_beyond_it() -> None:
+def test_servers_do_different_things_where_an_answer_would_end() -> None:
     first, second = (simulate(WORLD, np.random.default_rng(0)) for _ in range(2))
 
-    def unlike(dialect: str, *, ignore_eos: bool) -> list[str]:
+    def unlike(dialect: str, other: str = "transformers", *, ignore_eos: bool = True) -> list[str]:
         systems = [
             replace(
                 system,
                 backend=replace(system.backend, dialect=name),
                 manifest=replace(system.manifest, settings={"ignore_eos": ignore_eos}),
             )
-            for system, name in ((first, "transformers"), (second, dialect))
+            for system, name in ((first, other), (second, dialect))
         ]
         pairs = [pair(systems[0].points[key], systems[1].points[key]) for key in first.points]
         return [str(each) for each in differences(systems[0], systems[1], pairs) if "end token" in each.what]
 
-    assert unlike("llamacpp", ignore_eos=True) == [
-        "the end token under --ignore-eos: drawn and gone beyond against barred"
-    ]
-    assert unlike("llamacpp", ignore_eos=False) == unlike("vllm", ignore_eos=True) == []
+    what = "the end token under --ignore-eos"
+    assert unlike("llamacpp") == [f"{what}: drawn and gone beyond against barred"]
+    assert unlike("openai", "vllm") == [f"{what}: drawn and gone beyond against not fixed"]
+    assert unlike("llamacpp", "mstar") == [f"{what}: not fixed against barred"]
+    assert unlike("llamacpp", ignore_eos=False) == unlike("vllm") == unlike("openai", "mstar-native") == []

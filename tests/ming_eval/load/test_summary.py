@@ -11,7 +11,7 @@ from ming_eval.errors import DataError
 from ming_eval.load.plan import Level, Shape
 from ming_eval.load.summary import INTERRUPTED, distribution_ms, summarise_point, summarise_run
 from ming_eval.results import Distribution
-from ming_eval.types import Failure, Outage, Phase, RequestRecord, TokenSource
+from ming_eval.types import ClientHealth, Failure, Outage, Phase, RequestRecord, TokenSource
 from tests.ming_eval.factories import make_backend, make_manifest, make_plan, make_record
 
 FAILED = {
@@ -173,6 +173,29 @@ def test_a_manifest_of_something_else_is_a_data_error() -> None:
     strange = replace(manifest, settings={})
     with pytest.raises(DataError, match="no sweep"):
         summarise_run(strange, [], finished=None, cut_short=None)
+
+
+@pytest.mark.parametrize(("dialect", "is_doubted"), [("vllm", True), ("llamacpp", False), ("of-a-later-time", True)])
+def test_a_connection_for_each_request_is_doubted_where_the_dialect_keeps_them(dialect: str, is_doubted: bool) -> None:
+    manifest = make_manifest(make_plan(nonce=False), make_backend(dialect=dialect))
+    records = [make_record(id=str(i), sent_s=float(i), reused_connection=False) for i in range(4)]
+    seen = ClientHealth(
+        wall_s=5.0,
+        cpu_s=0.5,
+        loop_lag_s=0.001,
+        num_loop_samples=500,
+        receive_lag_s=None,
+        num_receive_stamps=0,
+        clock_drift_s=None,
+        gc_pause_max_s=0.0,
+        gc_pauses_s=0.0,
+    )
+    phases = [phase(0.0, 5.0, health=seen)]
+    (point,) = summarise_run(manifest, records, phases, finished="later", cut_short=None).points
+    assert point.validity is not None
+    assert point.validity.connection_reuse == 0.0
+    doubts = [reason for reason in point.validity.reasons if "open connection" in reason]
+    assert doubts == (["requests on an open connection 0, below 0.5"] if is_doubted else [])
 
 
 # --- what is more than a closed loop of text -------------------------------------------------------------------------

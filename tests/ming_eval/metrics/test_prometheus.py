@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -73,7 +74,7 @@ ming:moe_uniform_experts_total{model_name="m"} %d
     samples = [parse_sample(page % counts, i) for i, counts in enumerate([(5, 90, 100), (8, 250, 340), (10, 400, 500)])]
     view = server_view([phase(sample for sample in samples if sample is not None)])
     assert view is not None
-    assert (view.distinct_experts, view.expert_share) == (62.0, 0.775)
+    assert (view.distinct_experts, view.expert_share, view.num_expert_looks) == (62.0, 0.775, 5.0)
 
 
 def test_a_point_too_short_for_a_look_has_no_gauges_rather_than_those_of_an_idle_server() -> None:
@@ -93,13 +94,28 @@ def test_a_counter_that_starts_again_was_restarted() -> None:
 
 def test_no_samples_no_view() -> None:
     assert server_view([phase(()), phase(())]) is None
-    assert energy([()], 1.0, 1) is None
+    assert energy([phase(())], 1.0, 1) is None
 
 
 def test_energy_per_token() -> None:
     """300 W on average for 10 s and 1,500 tokens: 2 J each."""
-    counted = energy([[GpuSample(0.0, 200.0, 0.5, 10.0), GpuSample(2.0, 400.0, 1.0, 310.0)]], 10.0, 1500)
-    assert counted == Energy(150.0, 0.75, 0.2, 300.0)  # by the GPUs' own counters
-    found = energy([[GpuSample(0.0, 200.0, 0.5), GpuSample(1.0, 400.0, 1.0)]], 10.0, 1500)
+    counted = energy([on_gpus(GpuSample(0.0, 200.0, 0.5, 10.0), GpuSample(2.0, 400.0, 1.0, 310.0))], 10.0, 1500)
+    assert counted == Energy(150.0, 0.75, 0.2, 300.0, 2)  # by the GPUs' own counters
+    found = energy([on_gpus(GpuSample(0.0, 200.0, 0.5), GpuSample(1.0, 400.0, 1.0))], 10.0, 1500)
+    assert found == Energy(300.0, 0.75, 2.0, None, 2)
+
+
+def test_gpus_are_as_busy_as_they_were_while_requests_were_out() -> None:
+    """Idle before and after; 1 s at full use, 4 s that fall to half: (1 x 1 + 4 x 0.75) / 5, and watts likewise."""
+    looks = [(0.0, 60.0, 0.0), (0.2, 700.0, 1.0), (0.6, 700.0, 1.0), (1.2, 700.0, 1.0), (5.2, 350.0, 0.5)]
+    samples = [GpuSample(*look) for look in [*looks, (5.4, 60.0, 0.0)]]
+    found = energy([on_gpus(*samples, started_s=0.1, ended_s=5.3)], 5.0, 3080)
     assert found is not None
-    assert (found.power_w, found.busy, found.joules_per_token) == (300.0, 0.75, 2.0)
+    assert (found.busy, found.power_w, found.joules_per_token) == pytest.approx((0.8, 560.0, 560 * 5 / 3080))
+    assert found.num_samples == 4
+    short = energy([on_gpus(*samples[:3], started_s=0.1, ended_s=0.3)], 0.2, 100)
+    assert short == Energy(None, None, None, None, 1)  # one look is no mean
+
+
+def on_gpus(*samples: GpuSample, started_s: float = 0.0, ended_s: float = 100.0) -> Phase:
+    return replace(phase((), started_s=started_s, ended_s=ended_s), gpus=samples)

@@ -29,8 +29,14 @@ def health(**values: Any) -> ClientHealth:
 
 
 def judge(*healths: ClientHealth, records: list[RequestRecord] | None = None, **values: Any) -> Validity:
-    options: dict[str, Any] = {"requested": 4, "achieved": Achieved(4.0, 4), "are_prompts_unique": True}
-    found = assess(records or [make_record(id=str(i)) for i in range(8)], healths, **(options | values))
+    options: dict[str, Any] = {
+        "requested": 4,
+        "achieved": Achieved(4.0, 4),
+        "are_prompts_unique": True,
+        "keeps_connections": True,
+    }
+    plain = [make_record(id=str(i), num_prompt_tokens=100) for i in range(8)]
+    found = assess(records or plain, healths, **(options | values))
     assert found is not None
     return found
 
@@ -77,7 +83,7 @@ def test_missing_concurrency_is_the_clients_fault() -> None:
 def test_a_warm_prefix_cache_is_a_reason_for_doubt_only_where_no_prompt_came_twice() -> None:
     warm = [make_record(id=str(i), num_prompt_tokens=100, num_cached_tokens=96) for i in range(8)]
     found = judge(health(), records=warm)
-    assert found.cached_share == pytest.approx(0.32)  # 64 of the 96 could be a chat template
+    assert found.cached_share == pytest.approx(32 / 36)  # 64 of the 96 could be a chat template
     assert found.verdict is Trust.SUSPECT
     assert judge(health(), records=warm, are_prompts_unique=False).verdict is Trust.VALID
 
@@ -89,6 +95,25 @@ def test_a_chat_template_and_the_turns_before_are_rightly_found_in_the_cache() -
     assert judge(health(), records=[*cold, *later]).cached_share == 0.0
     one_warm = [*cold, make_record(id="w", num_prompt_tokens=400, num_cached_tokens=380)]
     assert judge(health(), records=one_warm).verdict is Trust.SUSPECT
+
+
+def cached_of(*counts: tuple[int, int]) -> float | None:
+    """Of requests with so many tokens from the cache in prompts of so many."""
+    records = [
+        make_record(id=str(i), num_cached_tokens=cached, num_prompt_tokens=total)
+        for i, (cached, total) in enumerate(counts)
+    ]
+    return judge(health(), records=records).cached_share
+
+
+def test_a_warm_cache_shows_in_short_prompts_or_they_are_said_to_be_too_short_to_tell() -> None:
+    """64 tokens and a template of 20, warm and cold; then prompts that a template of up to 64 tokens may fill."""
+    assert cached_of(*[(80, 84)] * 4) == pytest.approx(16 / 20)
+    assert cached_of(*[(16, 84)] * 4) == 0.0
+    assert cached_of(*[(64, 64)] * 4) is None
+    assert cached_of(*[(64, 80)] * 4) is None  # warm: the last of 5 blocks is never wholly cached
+    assert cached_of(*[(64, 81)] * 4) == 0.0  # a warm cache would have given 80
+    assert cached_of((16, 64), *[(48, 64)] * 3) == pytest.approx(96 / 192)  # a cold prompt shows the template
 
 
 def ttfts(*milliseconds: float) -> list[RequestRecord]:
@@ -114,7 +139,9 @@ def test_the_worst_process_counts() -> None:
 
 
 def test_a_point_without_a_trace_of_the_client_has_no_verdict() -> None:
-    assert assess([make_record()], [], requested=1, achieved=None, are_prompts_unique=True) is None
+    assert (
+        assess([make_record()], [], requested=1, achieved=None, are_prompts_unique=True, keeps_connections=True) is None
+    )
 
 
 def test_a_run_is_as_good_as_its_worst_point() -> None:

@@ -26,13 +26,14 @@ def test_a_clean_run_says_so_and_gives_scaling_knee_and_tail() -> None:
     ]
 
 
-def test_a_server_that_was_not_seen_at_work_says_nothing() -> None:
+def test_a_server_that_was_hardly_seen_at_work_says_nothing() -> None:
     gauges: dict[str, Any] = dict.fromkeys(
         ("running_mean", "running_max", "waiting_mean", "waiting_max", "kv_used_max", "prefix_hit_share")
     )
     unseen = ServerView(num_samples=0, preemptions=0.0, **gauges)
     assert "server says" not in said(make_point(1, 100, server=unseen))
-    assert "c=1 1.00 / - / -" in said(make_point(1, 100, server=replace(unseen, num_samples=1, running_max=1.0)))
+    assert "server says" not in said(make_point(1, 100, server=replace(unseen, num_samples=2, running_max=1.0)))
+    assert "c=1 1.00 / - / -" in said(make_point(1, 100, server=replace(unseen, num_samples=3, running_max=1.0)))
 
 
 def test_no_knee_is_claimed_from_two_points() -> None:
