@@ -144,8 +144,7 @@ def _plans(spec: AnswerSpec) -> list[Plan]:
     if Path(spec.cwd).is_dir():
         os.chdir(spec.cwd)
     plans = make_plans(spec.settings)
-    here = spec.settings.with_digests(plans)
-    if (here.item_digests, here.protocol_hashes) != (spec.settings.item_digests, spec.settings.protocol_hashes):
+    if spec.settings.with_digests(plans) != spec.settings:
         raise DataError(
             f"worker {spec.index}: suites or data of its host are not those of this one: put the same files on both"
         )
