@@ -1,4 +1,4 @@
-"""Which suite files the replies of a stored run are still answers to."""
+"""What the replies of a stored run are still answers to, and which options it goes on with."""
 
 from __future__ import annotations
 
@@ -80,3 +80,26 @@ def test_a_summary_that_cannot_be_written_leaves_the_manifest_as_it_was(tmp_path
     (run / "summary.md").rmdir()
     rescore_run(run)
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--model", "other", "--dialect", "vllm"], "--model and --dialect"),
+        (["--", "--tp", "2"], "what stands after --"),
+    ],
+)
+def test_options_of_servers_that_nobody_names_are_no_part_of_a_resumed_run(
+    tmp_path: Path, words: list[str], named: str
+) -> None:
+    """Also of a run whose engine was started for it: the words of the line that began it hold."""
+    run, _ = asked(tmp_path)
+    path = run / "manifest.json"
+    for launched in (False, True):
+        manifest = json.loads(path.read_bytes())
+        manifest["backends"][0]["launched"] = launched
+        path.write_text(json.dumps(manifest))
+        before = {each: each.read_bytes() for each in run.iterdir()}
+        result = invoke("accuracy", "--resume", str(run), *words)
+        assert (result.exit_code, f"leave out {named}, or name servers" in result.stderr) == (2, True), result.stderr
+        assert {each: each.read_bytes() for each in run.iterdir()} == before
