@@ -217,6 +217,8 @@ def _resume(
     from ming_eval.commands.session import Job
     from ming_eval.run_folder import find_run
 
+    if not servers.targets:
+        _refuse_server_options(ctx)
     folder = find_run(run, out)
     manifest = manifests.read(folder)
     before = AccuracySettings.of(manifest)
@@ -234,10 +236,28 @@ def _resume(
 
 def _typed_names(ctx: typer.Context, typed: Mapping[str, Any]) -> set[str]:
     """Which settings are on the command line."""
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    names = {_SETTING_OF.get(name, name) for name in given} & typed.keys()
+    names = {_SETTING_OF.get(name, name) for name in _given(ctx)} & typed.keys()
     return names - {"suites"} | ({"suites"} if typed["suites"] else set())
+
+
+def _given(ctx: typer.Context) -> set[str]:
+    """Which parameters are on the command line."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _refuse_server_options(ctx: typer.Context) -> None:
+    """The stored servers are asked as they were: what is said of others would go unheard.
+
+    Raises:
+        UsageError: there are options of servers that no --backend names.
+    """
+    named = [f"--{name}" for name in ("model", "dialect") if name in _given(ctx)]
+    if others := named + (["what stands after --"] if "--" in words(ctx) else []):
+        raise UsageError(
+            f"--resume asks the servers of the run as it began: leave out {' and '.join(others)}, "
+            "or name servers with --backend"
+        )
 
 
 _SETTING_OF = {"timeout": "timeout_s", "shuffle_options": "option_order", "rotate_options": "option_order"}

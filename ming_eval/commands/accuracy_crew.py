@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from ming_eval.commands.accuracy_settings import refuse_idle_workers
 from ming_eval.commands.accuracy_turns import Turn, Watcher
-from ming_eval.commands.accuracy_worker import AnswerNews, AnswerSpec
+from ming_eval.commands.accuracy_worker import AnswerNews, AnswerSpec, GiveUp
 from ming_eval.errors import TargetError
+from ming_eval.evals.error_window import ErrorWindow
 from ming_eval.evals.item import Kind
 from ming_eval.evals.responses import RESPONSES_FILE, Response, join_responses, read_parts, read_responses
 from ming_eval.evals.runner import SampleKey
@@ -34,6 +35,8 @@ class SharedAsked:
     keys: dict[SampleKey, str] = field(default_factory=dict)
     spans_s: list[tuple[float, float]] = field(default_factory=list)
     num_ended: int = 0
+    window: ErrorWindow = field(default_factory=ErrorWindow)
+    is_failing: bool = False
 
     @property
     def wall_s(self) -> float | None:
@@ -109,7 +112,11 @@ class AnswerCrew:
                 return
             if news.kind == "error":
                 raise error_of(news)
+            was_failing = self._asked[news.turn].is_failing
             self._take(news, offset)
+            if self._asked[news.turn].is_failing and not was_failing and not self._is_stopping:
+                line = msgspec.json.encode(GiveUp(news.turn))
+                await asyncio.gather(*(each.send(line) for each in self._links))
         if not self._is_stopping:
             code = await link.stop()
             raise TargetError(f"worker {index} on {link.host} ended by itself (exit code {code})")
@@ -123,7 +130,8 @@ class AnswerCrew:
             if each.reused:
                 asked.reused.add(key)
             watcher.reply_ended(None, each.outcome, reused=each.reused)
-        asked.gave_up |= news.gave_up
+            asked.is_failing |= asked.window.add(each.outcome)
+        asked.gave_up |= news.gave_up or asked.is_failing
         if news.span_s is not None:
             sent_s, done_s = news.span_s
             asked.spans_s.append((sent_s - offset.offset_s, done_s - offset.offset_s))

@@ -28,8 +28,6 @@ from ming_eval.results import Verdict
 from ming_eval.run_folder import RequestLog
 from ming_eval.targets import Target
 
-_REDRAW_S = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class FinishedAccuracy:

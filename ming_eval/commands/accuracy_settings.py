@@ -24,7 +24,10 @@ ANSWER_WORKER = "ming_eval.commands.accuracy_worker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracySettings:
-    """All options that a run can be repeated from; the digests are of what they came to when it began."""
+    """All options that a run can be repeated from; the digests are of what they came to when it began.
+
+    `asked_hashes` is empty in runs of versions that did not keep any.
+    """
 
     suites: tuple[str, ...]
     protocol: str | None
@@ -45,6 +48,7 @@ class AccuracySettings:
     speaker_encoder: str | None = None
     workers: str = "1"
     protocol_hashes: tuple[str, ...] = ()
+    asked_hashes: tuple[str, ...] = ()
     item_digests: tuple[str, ...] = ()
 
     @classmethod
@@ -108,6 +112,7 @@ class AccuracySettings:
         return replace(
             self,
             protocol_hashes=tuple(plan.protocol_hash for plan in plans),
+            asked_hashes=tuple(plan.asked_hash for plan in plans),
             item_digests=tuple(plan.items_digest for plan in plans),
         )
 
@@ -164,6 +169,10 @@ def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: 
         raise UsageError(
             f"{run} was asked by another protocol ({', '.join(before.protocol_hashes)}, "
             f"now {', '.join(now.protocol_hashes)}): start a new run, or after an update `ming-eval rescore` it first"
+        )
+    if before.asked_hashes and before.asked_hashes != now.asked_hashes:
+        raise UsageError(
+            f"{run} was asked by another seed or with other solved examples: repeat its options, or start a new run"
         )
     if before.item_digests != now.item_digests:
         raise UsageError(f"{run} was asked other items: repeat its options, or start a new run")

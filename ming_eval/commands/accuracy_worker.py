@@ -2,7 +2,8 @@
 
 It is started and steered by `commands.accuracy_crew`, which tells it in one line what to do. It makes the plans itself,
 from data of its host, and asks its items of every suite; each answer is a line in a file of its own before the crew
-hears of it. When its standard input is closed it stops and keeps what it has.
+hears of it. The crew ends a turn for all of them with a further line. When its standard input is closed it stops and
+keeps what it has.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ class AnswerNews(News, omit_defaults=True):
     gave_up: bool = False
 
 
+class GiveUp(msgspec.Struct, frozen=True):
+    """Any further line: nothing more is to be sent for this turn."""
+
+    turn: int
+
+
 def own_samples(samples: Sequence[Sample], index: int, count: int) -> tuple[Sample, ...]:
     """Those of process `index` of `count`: every `count`-th item, each with all its repeats and rotations."""
     places = {name: place for place, name in enumerate(dict.fromkeys(sample.item.id for sample in samples))}
@@ -99,11 +106,34 @@ class _Reporter:
         self._wire.say(news)
 
 
+class _Turns:
+    """Which turn is on, and which the crew has given up; those may be to come here, or over."""
+
+    def __init__(self) -> None:
+        self._given_up: set[int] = set()
+        self._now: tuple[int, SuiteRun] | None = None
+
+    def begin(self, turn: int, run: SuiteRun) -> None:
+        self._now = turn, run
+        self._end_given_up()
+
+    async def listen(self, wire: Wire) -> None:
+        """Do as the crew says for as long as it is there."""
+        while line := await wire.read():
+            self._given_up.add(msgspec.json.decode(line, type=GiveUp).turn)
+            self._end_given_up()
+
+    def _end_given_up(self) -> None:
+        if self._now is not None and self._now[0] in self._given_up:
+            self._now[1].give_up()
+
+
 async def work() -> None:
     """Do what the first line says."""
     wire = await Wire.connect()
     spec = msgspec.json.decode(await wire.read(), type=AnswerSpec)
-    asking, listening = asyncio.create_task(_ask(spec, wire)), asyncio.create_task(wire.read())
+    turns = _Turns()
+    asking, listening = asyncio.create_task(_ask(spec, wire, turns)), asyncio.create_task(turns.listen(wire))
     await asyncio.wait((asking, listening), return_when=asyncio.FIRST_COMPLETED)
     for task in (asking, listening):
         task.cancel()
@@ -111,7 +141,7 @@ async def work() -> None:
     wire.end(result)
 
 
-async def _ask(spec: AnswerSpec, wire: Wire) -> None:
+async def _ask(spec: AnswerSpec, wire: Wire, turns: _Turns) -> None:
     settings = spec.settings
     plans = [
         replace(plan, samples=own_samples(plan.samples, spec.index, spec.count))
@@ -124,6 +154,7 @@ async def _ask(spec: AnswerSpec, wire: Wire) -> None:
             for index, turn in enumerate(turns_of(plans, spec.targets, is_shared=settings.shard)):
                 reporter = _Reporter(wire, index)
                 async with asker.suite_run(turn, log, reporter, concurrency) as run:
+                    turns.begin(index, run)
                     is_whole = False
                     try:
                         await run.run()
@@ -144,8 +175,7 @@ def _plans(spec: AnswerSpec) -> list[Plan]:
     if Path(spec.cwd).is_dir():
         os.chdir(spec.cwd)
     plans = make_plans(spec.settings)
-    here = spec.settings.with_digests(plans)
-    if (here.item_digests, here.protocol_hashes) != (spec.settings.item_digests, spec.settings.protocol_hashes):
+    if spec.settings.with_digests(plans) != spec.settings:
         raise DataError(
             f"worker {spec.index}: suites or data of its host are not those of this one: put the same files on both"
         )

@@ -92,8 +92,8 @@ def rescore_run(folder: Path, speaker_encoder: str | None = None) -> Rescored:
     if speaker_encoder is not None:
         changed["speaker_encoder"] = speaker_encoder
     manifest = replace(manifest, settings={**manifest.settings, **changed})
-    manifests.write(manifest, folder)
     summary = write_summary(folder, manifest, stored.answers, stored.verdict, stored.max_error_rate, encoder)
+    manifests.write(manifest, folder)
     return Rescored(summary, tuple(changes(before, read_items(folder))))
 
 

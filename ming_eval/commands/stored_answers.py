@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ming_eval.accuracy_results import ItemResult, SuiteResult, read_accuracy
 from ming_eval.commands.accuracy_run import Answers
@@ -14,7 +15,7 @@ from ming_eval.errors import DataError
 from ming_eval.evals.plan import Plan
 from ming_eval.evals.responses import Response, read_responses
 from ming_eval.evals.runner import SampleKey
-from ming_eval.evals.summarise import Conduct
+from ming_eval.evals.summarise import Conduct, further_settings
 from ming_eval.load.summary import KILLED
 from ming_eval.manifest import Manifest
 from ming_eval.results import Verdict
@@ -44,7 +45,7 @@ def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) 
     if settings.with_digests(plans).item_digests != settings.item_digests:
         raise DataError(f"{manifest.run}: the data is not what it was when the run began; restore it to score again")
     responses = read_responses(folder)
-    _refuse_other_questions(folder, plans)
+    _refuse_other_questions(folder, settings, plans)
     names = [backend.name for backend in manifest.backends]
     groups = [names] if settings.shard else [[name] for name in names]
     summary = read_accuracy(folder) if (folder / "summary.json").exists() else None
@@ -63,26 +64,43 @@ def read_answers(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) 
     return StoredAnswers(answers, verdict, settings.max_error_rate, hashes)
 
 
-def _refuse_other_questions(folder: Path, plans: Sequence[Plan]) -> None:
+def _refuse_other_questions(folder: Path, settings: AccuracySettings, plans: Sequence[Plan]) -> None:
     """Replies to one prompt are not answers to another one that a suite file has since.
 
     Raises:
         DataError: a suite asks otherwise than it did.
     """
-    if not (folder / "summary.json").exists():
-        return
-    now = {plan.name: plan for plan in plans}
-    for suite in read_accuracy(folder).suites:
-        plan = now.get(suite.suite)
-        if plan is None:
-            continue
-        was = (suite.version, suite.prompt, suite.max_tokens, suite.temperature)
-        protocol = plan.protocol
-        if was != (plan.suite.suite.version, protocol.text, protocol.max_tokens, protocol.temperature):
-            raise DataError(
-                f"{folder.name}: {suite.suite} v{suite.version} was asked otherwise than its file "
-                f"(v{plan.suite.suite.version}) says now; restore the file to score the replies again"
-            )
+    has_summary = (folder / "summary.json").exists()
+    before = {suite.suite: suite for suite in read_accuracy(folder).suites} if has_summary else {}
+    if settings.asked_hashes:
+        pairs = zip(settings.asked_hashes, plans, strict=True)
+        changed = next((plan for asked, plan in pairs if asked != plan.asked_hash), None)
+    else:
+        known = (plan for plan in plans if plan.name in before)
+        changed = next((plan for plan in known if _asks_otherwise(plan, before[plan.name])), None)
+    if changed is not None:
+        name = f"{changed.name} v{before[changed.name].version}" if changed.name in before else changed.name
+        shown = " and that of its solved examples" if changed.examples else ""
+        raise DataError(
+            f"{folder.name}: {name} was asked otherwise than its file (v{changed.suite.suite.version}) says now; "
+            f"restore the file{shown} to score the replies again"
+        )
+
+
+def _asks_otherwise(plan: Plan, before: SuiteResult) -> bool:
+    """True where the summary of a run that kept no digest of what it asked shows that something else was.
+
+    The oldest ones have nothing of the protocol's settings.
+    """
+    protocol, settings = plan.protocol, before.protocol_settings
+    was = (before.version, before.prompt, before.max_tokens, before.temperature)
+    if was != (plan.suite.suite.version, protocol.text, protocol.max_tokens, protocol.temperature):
+        return True
+    return bool(settings) and _that_ask(settings) != _that_ask(further_settings(plan))
+
+
+def _that_ask(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "origin"}
 
 
 def _of_plan(

@@ -114,6 +114,26 @@ class Plan:
         return digest(self.origin.digest, [sample.key for sample in self.samples])[:16]
 
     @property
+    def asked_hash(self) -> str:
+        """A digest of everything that decides what is sent besides items and server; how replies are read is not in it.
+
+        Unlike `protocol_hash` it stays the same from one version of this package to the next.
+        """
+        options = self.options
+        is_speech = self.suite.kind is Kind.SPEECH
+        return digest(
+            self.suite.name,
+            self.suite.suite.version,
+            {name: value for name, value in self.protocol.choices_made.items() if name != "origin"},
+            is_speech,
+            options.method,
+            options.order,
+            options.seed,
+            options.judge if is_speech else None,
+            {name: [_shown(item) for item in each] for name, each in self.examples.items()},
+        )[:16]
+
+    @property
     def protocol_hash(self) -> str:
         """A digest of everything that can move a score besides items and server."""
         options = self.options
@@ -183,6 +203,11 @@ def _examples(
                 f"suite {suite.name}: the protocol needs {protocol.examples} solved examples{where}, found {len(each)}"
             )
     return found
+
+
+def _shown(example: Item) -> list[object]:
+    """What a solved example shows."""
+    return [example.question, example.choices, msgspec.to_builtins(example.answer)]
 
 
 def _protocol(suite: Suite, options: AskOptions) -> tuple[str, Protocol]:

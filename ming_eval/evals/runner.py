@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from ming_eval.errors import DataError
 from ming_eval.evals.answerer import Answerer, Tried
 from ming_eval.evals.asking import Attachments, build_request, read_attachments, response_key
 from ming_eval.evals.digest import digest
+from ming_eval.evals.error_window import ErrorWindow
 from ming_eval.evals.item import Outcome
 from ming_eval.evals.judging import is_final, judge
 from ming_eval.evals.plan import Plan, Sample
@@ -20,7 +20,6 @@ from ming_eval.evals.retry import RetryPolicy
 from ming_eval.evals.sharing import Seat, Table
 from ming_eval.types import Request
 
-_WINDOW = 50  # replies over which the error share is watched
 _DRAIN_LIMIT_S = 10.0
 
 SampleKey = tuple[str, int, int]
@@ -36,7 +35,8 @@ class SuiteRun:
     """Runs a plan; `responses` holds what has come so far by sample, also when the run was cut short.
 
     Several servers share the samples (see `Table`); a sample that one of them fails at is tried again at another.
-    `gave_up` is true after the run has ended itself because more than half of the last 50 replies were errors.
+    `gave_up` is true after the run has ended itself because more than half of the last 50 replies were errors, its own
+    or those of all processes that share the suite.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SuiteRun:
         self._retries = retries or RetryPolicy()
         self._clock = clock
         self._stopping = asyncio.Event()
-        self._were_errors: deque[bool] = deque(maxlen=_WINDOW)
+        self._window = ErrorWindow()
         self._sent_s: float | None = None
         self._done_s: float | None = None
 
@@ -74,6 +74,11 @@ class SuiteRun:
     def wall_s(self) -> float | None:
         """From the first request to the last reply; None when nothing was sent."""
         return None if self.span_s is None else self.span_s[1] - self.span_s[0]
+
+    def give_up(self) -> None:
+        """Send nothing more and try nothing again; what is under way is waited for."""
+        self.gave_up = True
+        self._stopping.set()
 
     async def run(self) -> None:
         """Ask every sample; cancelled, it sends nothing more and waits a little for what is under way.
@@ -209,7 +214,5 @@ class SuiteRun:
         self.responses[sample.key] = response
         outcome = judge(self._plan, sample, response).outcome
         self._observer.reply_ended(response, outcome, reused=sample.key in self.reused)
-        self._were_errors.append(outcome is Outcome.ERROR)
-        if len(self._were_errors) == _WINDOW and sum(self._were_errors) > _WINDOW / 2:
-            self.gave_up = True
-            self._stopping.set()
+        if self._window.add(outcome):
+            self.give_up()

@@ -127,6 +127,12 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     frame_height: int | None = None
     origin: str = ""
 
+    @property
+    def choices_made(self) -> dict[str, Any]:
+        """Prompt, length and what is not at its default, as plain values: the same whatever fields are added later."""
+        plain = msgspec.to_builtins(Protocol(text="", max_tokens=0))
+        return {name: value for name, value in msgspec.to_builtins(self).items() if value != plain[name]}
+
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[score]`. `answer_map` turns letters of another script into A, B, C, ..."""

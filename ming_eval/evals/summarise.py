@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-import msgspec
-
 from ming_eval.accuracy_results import Comparable, ItemResult, SuiteResult
 from ming_eval.evals import figures
 from ming_eval.evals.caveats import caveats
@@ -18,7 +16,7 @@ from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import Method, Plan
 from ming_eval.evals.responses import Response
 from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count
-from ming_eval.evals.suite import Protocol, Published
+from ming_eval.evals.suite import Published
 from ming_eval.metrics import paired, stats
 from ming_eval.metrics.intervals import NO_INTERVAL
 from ming_eval.results import Distribution
@@ -121,7 +119,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
             num_small_groups=sum(row.too_small for rows in groups.values() for row in rows),
         ),
         answered_by=_counts(response.backend for response in replies),
-        protocol_settings=_protocol_settings(plan),
+        protocol_settings=further_settings(plan),
     )
 
 
@@ -203,12 +201,10 @@ def _num_clusters(scored: Sequence[Scored]) -> int | None:
     return None if keys is None else len(set(keys))
 
 
-def _protocol_settings(plan: Plan) -> dict[str, Any]:
+def further_settings(plan: Plan) -> dict[str, Any]:
     """What the protocol sets beyond the fields that the result has by name."""
-    values = msgspec.to_builtins(plan.protocol)
-    plain = msgspec.to_builtins(Protocol(text="", max_tokens=0))
     shown = ("text", "max_tokens", "temperature")
-    return {name: value for name, value in values.items() if name not in shown and value != plain[name]}
+    return {name: value for name, value in plan.protocol.choices_made.items() if name not in shown}
 
 
 def _comparable(plan: Plan) -> tuple[Comparable, ...]:

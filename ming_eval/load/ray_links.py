@@ -91,7 +91,10 @@ class RayLink:
         await self._actor.prepare.remote(dict(files))
 
     async def send(self, line: bytes) -> None:
-        await self._actor.send.remote(line)
+        try:
+            await self._actor.send.remote(line)
+        except self._ray.exceptions.RayError:  # its host is gone, which `receive` tells
+            return
 
     async def receive(self) -> bytes:
         try:

@@ -71,8 +71,8 @@ def _cells(suite: SuiteResult) -> list[str]:
 
 
 def _value_cells(suite: SuiteResult) -> list[str]:
-    """Value and interval; none of a suite of which nothing was asked, whose 0 would say something of the model."""
-    if suite.skipped == suite.planned:
+    """Value and interval; none of a suite without any reply, whose 0 or 100 % would say something of the model."""
+    if suite.error + suite.skipped == suite.planned:
         return [MISSING, MISSING]
     return [share(suite.value), interval(suite.value_low, suite.value_high)]
 

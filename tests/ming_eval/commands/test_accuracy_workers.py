@@ -20,6 +20,7 @@ from ming_eval.evals.responses import read_responses
 from ming_eval.load.links import Link
 from ming_eval.load.remote import Remote
 from tests.ming_eval.commands.test_accuracy import accuracy, prepare, read, read_lines, run_folder
+from tests.ming_eval.evals.builders import MCQ_SUITE, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
 from tests.ming_eval.load.test_crew import FarLink
 
@@ -159,6 +160,25 @@ def test_a_worker_that_dies_ends_the_run_with_a_word_and_keeps_the_rest(tmp_path
     assert summary["verdict"]["status"] == "aborted"
     (suite,) = summary["suites"]
     assert suite["correct"] + suite["wrong"] + suite["unparsed"] + suite["error"] >= 10  # of 20 replies, some were 429
+
+
+def test_a_dead_server_is_not_asked_to_the_end_by_four_processes(tmp_path: Path) -> None:
+    """None of them comes to 50 replies before the end; the second suite is given up by itself."""
+    prepare(tmp_path, 4 * 50)
+    source = f'[source]\npath = "{tmp_path / "data.jsonl"}"\n'
+    names = [f"fruit{i}" for i in range(2)]
+    for name in names:
+        write_suite(tmp_path / name, MCQ_SUITE.replace('name = "fruit"', f'name = "{name}"') + source)
+    words = [*(str(tmp_path / name) for name in names), "--concurrency", "4", "--workers", "4"]
+    with ScriptedServer.in_thread({"": (Fail(400, delay_s=0.1),)}) as server:
+        result = accuracy(tmp_path, server, *words)
+    assert result.exit_code == 1
+    summary = read(run_folder(tmp_path) / "summary.json")
+    assert summary["partial"]
+    assert "fruit0, fruit1: stopped, more than half of the last 50 replies" in summary["verdict"]["reason"]
+    for suite in summary["suites"]:
+        assert suite["error"] >= 50
+        assert suite["skipped"] >= 50
 
 
 def test_a_host_with_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

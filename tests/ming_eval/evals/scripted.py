@@ -35,6 +35,7 @@ class Fail:
 
     status: int
     retry_after: str | None = None
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class ScriptedServer:
                 await asyncio.sleep(act.delay_s)
                 _send(writer, 200, _completion(act))
             case Fail():
+                await asyncio.sleep(act.delay_s)
                 hint = f"Retry-After: {act.retry_after}\r\n" if act.retry_after is not None else ""
                 _send(writer, act.status, {"error": {"message": f"scripted {act.status}"}}, hint)
             case Hang():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ming_eval.errors import UsageError
@@ -10,7 +12,7 @@ from ming_eval.evals.asking import Attachments, Server, build_request, response_
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import AskOptions, Method, Plan, make_plan
-from ming_eval.evals.suite import find_suite
+from ming_eval.evals.suite import Protocol, Scoring, find_suite
 from ming_eval.types import Media, Task, Text
 from tests.ming_eval.evals.builders import MCQ_SUITE, mcq_plan, mcq_rows, write_rows, write_suite
 
@@ -88,6 +90,22 @@ def test_the_protocol_hash_follows_what_moves_a_score(tmp_path: Path) -> None:
         hash_of("cyclic", order=OptionOrder.CYCLIC),
     }
     assert len(others | {base}) == 9
+
+
+def test_the_hash_of_what_is_asked_follows_the_whole_protocol_but_no_scoring(tmp_path: Path) -> None:
+    plan = mcq_plan(tmp_path, 2)
+    others = {"text": "?", "open_text": "?", "system": "Always answer D.", "extra": {"top_k": 1}, "subtitles": "full"}
+    numbers = {"max_tokens": 3, "temperature": 0.5, "examples": 9, "frames": 77, "frame_height": 5}
+    values = others | numbers | {"media": not plan.protocol.media, "as_frames": not plan.protocol.as_frames}
+    assert values.keys() | {"origin"} == set(Protocol.__struct_fields__)  # a field that is added belongs here
+    changed = [replace(plan, protocol=msgspec.structs.replace(plan.protocol, **{k: v})) for k, v in values.items()]
+    changed.append(replace(plan, options=replace(plan.options, seed=1)))
+    changed.append(replace(plan, examples={"all": (plan.samples[0].item,)}))
+    assert len({each.asked_hash for each in (plan, *changed)}) == len(values) + 3
+    scored = msgspec.structs.replace(plan.suite, score=Scoring(answer_map={"x": "A"}))
+    sourced = msgspec.structs.replace(plan.protocol, origin="elsewhere")
+    same = replace(plan, suite=scored, protocol=sourced)
+    assert (same.asked_hash, same.protocol_hash == plan.protocol_hash) == (plan.asked_hash, False)
 
 
 FEW_SHOT = MCQ_SUITE.replace(
