@@ -158,6 +158,8 @@ class TestBudget:
         scheduler._schedule_running(plan)
         plan.limit(2)
         assert plan.budget == -1
+        plan.limit(9)
+        assert plan.budget == -1, "a limit lowers"
         scheduler.submit(make_request(3, 2))
         scheduler._start_waiting(plan)
         assert scheduler.stats().num_waiting == 1
