@@ -56,7 +56,7 @@ class EngineLoop:
         return bool(self._ended or self._in_flight or self._scheduler.has_work)
 
     def set_step_tokens(self, step_tokens: int) -> None:
-        """Most tokens of a step while nothing decodes, from the next one on."""
+        """As `Scheduler.set_step_tokens`."""
         self._scheduler.set_step_tokens(step_tokens)
 
     def submit(self, request: GenerationRequest) -> None:

@@ -11,6 +11,7 @@ class StepPlan:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
+        self._most = budget  # tokens of all chunks together
         self.encode: list[tuple[int, int]] = []
         self._chunks: list[Chunk] = []
         self._new: list[GenerationRequest] = []
@@ -21,8 +22,9 @@ class StepPlan:
 
     def limit(self, num_tokens: int) -> None:
         """Lower the budget so that all chunks together, those to come included, have at most `num_tokens`."""
-        used = sum(chunk.count for chunk in self._chunks)
-        self.budget = min(self.budget, num_tokens - used)
+        lower = min(num_tokens, self._most)
+        self.budget -= self._most - lower
+        self._most = lower
 
     def add_chunk(self, state: RequestState, count: int) -> None:
         """Compute the next `count` tokens, for which the request holds blocks, and draw one if they are the last."""

@@ -211,7 +211,7 @@ class SchedulerLimits:
     @property
     def shared_tokens(self) -> int:
         """Most tokens of a step while a stream decodes."""
-        return self.step_tokens if self.mixed_step_tokens is None else self.mixed_step_tokens
+        return self.step_tokens if self.mixed_step_tokens is None else min(self.step_tokens, self.mixed_step_tokens)
 
 
 class Runner(Protocol):

@@ -61,7 +61,6 @@ class Scheduler:
         self._limits = limits
         self._blocks = blocks
         self._step_encodes = step_encodes
-        self._max_started = min(limits.step_requests, limits.shared_tokens)  # each running one can decode in each step
         self._states: dict[int, RequestState] = {}
         self._waiting = WaitingQueue()
         self._running: list[RequestState] = []  # oldest first
@@ -155,9 +154,15 @@ class Scheduler:
         return tuple(outputs)
 
     def set_step_tokens(self, step_tokens: int) -> None:
-        """From the next step on, where nothing decodes; for who compares budgets."""
-        shared = min(self._limits.shared_tokens, step_tokens)
-        self._limits = replace(self._limits, step_tokens=step_tokens, mixed_step_tokens=shared)
+        """Most tokens of a step from the next one on; for who compares budgets.
+
+        Raises:
+            ValueError: more requests are started than could decode in one step.
+        """
+        limits = replace(self._limits, step_tokens=step_tokens)
+        if limits.shared_tokens < self._num_started:
+            raise ValueError(f"steps of {step_tokens} tokens are too small: {self._num_started} requests are started")
+        self._limits = limits
 
     def stats(self) -> EngineStats:
         counters = self._counters
@@ -196,6 +201,11 @@ class Scheduler:
         return min(self._limits.max_model_len, self._blocks.capacity_tokens)
 
     @property
+    def _max_started(self) -> int:
+        """Each running request can decode in each step."""
+        return min(self._limits.step_requests, self._limits.shared_tokens)
+
+    @property
     def _num_started(self) -> int:
         """Requests in the runner's hands: running, preempted, or ended and not released."""
         return len(self._states) - len(self._waiting)
@@ -213,7 +223,7 @@ class Scheduler:
         return f"The prompt has {num_prompt} tokens, but {bound}. Shorten the prompt."
 
     def _start_waiting(self, plan: StepPlan) -> None:
-        while plan.budget and (state := self._next_to_start()) is not None and self._open(state):
+        while plan.budget > 0 and (state := self._next_to_start()) is not None and self._open(state):
             if state.status is Status.PREEMPTED:
                 self._preempted.popleft()
             else:

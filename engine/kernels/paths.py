@@ -2,7 +2,8 @@
 
 A path that is bound by launches has a measured way and a newer one. Most newer ones lean on what the interpreter cannot
 show: that the last program to finish sees what the others wrote, and that a kernel which starts early waits in time.
-`VARIANTS` names the combinations; `python -m engine.bench --variants` times them in one call, `DEFAULT` serves.
+`VARIANTS` names the combinations, in the order in which `engine.bench --variants each` times them: the two ends first.
+`DEFAULT` serves.
 
 The choice is scoped like inference mode (`with taking(paths)`), because it reaches every launch of a step: passed by
 hand it would be an argument of each layer and wrapper that has nothing to do with it.
@@ -38,13 +39,13 @@ class Paths:
 
 VARIANTS: Final[Mapping[str, Paths]] = {
     "measured": Paths(),
+    "all": Paths(True, True, True, True, programmatic=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
     "single": Paths(single_experts=True),
     "programmatic": Paths(programmatic=True),
     "all but programmatic": Paths(True, True, True, True),
-    "all": Paths(True, True, True, True, programmatic=True),
 }
 # The only combination whose layers have run on a GPU. `engine.bench --variants` says when that should change.
 DEFAULT: Final = "measured"

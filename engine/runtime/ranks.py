@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # a rank may have a hundred gigabytes to read first
 _RECEIVE_BYTES = 1 << 18
+_EXIT_GRACE_S = 2.0  # for a rank to end by itself: one that waits for its next step does so at once
 
 _step_encoder = msgspec.msgpack.Encoder()
 _step_decoder = msgspec.msgpack.Decoder(Step)
@@ -128,9 +131,23 @@ def _frames(sock: socket.socket) -> Iterator[bytes]:
         yield from splitter.feed(data)
 
 
+def _leave_with_rank_0(sock: socket.socket) -> None:
+    """Thread: end this process soon after rank 0, whatever the main thread does.
+
+    It may never come back to read the end of the socket: from a kernel that waits for rank 0, say.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)  # nothing but the other end's going away; what it sends is the main thread's
+    poll.poll()
+    time.sleep(_EXIT_GRACE_S)
+    log.critical("rank 0 is gone; this rank ends in the middle of a step")
+    os._exit(RANK_DIED)
+
+
 def main(fd: int) -> None:
     """One rank's life: load, then run steps until rank 0 hangs up."""
     with socket.socket(fileno=fd) as sock:
+        threading.Thread(target=_leave_with_rank_0, args=(sock,), daemon=True).start()
         frames = _frames(sock)
         start = msgspec.msgpack.decode(next(frames), type=StartRank)
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
 from engine.bench import __main__ as bench
-from engine.bench.variants import parse_variants, table
+from engine.bench.variants import FIRST_S, LONGEST_S, compare, parse_variants, table
 from engine.kernels.paths import DEFAULT, VARIANTS, Paths, current, taking
 
 
@@ -52,10 +53,47 @@ def test_rates_stand_beside_the_first_ones() -> None:
         "measured": {"rows": [{"batch": 1, "decode_tok_s": 400.0}, {"batch": 8, "decode_tok_s": 1000.0}]},
         "all": {"rows": [{"batch": 1, "decode_tok_s": 500.0}]},
     }
-    head, one, eight = table(found)
-    assert head.split() == ["decode", "tok/s", "measured", "all"]
-    assert one.split() == ["1", "400.0", "(x", "1.000)", "500.0", "(x", "1.250)"]
-    assert eight.split()[-1] == "failed"
+    measured, every = table(found)
+    assert measured.split() == "measured decode tok/s 1: 400.0 (x 1.000) 8: 1000.0 (x 1.000)".split()
+    assert every.split() == "all decode tok/s 1: 500.0 (x 1.250) 8: failed".split()
+    (nothing,) = table({"all": {"rows": []}})
+    assert nothing.split() == "all decode tok/s failed".split()
+
+
+def test_what_all_of_them_reach_is_known_first() -> None:
+    """Where the time of a whole comparison ends early, the two ends of it have been measured."""
+    assert list(VARIANTS)[:2] == ["measured", "all"]
+
+
+def test_a_variant_that_hangs_leaves_time_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates stand there as soon as they are known, and a run that does not end is one that failed."""
+    shown: list[str] = []
+    limits: list[float] = []
+
+    def run(command: list[str], *, check: bool, timeout: float) -> subprocess.CompletedProcess[bytes]:
+        shown.append(capsys.readouterr().out)
+        limits.append(timeout)
+        name, path = (command[command.index(option) + 1] for option in ("--paths", "--json"))
+        if name == "all":
+            raise subprocess.TimeoutExpired(command, timeout)
+        Path(path).write_text(json.dumps({"rows": [{"batch": 1, "decode_tok_s": 400.0}]}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert compare(["measured", "all", "join"], [], tmp_path, None) == 1
+    assert limits == [FIRST_S, LONGEST_S, LONGEST_S]
+    assert LONGEST_S <= 220 / 3, "of the time for all of them (gpu_record.sh), two that hang leave some"
+    shown.append(capsys.readouterr().out)
+    rows = [[line.split("decode tok/s") for line in text.splitlines() if "tok/s" in line] for text in shown]
+    assert [[name.strip() for name, _ in found] for found in rows] == [
+        [],
+        ["measured"],
+        ["measured", "all"],
+        ["measured", "all", "join"],
+    ]
+    assert rows[-1][1][1].strip() == "1: failed"
 
 
 @pytest.mark.slow

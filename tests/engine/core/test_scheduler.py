@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.core.blocks import BlockManager
+from engine.core.plan import StepPlan
 from engine.core.request import FinishReason, Output, Sample, SchedulerLimits, Step, StepResult, TokenLogprob
 from engine.core.scheduler import Scheduler
 from tests.engine.core.fakes import make_media, make_request
@@ -112,6 +113,57 @@ class TestBudget:
         run_step(scheduler)
         scheduler.submit(make_request(1, 9))
         assert spans(run_step(scheduler)[0]) == [(0, 60, 1), (1, 0, 5)]  # what streams wait for is as it was
+
+    def test_a_small_budget_leaves_no_trace_in_a_larger_one(self) -> None:
+        """What streams wait for and how many may be started follow the budget down, and up again to what was set."""
+        scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)
+        scheduler.set_step_tokens(4)
+        for i in range(6):
+            scheduler.submit(make_request(i, 1, max_tokens=2 if i < 4 else 3))
+        assert ids(run_step(scheduler)[0]) == [0, 1, 2, 3]
+        assert ids(run_step(scheduler)[0]) == [0, 1, 2, 3]
+        scheduler.set_step_tokens(64)
+        scheduler.submit(make_request(6, 40))
+        assert spans(run_step(scheduler)[0]) == [(4, 0, 1), (5, 0, 1), (6, 0, 40)]
+        scheduler.submit(make_request(7, 40))
+        assert spans(run_step(scheduler)[0]) == [(4, 1, 1), (5, 1, 1), (6, 40, 1), (7, 0, 3)]  # 6 again, not 4
+
+    def test_one_budget_for_all_steps_moves_as_a_whole(self) -> None:
+        scheduler = make_scheduler(step_tokens=4)
+        scheduler.set_step_tokens(8)
+        scheduler.submit(make_request(0, 2))
+        run_step(scheduler)
+        scheduler.submit(make_request(1, 20))
+        assert spans(run_step(scheduler)[0]) == [(0, 2, 1), (1, 0, 7)]
+
+    def test_a_budget_below_what_is_started_is_refused(self) -> None:
+        scheduler = make_scheduler(step_tokens=16)
+        for i in range(3):
+            scheduler.submit(make_request(i, 2))
+        run_step(scheduler)
+        with pytest.raises(ValueError, match="steps of 2 tokens are too small: 3 requests are started"):
+            scheduler.set_step_tokens(2)
+        assert ids(run_step(scheduler)[0]) == [0, 1, 2]
+        scheduler.set_step_tokens(3)
+        scheduler.submit(make_request(3, 2))
+        assert ids(run_step(scheduler)[0]) == [0, 1, 2]
+
+    def test_nothing_is_started_behind_a_budget_that_is_overdrawn(self) -> None:
+        """It would be started without a chunk, beside more decodes than a step has room for."""
+        scheduler = make_scheduler(step_tokens=16)
+        for i in range(3):
+            scheduler.submit(make_request(i, 2))
+        run_step(scheduler)
+        plan = StepPlan(16)
+        scheduler._schedule_running(plan)
+        plan.limit(2)
+        assert plan.budget == -1
+        plan.limit(9)
+        assert plan.budget == -1, "a limit lowers"
+        scheduler.submit(make_request(3, 2))
+        scheduler._start_waiting(plan)
+        assert scheduler.stats().num_waiting == 1
+        scheduler.check()
 
     def test_a_stream_whose_step_is_in_flight_counts_as_decoding(self) -> None:
         scheduler = make_scheduler(step_tokens=16, mixed_step_tokens=6)

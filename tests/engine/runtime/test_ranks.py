@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -56,6 +58,30 @@ print(json.dumps([info.tp, tokens(loop, requests)]))
 """
 
 
+# A rank whose first step never returns, as from a kernel that waits for another rank; all around it is the real thing.
+HELD_RANK = """
+import os, sys, threading
+from types import SimpleNamespace
+from engine.runtime import ranks
+def launch(step):
+    print(os.getpid(), flush=True)
+    threading.Event().wait()
+ranks.join = lambda *_: SimpleNamespace(runner=SimpleNamespace(launch=launch))
+ranks.main(int(sys.argv[1]))
+"""
+FIRST_RANK = """
+import subprocess, sys
+from engine.config import EngineConfig
+from engine.core.request import Step
+from engine.runtime.ranks import RankGroup
+start = subprocess.Popen
+subprocess.Popen = lambda command, **options: start([sys.executable, "-c", sys.argv[1], command[-1]], **options)
+group = RankGroup(EngineConfig(model="none", tp=2))
+group.send(Step(0, (), ()))
+sys.stdin.read()
+"""
+
+
 @cache
 def run_ranks(model: Path, size: int, script: str = SCRIPT) -> str:
     command = [sys.executable, "-c", script, str(model), str(size)]
@@ -88,6 +114,20 @@ def test_bfloat16_logits_of_several_ranks(tiny_model: Path, tmp_path: Path) -> N
     found = difference_of_ranks(tmp_path, 2, 4, model=str(tiny_model), device="cpu", dtype="bfloat16", num_threads=1)
     assert {size: len(errors) for size, errors in found.items()} == {2: 33 + 308, 4: 33 + 308}
     assert all(0 < max(errors) < 2e-2 for errors in found.values()), {s: max(e) for s, e in found.items()}
+
+
+def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
+    """It holds the pipe of the output, too: that ends when both are gone."""
+    command = [sys.executable, "-c", FIRST_RANK, HELD_RANK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rank_0:
+        assert rank_0.stdout is not None
+        held = int(rank_0.stdout.readline())
+        rank_0.kill()
+        try:
+            assert rank_0.communicate(timeout=60) == ("", None)
+        except subprocess.TimeoutExpired:
+            os.kill(held, signal.SIGKILL)
+            raise
 
 
 def test_shares() -> None:
