@@ -176,20 +176,17 @@ def test_broken_files_are_results_or_refusals(kind: str) -> None:
 
     async def test(workers: MediaPool) -> None:
         refused = 0
-        for seed in range(16):
+        for seed in range(40):
             try:
                 await workers.preprocess(modality, broken_file(Random(f"{kind}/{seed}"), whole), mime)
             except InvalidRequest as error:
                 refused += 1
                 assert error.code in ("invalid_media", "media_too_large", "audio_too_long")  # noqa: PT017
                 assert error.message.isprintable()  # noqa: PT017
-        assert refused > 2
-        workers._setup.time_limit_s = 60.0
-        os.kill(workers.pids[0], signal.SIGKILL)  # the next one has the other limit
-        wait_until_gone(workers.pids[0])
+        assert refused > 5
         assert (await workers.preprocess(modality, whole, mime)).arrays
 
-    with_pool(test, time_limit_s=2.0)  # some keep a decoder busy for ever
+    with_pool(test)
 
 
 def test_a_worker_that_died_idle_costs_nobody_a_request() -> None:
