@@ -41,6 +41,7 @@ class MediaPool:
         self._workers: list[_Worker] = []
         self._num_workers = num_workers
         self._idle: asyncio.Queue[int] = asyncio.Queue()
+        self._is_closed = False
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="media")
 
     @property
@@ -54,11 +55,15 @@ class MediaPool:
         Raises:
             ConfigError: a decoder is not installed, or the workers do not start.
         """
+        self._is_closed = False
         self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="media")
         self._workers = [_Worker() for _ in range(self._num_workers)]
+        starts = [asyncio.create_task(self._get_ready(slot)) for slot in range(self._num_workers)]
         try:
-            await asyncio.gather(*(self._get_ready(worker) for worker in self._workers))
+            await asyncio.gather(*starts)
         except BaseException:
+            for start in starts:
+                start.cancel()
             await self.close()
             raise
         for slot in range(self._num_workers):
@@ -93,6 +98,7 @@ class MediaPool:
 
     async def close(self) -> None:
         """Kill all workers; jobs that are running fail."""
+        self._is_closed = True
         self._threads.shutdown(wait=False)
         for worker in self._workers:
             worker.kill()
@@ -102,22 +108,26 @@ class MediaPool:
 
     async def _run(self, slot: int, job: Job) -> Reply:
         if not self._workers[slot].alive:
-            await self._refill(slot)
+            self._refill(slot)
+            await self._get_ready(slot)
         return await self._exchange(self._workers[slot], job, self._setup.time_limit_s)
 
-    async def _refill(self, slot: int) -> None:
-        """Put a new worker in this place; one that is killed while it starts is no fault of the medium: once more."""
-        for is_last in (False, True):
-            self._workers[slot].reap()
-            self._workers[slot] = _Worker()
-            try:
-                return await self._get_ready(self._workers[slot])
-            except _NoStartError as error:
-                if is_last or not error.is_sudden:
-                    raise
-        return None
+    def _refill(self, slot: int) -> None:
+        """Put a new worker in the place of one that is gone."""
+        self._workers[slot].reap()
+        self._workers[slot] = _Worker()
 
-    async def _get_ready(self, worker: _Worker) -> None:
+    async def _get_ready(self, slot: int) -> None:
+        """Set up the new worker in this place; if it is killed meanwhile, which no medium is to blame for, one more."""
+        try:
+            await self._set_up(self._workers[slot])
+        except _NoStartError as error:
+            if not error.is_sudden or self._is_closed:
+                raise
+            self._refill(slot)
+            await self._set_up(self._workers[slot])
+
+    async def _set_up(self, worker: _Worker) -> None:
         try:
             reply = await self._exchange(worker, self._setup, START_LIMIT_S)
         except (TimeoutError, _WorkerGoneError) as error:
