@@ -125,6 +125,9 @@ def test_what_is_missing_is_said_before_anything_is_asked(
     tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
     plain = prepare(tmp_path)
+    if "--judge" in words:  # in place of the one that would do: two are refused
+        at = plain.index("--judge")
+        del plain[at : at + 2]
     voice_print = write_voice_print(tmp_path / "print.onnx")
     words = [word.format(ear=tmp_path / "ear", print=voice_print) for word in words]
     with served(Singer()) as url:
