@@ -43,7 +43,10 @@ QUANTS: tuple[Quant, ...] = ("fp8", "int4")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 measured, 1 requests failed, 2 options or machine do not allow it."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.output_tokens < 2:
+        parser.error("--output-tokens: want 2 or more, decode rates are those of the tokens behind the first")
     if options.talker:
         from engine.stages.bench import main as time_talker  # imported late: the thinker's figures need none of it
 
@@ -209,18 +212,21 @@ def _header(
 def _row(rate: DecodeRate, limit: Callable[[int, float], float], llm: LLMConfig) -> dict[str, Any]:
     """A row of the file; valid where at least 95 % of the experts that uniform routing would touch were touched."""
     uniform = llm.num_experts * (1 - (1 - llm.num_experts_per_tok / llm.num_experts) ** rate.batch)
+    distinct = rate.distinct_experts
     return asdict(rate) | {
-        "share_of_limit": rate.decode_tok_s / limit(rate.batch, rate.distinct_experts),
+        "share_of_limit": None if distinct is None else rate.decode_tok_s / limit(rate.batch, distinct),
         "uniform_experts": uniform,
-        "valid": rate.distinct_experts >= 0.95 * uniform,
+        "valid": distinct is not None and distinct >= 0.95 * uniform,
     }
 
 
 def _decode_line(row: dict[str, Any]) -> str:
+    share, distinct = row["share_of_limit"], row["distinct_experts"]
     return (
-        f"decode {row['batch']:4} {row['decode_tok_s']:9.1f} tok/s {row['share_of_limit']:6.1%} of the limit, "
-        f"{row['output_tok_s']:9.1f} tok/s with prefill, first token {1e3 * row['first_token_s']:7.1f} ms, "
-        f"{row['distinct_experts']:6.1f} experts of {row['uniform_experts']:6.1f}"
+        f"decode {row['batch']:4} {row['decode_tok_s']:9.1f} tok/s "
+        + ("" if share is None else f"{share:6.1%} of the limit, ")
+        + f"{row['output_tok_s']:9.1f} tok/s with prefill, first token {1e3 * row['first_token_s']:7.1f} ms, "
+        + ("no experts seen" if distinct is None else f"{distinct:6.1f} experts of {row['uniform_experts']:6.1f}")
         + ("" if row["valid"] else " INVALID")
         + (f", {row['failed']} FAILED" if row["failed"] else "")
     )

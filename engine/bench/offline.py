@@ -5,30 +5,26 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from engine.core.loop import EngineLoop
 from engine.core.request import FinishReason, GenerationRequest, SamplingParams
-from engine.layers.moe import SparseMoE
 from engine.runtime.build import LoadedEngine
-
-DISTINCT_STEPS = 4  # decode steps over which the chosen experts are counted
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeRate:
-    """One batch size. `decode_tok_s` is batch * (n - 1) / (time for n tokens - time for 1)."""
+    """One batch size. `decode_tok_s` is batch * (n - 1) / (time for n tokens - time for 1).
+
+    `distinct_experts` is None where no decode step of the whole batch was seen, or the model has no experts.
+    """
 
     batch: int
     decode_tok_s: float
     output_tok_s: float
     first_token_s: float
-    distinct_experts: float
+    distinct_experts: float | None
     failed: int
 
 
@@ -54,8 +50,8 @@ class Offline:
         self._next_id = 0
 
     def decode(self, batch: int, prompt_tokens: int, output_tokens: int) -> DecodeRate:
-        """The rate at one batch size: median of the repeats, after a run that does not count."""
-        self._seconds(batch, prompt_tokens, output_tokens)
+        """The rate at one batch size: median of the repeats, after a run of which only the experts count."""
+        distinct = self.distinct_experts(batch, prompt_tokens, output_tokens)
         whole, first, failed = [], [], 0
         for _ in range(self._repeats):
             seconds, lost = self._seconds(batch, prompt_tokens, 1)
@@ -70,7 +66,7 @@ class Offline:
             batch * (output_tokens - 1) / (tn - t1),
             batch * output_tokens / tn,
             t1,
-            self.distinct_experts(batch, prompt_tokens),
+            distinct,
             failed,
         )
 
@@ -82,17 +78,11 @@ class Offline:
         seconds = statistics.median(self._seconds(batch, tokens, 1)[0] for _ in range(self._repeats))
         return PrefillRate(batch, tokens, seconds, batch * tokens / seconds, step_tokens)
 
-    def distinct_experts(self, batch: int, prompt_tokens: int) -> float:
-        """Experts that a decode step touches in a layer, mean over layers and steps; launched eagerly to be seen."""
-        runner = self._loaded.runner
-        graphs, runner.graphs = runner.graphs, None
-        try:
-            with _chosen(self._loaded) as seen:
-                self._seconds(batch, prompt_tokens, 1 + DISTINCT_STEPS)
-        finally:
-            runner.graphs = graphs
-        counts = [len(set(ids.flatten().tolist())) for ids in seen if len(ids) == batch]
-        return statistics.fmean(counts) if counts else 0.0
+    def distinct_experts(self, batch: int, prompt_tokens: int, output_tokens: int) -> float | None:
+        """Experts that a decode step of `batch` sequences touches in a layer, mean over layers and all such steps."""
+        with self._loaded.runner.expert_looks.every_step() as seen:
+            self._seconds(batch, prompt_tokens, output_tokens)
+        return statistics.fmean(seen[batch]) if batch in seen else None
 
     def run(self, batch: int, prompt_tokens: int, output_tokens: int) -> None:
         """Untimed work, for a profile."""
@@ -117,23 +107,6 @@ class Offline:
             sampling = SamplingParams(output_tokens, temperature=1.0, seed=self._next_id)
             found.append(GenerationRequest(self._next_id, ids, sampling))
         return found
-
-
-@contextmanager
-def _chosen(loaded: LoadedEngine) -> Iterator[list[Tensor]]:
-    """Expert ids [T, k] that the routers choose while the context is open, layer by layer."""
-    seen: list[Tensor] = []
-
-    def hook(_module: Any, _args: Any, out: tuple[Tensor, Tensor]) -> None:
-        seen.append(out[0])
-
-    blocks = [layer.mlp for layer in loaded.runner.model.model.layers if isinstance(layer.mlp, SparseMoE)]
-    handles = [block.router.register_forward_hook(hook) for block in blocks]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:

@@ -28,6 +28,7 @@ class ExpertLooks:
         self._num_experts = model.cfg.llm.num_experts
         self._top_k = model.cfg.llm.num_experts_per_tok
         self._chosen: list[Tensor] | None = None
+        self._seen: dict[int, list[float]] | None = None
         self._num_steps = 0
         for layer in model.model.layers:
             if isinstance(layer.mlp, SparseMoE):
@@ -50,9 +51,22 @@ class ExpertLooks:
         finally:
             self._chosen = None
 
+    @contextmanager
+    def every_step(self) -> Iterator[dict[int, list[float]]]:
+        """Every decode step that is launched while the context is open is looked at.
+
+        Sequences of a step -> distinct experts of a layer, mean over layers, of each such step whose result was read.
+        """
+        seen: dict[int, list[float]] = {}
+        self._seen = seen
+        try:
+            yield seen
+        finally:
+            self._seen = None
+
     def take(self, chosen: Sequence[Tensor], batch: int) -> Fetch | None:
         """Begin to fetch the choice of a decode step of `batch` sequences, if it is this one's turn: [L, B, k]."""
-        turn = self._num_steps % EVERY == 0
+        turn = self._seen is not None or self._num_steps % EVERY == 0
         self._num_steps += 1
         return Fetch.start(torch.stack([ids[:batch] for ids in chosen])) if turn and chosen else None
 
@@ -62,4 +76,6 @@ class ExpertLooks:
         num_layers, batch, _ = ids.shape
         apart = ids + self._num_experts * torch.arange(num_layers)[:, None, None]
         distinct = torch.bincount(apart.flatten(), minlength=1).count_nonzero().item() / num_layers
+        if self._seen is not None:
+            self._seen.setdefault(batch, []).append(distinct)
         return ExpertLook(distinct, self._num_experts * (1 - (1 - self._top_k / self._num_experts) ** batch))

@@ -132,10 +132,12 @@ class ModelRunner:
         starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
         batch, features = self._batch(ordered, states, starts)
         embeddings = self.model.embed(self._ids(ordered, states, starts), features)
-        with self.expert_looks.watched() as chosen:
-            hidden = self.model(embeddings, batch, self.caches)
         if decodes:
+            with self.expert_looks.watched() as chosen:
+                hidden = self.model(embeddings, batch, self.caches)
             launched.experts = self.expert_looks.take(chosen, len(ordered))
+        else:
+            hidden = self.model(embeddings, batch, self.caches)
         self._score_prompts(ordered, states, starts, hidden, launched)
         sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
         if sampled:

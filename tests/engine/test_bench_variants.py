@@ -48,6 +48,12 @@ def test_options_of_the_comparison_do_not_reach_its_runs() -> None:
     assert bench._without(given, "--variants", "--json") == ["--tp", "2", "--batches", "1,2"]
 
 
+def test_a_rate_needs_a_token_behind_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--output-tokens", "1"])
+    assert "want 2 or more" in capsys.readouterr().err
+
+
 def test_rates_stand_beside_the_first_ones() -> None:
     found = {
         "measured": {"rows": [{"batch": 1, "decode_tok_s": 400.0}, {"batch": 8, "decode_tok_s": 1000.0}]},
