@@ -14,6 +14,7 @@ LoadFormat = Literal["checkpoint", "generated"]
 Quant = Literal["none", "fp8", "int4"]  # int4 packs the experts so, and everything else as fp8 does
 
 STEP_TOKENS = 2048  # most of a step by default while a stream decodes, which waits for all of them
+SPEECH_SLACK = 1.5  # times the length that its text should take, and a segment is ended: as little as is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class SpeechOptions:
     speaker_encoder: str | None = None
     vae_encoder_layers: VAEEncoderDepth = "released"
     segments: SegmentationMode = "sentence"
-    slack: float = 1.5
+    slack: float = SPEECH_SLACK
 
 
 @dataclass(frozen=True, slots=True)

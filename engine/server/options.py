@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from engine.config import SPEECH_SLACK
+
 KEY_VARIABLE = "MING_API_KEY"
 # Arguments of chat template renderers: a client that could set one would change what is rendered, or with what.
 _RENDERER_ARGUMENTS = frozenset(
@@ -164,9 +166,9 @@ def _add_speech_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--speech-slack",
         type=_slack,
-        default=1.5,
+        default=SPEECH_SLACK,
         metavar="FACTOR",
-        help="a segment ends after so many times the length that its text should take (default: 1.5)",
+        help="a segment ends after so many times the length that its text should take (default: %(default)s)",
     )
     add("--voices", metavar="DIR", help="preset voices of your own: NAME.wav with NAME.txt, what is said in it")
     add("--speaker-encoder", metavar="FILE", help="CAM++ as ONNX (default: talker/campplus.onnx, where it is)")
@@ -311,7 +313,7 @@ def _fraction(text: str) -> float:
 
 
 def _slack(text: str) -> float:
-    return _number(text, "between 1.5 and 10", 1.5, 10.0)
+    return _number(text, f"between {SPEECH_SLACK} and 10", SPEECH_SLACK, 10.0)
 
 
 def _number(text: str, what: str, low: float, high: float) -> float:

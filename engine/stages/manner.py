@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from engine.config import SPEECH_SLACK
 from engine.core.speech import ReferenceClip, SpeechRequest
 from engine.inputs.instructions import caption_fields
 from engine.stages.captions import STYLE, caption
@@ -16,7 +17,7 @@ from engine.stages.load import SpeechModel
 from engine.stages.prompt import TextEncoder
 from engine.stages.speak import Speaker
 from engine.stages.speaker_encoder import SpeakerEncoder
-from engine.stages.talker_batch import SLACK, Guidance
+from engine.stages.talker_batch import Guidance
 from engine.stages.voice import ZERO_SPEAKER, Voice, make_voice
 from engine.stages.voices import DEFAULT_VOICE
 
@@ -34,7 +35,7 @@ class Cast:
     encoder: TextEncoder
     voices: Mapping[str, Voice]
     speaker_encoder: SpeakerEncoder | None = None
-    slack: float = SLACK
+    slack: float = SPEECH_SLACK
     _copied: OrderedDict[tuple[object, ...], Voice] = field(default_factory=OrderedDict)
 
     @property

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.config import SPEECH_SLACK
 from engine.stages.load import SpeechModel
 from engine.stages.noise import SeededNoise
 from engine.stages.prompt import SPEECH, PromptText, TextEncoder, build_prompt
-from engine.stages.talker_batch import SLACK, Guidance, Segment, TalkerBatch, patch_limit
+from engine.stages.talker_batch import Guidance, Segment, TalkerBatch, patch_limit
 from engine.stages.voice import Voice
 from engine.stages.waveform import Rendering, SegmentAudio, render
 
@@ -28,7 +29,7 @@ class Speaker:
         guidance: Guidance | None = None,
         seed: int = 0,
         task: str = SPEECH,
-        slack: float = SLACK,
+        slack: float = SPEECH_SLACK,
     ) -> None:
         self.model, self.encoder, self.seed, self.slack = model, encoder, seed, slack
         self.voice = voice or Voice()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.config import SPEECH_SLACK
 from engine.errors import InvalidRequest
 from engine.models.talker import Talker
 from engine.stages.noise import Noise
@@ -24,7 +25,6 @@ STOP_PROBABILITY = 0.5
 
 S_PER_CHARACTER = 5818 / 16000  # the released guard against a talker that does not end
 MIN_S = 2.0
-SLACK = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class _Occupant:
     num_patches: int = 0
 
 
-def patch_limit(num_chars: int, patch_s: float, slack: float = SLACK) -> int:
+def patch_limit(num_chars: int, patch_s: float, slack: float = SPEECH_SLACK) -> int:
     """Patches after which a segment of `num_chars` characters is ended, whatever the talker says."""
     expected_s = max(MIN_S, S_PER_CHARACTER * num_chars)
     return min(MAX_PATCHES, max(MIN_PATCHES, math.ceil(math.ceil(expected_s / patch_s) * slack)))
