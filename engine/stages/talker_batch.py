@@ -120,6 +120,7 @@ class TalkerBatch:
         check_prompt(length, cache.max_len)
         slot = min(set(range(self.num_slots)) - self._occupants.keys())
         guidance = segment.guidance
+        # Always, 25 MB as released: what the last patch of a segment left behind, nobody has looked at.
         cache.clear(slot)
         hidden = self.talker.prefill(segment.prompt, cache, slot)[-1:]
         history = _start_history(segment.latents, self.step_tensors.empty_history)

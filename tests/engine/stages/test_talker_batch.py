@@ -65,6 +65,31 @@ def test_a_slot_forgets_numbers_that_are_none() -> None:
     assert torch.equal(latents(patches), latents(alone(0)))
 
 
+class BreaksAtLast:
+    """Noise that is none in the last of two patches: what follows from it is kept, and no host ever reads it."""
+
+    def __init__(self) -> None:
+        self._noise, self._left = SeededNoise(MODEL.config.talker, seed=1, segment=0), 2
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        self._left -= 1
+        y0, sde = self._noise.draw()
+        return (y0, sde) if self._left else (torch.full_like(y0, math.nan), sde)
+
+
+def test_a_slot_forgets_numbers_that_nobody_saw_not_to_be_finite() -> None:
+    """Why a slot is cleared whenever it is filled, and not only after a probability that is no number."""
+    batch = TalkerBatch(MODEL.talker, 1)
+    broken = segment(1, noise=BreaksAtLast(), max_patches=2)
+    (seen,) = run(batch, [(0, broken)])
+    assert all(math.isfinite(patch.stop_probability) for patch in seen)
+    cache = batch.step_tensors.cache
+    assert not cache.k.isfinite().all()
+    assert len(segment(0).prompt) < len(broken.prompt), "what is left lies behind the next prompt, masked"
+    (patches,) = run(batch, [(0, segment(0))])
+    assert torch.equal(latents(patches), latents(alone(0)))
+
+
 def alone(index: int) -> list[Patch]:
     return run(TalkerBatch(MODEL.talker, 1), [(0, segment(index))])[0]
 
