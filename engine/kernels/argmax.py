@@ -25,27 +25,39 @@ def largest(value, index):
 
 
 @jit
-def _chunk_kernel(logits_ptr, values_ptr, ids_ptr, width, row_stride, CHUNK: tl.constexpr):
-    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    index = chunk * CHUNK + tl.arange(0, CHUNK)
-    value = tl.load(logits_ptr + row * row_stride + index, mask=index < width, other=float("-inf")).to(tl.float32)
+def store_best(value, index, values_ptr, ids_ptr, row, width):
+    """Keep the best of this program's chunk of a row of `width`, the program's second number."""
     best, at = largest(value, index)
-    at_out = row * tl.num_programs(1) + chunk
+    at_out = row * tl.num_programs(1) + tl.program_id(1)
     tl.store(values_ptr + at_out, best)
     tl.store(ids_ptr + at_out, tl.minimum(at, width - 1))  # NaN equals nothing: still a valid token
 
 
 @jit
-def _join_kernel(values_ptr, ids_ptr, out_values_ptr, out_ids_ptr, num_chunks, CHUNKS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def best_of_chunks(values_ptr, ids_ptr, row, num_chunks, CHUNKS: tl.constexpr):
+    """The largest value of a row and its token, from what `store_best` kept."""
     chunk = tl.arange(0, CHUNKS)
     mask = chunk < num_chunks
     value = tl.load(values_ptr + row * num_chunks + chunk, mask=mask, other=float("-inf"))
     index = tl.load(ids_ptr + row * num_chunks + chunk, mask=mask, other=2147483647)
     best, at = largest(value, index)
-    at = tl.minimum(at, tl.load(ids_ptr + row * num_chunks + num_chunks - 1))
+    return best, tl.minimum(at, tl.load(ids_ptr + row * num_chunks + num_chunks - 1)).to(tl.int64)
+
+
+@jit
+def _chunk_kernel(logits_ptr, values_ptr, ids_ptr, width, row_stride, CHUNK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    index = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
+    value = tl.load(logits_ptr + row * row_stride + index, mask=index < width, other=float("-inf")).to(tl.float32)
+    store_best(value, index, values_ptr, ids_ptr, row, width)
+
+
+@jit
+def _join_kernel(values_ptr, ids_ptr, out_values_ptr, out_ids_ptr, num_chunks, CHUNKS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    best, at = best_of_chunks(values_ptr, ids_ptr, row, num_chunks, CHUNKS)
     tl.store(out_values_ptr + row, best)
-    tl.store(out_ids_ptr + row, at.to(tl.int64))
+    tl.store(out_ids_ptr + row, at)
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,17 +9,18 @@ head are the rows of one matrix product, so every cached row is read once (flash
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from engine.kernels.arrival import counters, is_last
 from engine.kernels.paths import current
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, constexpr, jit, next_power_of_2, num_multiprocessors, tl
 
 LOG2_E = 1.4426950408889634
 MOST_PAIRS = 1 << 16  # sequences times key/value heads whose parts are joined by their last program
+_arrived = counters(MOST_PAIRS)
 JOINED = constexpr(4)  # parts that are read at once while they are joined
 MIN_ROWS = 16  # of the matrix unit: a group of 8 query heads fills half of them, which costs nothing but idle lanes
 
@@ -86,7 +87,7 @@ def _decode_kernel(
     acc [B, K, SPLITS, ROWS, C] is not yet divided by total [B, K, SPLITS, ROWS]; with one split it is the result. With
     JOIN the last program of a pair adds its parts; a share without keys takes no part.
     """
-    begin(PDL)
+    wait_then_release(PDL)
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens_ptr + seq).to(tl.int32)
     share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
@@ -118,29 +119,30 @@ def _decode_kernel(
     pair = seq * num_kv_heads + kv_head
     partial = (pair * SPLITS + split) * ROWS + row
     if SPLITS == 1:
-        # A sequence of length 0 pads a batch: its row is zero.
-        out = acc / tl.maximum(total, 1.0e-30)[:, None]
-        tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
+        _store_divided(out_ptr + head[:, None] * width + col[None, :], acc, total, q_mask)
     elif not JOIN:
         if start < end:  # a short sequence leaves most shares empty: their sums are neither written nor read
             tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
         tl.store(best_ptr + partial, best)
         tl.store(total_ptr + partial, total)
+    elif used == 1:
+        _store_divided(out_ptr + head[:, None] * width + col[None, :], acc, total, q_mask)
     else:
-        if used == 1:
-            out = acc / tl.maximum(total, 1.0e-30)[:, None]
-            tl.store(out_ptr + head[:, None] * width + col[None, :], out, mask=q_mask)
-        else:
-            tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc, mask=(row < group)[:, None])
-            tl.store(best_ptr + partial, best)
-            tl.store(total_ptr + partial, total)
-            tl.debug_barrier()  # all threads have stored before one of them says so
-            if tl.atomic_add(arrived_ptr + pair, 1, sem="acq_rel") == used - 1:
-                _join_parts(
-                    acc_ptr, best_ptr, total_ptr, out_ptr + pair * group * width, pair * SPLITS, used,
-                    group, width, GROUP, ROWS, WIDTH, CHUNK=JOINED,
-                )  # fmt: skip
-                tl.store(arrived_ptr + pair, 0)  # for the next launch
+        tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc, mask=(row < group)[:, None])
+        tl.store(best_ptr + partial, best)
+        tl.store(total_ptr + partial, total)
+        if is_last(arrived_ptr + pair, used):
+            _join_parts(
+                acc_ptr, best_ptr, total_ptr, out_ptr + pair * group * width, pair * SPLITS, used,
+                group, width, GROUP, ROWS, WIDTH, CHUNK=JOINED,
+            )  # fmt: skip
+            tl.store(arrived_ptr + pair, 0)  # for the next launch
+
+
+@jit
+def _store_divided(ptrs, acc, total, mask):
+    """Sums of weighted values, divided by the sums of the weights. Of a sequence of length 0, a pad, they are zeros."""
+    tl.store(ptrs, acc / tl.maximum(total, 1.0e-30)[:, None], mask=mask)
 
 
 @jit
@@ -148,10 +150,7 @@ def _join_parts(
     acc_ptr, best_ptr, total_ptr, out_ptr, first, used, group: tl.constexpr, width: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Parts `first`..`first + used` of one pair in their order, whoever is last, to its rows at `out_ptr`.
-
-    Read past the first-level cache, which may hold what these cells were in an earlier launch.
-    """
+    """Parts `first`..`first + used` of one pair in their order, whoever is last, to its rows at `out_ptr`."""
     row, col = tl.arange(0, GROUP), tl.arange(0, WIDTH)
     best = tl.full([GROUP], -1.0e30, tl.float32)
     acc = tl.zeros([GROUP, WIDTH], tl.float32)
@@ -170,9 +169,8 @@ def _join_parts(
         total = total * rescale + tl.sum(sums * factor, 0)
         acc = acc * rescale[:, None] + tl.sum(values * factor[:, :, None], 0)
         best = new_best
-    out = acc / tl.maximum(total, 1.0e-30)[:, None]
     mask = (row < group)[:, None] & (col < width)[None, :]
-    tl.store(out_ptr + row[:, None] * width + col[None, :], out, mask=mask)
+    _store_divided(out_ptr + row[:, None] * width + col[None, :], acc, total, mask)
 
 
 @jit
@@ -189,7 +187,7 @@ def _join_kernel(
     PDL: tl.constexpr,
 ):
     """Join the partial softmaxes of one query head: grid (B * K, group)."""
-    begin(PDL)
+    wait_then_release(PDL)
     pair, member = tl.program_id(0).to(tl.int64), tl.program_id(1)
     partial = (pair * SPLITS + tl.arange(0, SPLITS)) * ROWS + member
     col = tl.arange(0, WIDTH)
@@ -254,12 +252,6 @@ def decode_attention(
     )
     if splits > 1 and not join:
         _join_kernel[(pairs, group)](acc, best, total, out, **sizes, num_warps=2, **options)
-
-
-@lru_cache(maxsize=8)
-def _arrived(device: torch.device) -> Tensor:
-    """Counters of finished parts, zero between launches, which follow each other on one stream."""
-    return torch.zeros(MOST_PAIRS, dtype=torch.int32, device=device)
 
 
 def num_splits(num_pairs: int, longest: int, device: torch.device, tuning: DecodeTuning) -> int:

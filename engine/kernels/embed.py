@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 MOST_COLUMNS = 1024  # of a program
@@ -35,7 +35,7 @@ def _embed_kernel(
     PDL: tl.constexpr,
 ):
     """BLOCK columns of one token."""
-    begin(PDL)
+    wait_then_release(PDL)
     token, col = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     id = tl.minimum(tl.maximum(tl.load(ids_ptr + token), 0), vocab_size - 1)
     local = id - first

@@ -14,7 +14,7 @@ from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
 from engine.kernels.moe_single import fits_single, moe_single
 from engine.kernels.paths import current
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 from engine.quantised import Quantised, Weight, dequantised
 
@@ -88,7 +88,7 @@ def _sum_kernel(
     PDL: tl.constexpr,
 ):
     """Weigh and add the experts' rows of one token, [k, D] -> [D]."""
-    begin(PDL)
+    wait_then_release(PDL)
     token = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = col < dim

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 
@@ -52,7 +52,7 @@ def _gate_kernel(
     PDL: tl.constexpr,
 ):
     """Products of bfloat16 values are exact in float32, so the matrix unit loses nothing against a float32 product."""
-    begin(PDL)
+    wait_then_release(PDL)
     expert = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)
     split = tl.program_id(1)
     token = tl.program_id(2) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)

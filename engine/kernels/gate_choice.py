@@ -8,18 +8,19 @@ expert. Sums run in one order whoever is last: every rank that multiplies the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from engine.kernels.arrival import counters, is_last
 from engine.kernels.gate import gate_logits_reference, gate_parts
 from engine.kernels.paths import current
-from engine.kernels.programmatic import begin, launch_options
-from engine.kernels.router import RoutingRule, choose, route, route_reference
+from engine.kernels.programmatic import launch_options, wait_then_release
+from engine.kernels.router import RoutingRule, choose, experts_by_group, route, route_reference
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 MOST_TOKENS = 1  # the last program chooses for one token after the other: 2 us each, beside one launch that is saved
+_arrived = counters(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +64,18 @@ def _gate_choice_kernel(
     mask = (expert < num_experts)[:, None] & (col < dim)[None, :]
     # Weights wait for nobody: they are under way while the kernel before this one ends.
     weight = tl.load(weight_ptr + expert.to(tl.int64)[:, None] * dim + col[None, :], mask=mask, other=0.0)
-    begin(PDL)
+    wait_then_release(PDL)
     for token in range(num_tokens):
         x = tl.load(x_ptr + token * dim + col, mask=col < dim, other=0.0)
         logit = tl.sum(weight.to(tl.float32) * x.to(tl.float32)[None, :], 1)
         tl.store(logits_ptr + token * num_experts + expert, logit, mask=expert < num_experts)
-    tl.debug_barrier()  # all threads have stored before one of them says so
-    if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-        size: tl.constexpr = num_experts // n_group
-        group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
-        exists = (group < n_group) & (member < size)
+    if is_last(arrived_ptr, tl.num_programs(0)):
+        each, _, exists = experts_by_group(num_experts, n_group, GROUPS, SIZE)
         for token in range(num_tokens):
-            at = logits_ptr + token * num_experts + group * size + member
-            # Past the first-level cache, which may hold what these cells were in an earlier launch.
+            at = logits_ptr + token * num_experts + each
             logits = tl.load(at, mask=exists, other=0.0, cache_modifier=".cg")
             choose(
-                logits, group, member, bias_ptr, ids_ptr + token * top_k, weights_ptr + token * top_k,
+                logits, bias_ptr, ids_ptr + token * top_k, weights_ptr + token * top_k,
                 num_experts, top_k, n_group, topk_group, scaling, GROUPS, SIZE,
             )  # fmt: skip
         tl.store(arrived_ptr, 0)  # for the next launch
@@ -139,9 +136,3 @@ def gate_choice_few(
         **launch_options(x.device),
     )
     return ids, weights
-
-
-@lru_cache(maxsize=8)
-def _arrived(device: torch.device) -> Tensor:
-    """The counter of finished programs, zero between launches, which follow each other on one stream."""
-    return torch.zeros(1, dtype=torch.int32, device=device)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.argmax import CHUNK, argmax_reference, largest
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.argmax import CHUNK, argmax_reference, best_of_chunks, store_best
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.radix_search import mix
 from engine.kernels.sampling import draw_key_reference
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
@@ -69,9 +69,9 @@ def _chunk_kernel(
     PDL: tl.constexpr,
 ):
     """The best score of one chunk of a row, and its token."""
-    begin(PDL)
-    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token = chunk * CHUNK + tl.arange(0, CHUNK)
+    wait_then_release(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     value = tl.load(logits_ptr + row * row_stride + token, mask=token < width, other=float("-inf"))
     temperature = tl.load(temperature_ptr + row)
     if temperature > 0:
@@ -82,10 +82,7 @@ def _chunk_kernel(
         v = ((bits.to(tl.float64) + 0.5) * 2.3283064365386963e-10).to(tl.float32)
         waiting = tl.where(v < 0.0009765625, v * (1 + 0.5 * v), -tl.log(1 - v))
         value = value / temperature - tl.log(waiting)
-    best, at = largest(value, token)
-    at_out = row * tl.num_programs(1) + chunk
-    tl.store(values_ptr + at_out, best)
-    tl.store(ids_ptr + at_out, tl.minimum(at, width - 1))  # NaN equals nothing: still a valid token
+    store_best(value, token, values_ptr, ids_ptr, row, width)
 
 
 @jit
@@ -102,13 +99,9 @@ def _join_kernel(
     PDL: tl.constexpr,
 ):
     """The token of one row from its chunks' best, also to the row's place."""
-    begin(PDL)
-    row, chunk = tl.program_id(0).to(tl.int64), tl.arange(0, CHUNKS)
-    mask = chunk < num_chunks
-    value = tl.load(values_ptr + row * num_chunks + chunk, mask=mask, other=float("-inf"))
-    index = tl.load(ids_ptr + row * num_chunks + chunk, mask=mask, other=2147483647)
-    _, at = largest(value, index)
-    at = tl.minimum(at, tl.load(ids_ptr + row * num_chunks + num_chunks - 1)).to(tl.int64)
+    wait_then_release(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    _, at = best_of_chunks(values_ptr, ids_ptr, row, num_chunks, CHUNKS)
     tl.store(tokens_ptr + row, at)
     if KEEP:
         tl.store(last_ptr + tl.load(places_ptr + row * places_stride), at)

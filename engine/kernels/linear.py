@@ -11,13 +11,13 @@ row tile.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.arrival import counters, is_last
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
 from engine.kernels.thin import takes_thin, thin
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl, use_kernel
@@ -26,6 +26,7 @@ from engine.quantised import Quantised, Weight, dequantised
 MOST_SKINNY = 256  # rows up to which weights are read packed
 MOST_ROWS = 64  # of a tile
 MOST_TILES = 1 << 16  # tiles that are summed from parts in one launch
+_arrived = counters(MOST_TILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _skinny_kernel(
 
     The parts are added in their order whoever is last, so that equal inputs give equal bits.
     """
-    begin(PDL)
+    wait_then_release(PDL)
     block, part, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = block * BLOCK_N
     row = tile * ROWS + tl.arange(0, ROWS)
@@ -86,9 +87,8 @@ def _skinny_kernel(
     else:
         size = num_rows * n
         tl.store(parts_ptr + part * size + cell, acc, mask=mask)
-        tl.debug_barrier()  # all threads have stored before one of them says so
         counter = arrived_ptr + tile * tl.num_programs(0) + block
-        if tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1:
+        if is_last(counter, SPLITS):
             total = tl.zeros([BLOCK_N, ROWS], tl.float32)
             for _ in range(SPLITS):
                 total += tl.load(parts_ptr + cell, mask=mask, other=0.0, cache_modifier=".cg")
@@ -163,12 +163,6 @@ def _chunk(k: int, column_block: int, programs: int, wanted: int) -> int:
     blocks = cdiv(k, column_block)
     splits = max(1, min(wanted // programs, blocks // 4)) if programs < MOST_TILES else 1
     return cdiv(blocks, splits) * column_block
-
-
-@lru_cache(maxsize=8)
-def _arrived(device: torch.device) -> Tensor:
-    """Counters of finished parts, zero between launches. Launches follow each other on one stream."""
-    return torch.zeros(MOST_TILES, dtype=torch.int32, device=device)
 
 
 @jit

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.quantised_tiles import (
     any_down_tile,
     any_up_tile,
@@ -183,7 +183,7 @@ def _up_kernel(
     PDL: tl.constexpr,
 ):
     """h [T * k (+ T), F] of one slot and BLOCK_F features."""
-    begin(PDL)
+    wait_then_release(PDL)
     slot = tl.program_id(0)
     expert, row, busy, is_shared = _assigned(
         ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
@@ -242,7 +242,7 @@ def _down_kernel(
     PDL: tl.constexpr,
 ):
     """y [T * k (+ T), D] of one slot and BLOCK_D features."""
-    begin(PDL)
+    wait_then_release(PDL)
     slot = tl.program_id(0)
     expert, row, busy, is_shared = _assigned(
         ids_ptr, slot, tl.num_programs(0), num_tokens, top_k, TOP_K, ROWS, BY_EXPERT, SHARED
@@ -295,7 +295,7 @@ def _single_down_kernel(
     PDL: tl.constexpr,
 ):
     """The second product and the weighted sum of one token: a program walks through its experts."""
-    begin(PDL)
+    wait_then_release(PDL)
     first, col = tl.program_id(0) * BLOCK_D, tl.arange(0, BLOCK_K)
     feature = first + tl.arange(0, BLOCK_D)
     mask = (feature < dim)[:, None] & (col < width)[None, :]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, fetch, launch_options
+from engine.kernels.programmatic import launch_options, prefetch, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
 
 MOST_WIDTH = 1 << 13  # of rows that registers hold
@@ -51,9 +51,9 @@ def _up_kernel(
     ask: tl.constexpr = PDL and SHARED and dim % 8 == 0 and width % BLOCK_F == 0  # 8 columns are at least 16 bytes
     if is_shared:
         num_bytes: tl.constexpr = BLOCK_F * dim * (x_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        fetch(shared_ptr + first * dim, num_bytes, ask)
-        fetch(shared_ptr + (width + first) * dim, num_bytes, ask)
-    begin(PDL)
+        prefetch(shared_ptr + first * dim, num_bytes, ask)
+        prefetch(shared_ptr + (width + first) * dim, num_bytes, ask)
+    wait_then_release(PDL)
     expert = tl.load(ids_ptr + slot, mask=slot < top_k, other=0).to(tl.int64)
     base = tl.where(is_shared, shared_ptr, w13_ptr + expert * (2 * width * dim))
     feature, col = first + tl.arange(0, BLOCK_F), tl.arange(0, DIM)
@@ -104,7 +104,7 @@ def _down_kernel(
         w = tl.load(w2_ptr + at, mask=(slot < top_k)[:, None, None] & mask[None, :, :], other=0.0)
     if SHARED:
         w_shared = tl.load(shared_ptr + cell, mask=mask, other=0.0)
-    begin(PDL)
+    wait_then_release(PDL)
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     weight = tl.load(weights_ptr + slot, mask=slot < top_k, other=0.0)
     h_mask = (slot < top_k)[:, None] & (col < width)[None, :]

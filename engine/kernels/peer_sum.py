@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
 
@@ -98,7 +98,9 @@ def _sum_add_norm_kernel(
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     if ADD_NORM:
         weight = tl.load(weight_ptr + col, mask=mask, other=0.0).to(tl.float32)
-    begin(PDL)  # before it meets the others: this rank's share is written, and what it read last time is read
+    wait_then_release(
+        PDL
+    )  # before it meets the others: this rank's share is written, and what it read last time is read
     if ADD_NORM:  # a load that depends on nobody, under way while the others arrive
         x = tl.load(x_ptr + cell, mask=mask, other=0.0)
     _meet(bases_ptr, flags_offset, meetings_ptr, row, RANK, SIZE)
@@ -114,7 +116,7 @@ def _sum_add_norm_kernel(
 
 @jit
 def _meet_kernel(bases_ptr, meetings_ptr, flags_offset, RANK: tl.constexpr, SIZE: tl.constexpr, PDL: tl.constexpr):
-    begin(PDL)
+    wait_then_release(PDL)
     _meet(bases_ptr, flags_offset, meetings_ptr, tl.program_id(0), RANK, SIZE)
 
 
@@ -130,7 +132,7 @@ def _gather_kernel(
     PDL: tl.constexpr,
 ):
     """out [T, SIZE * width] float32 from the ranks' [T, width]: grid (T, SIZE, blocks of a share)."""
-    begin(PDL)
+    wait_then_release(PDL)
     row, peer = tl.program_id(0).to(tl.int64), tl.program_id(1)
     col = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     mask = col < width

@@ -1,9 +1,9 @@
 """Programmatic dependent launches (compute capability 9.0 and later): a kernel starts while the one before it ends.
 
-A kernel launched so calls `begin` before it reads or writes anything but weights: that waits until the kernel before
-it has ended and its writes are to be seen, and then lets the next one start. Because every such kernel waits, the end
-of one means the end of all before it; so a buffer that any earlier kernel read may be written again, as on a stream
-without overlap. In front of `begin` stands nothing but `fetch`, which asks for weights without waiting for them.
+A kernel launched so calls `wait_then_release` before it reads or writes anything but weights: that waits until the
+kernel before it has ended and its writes are to be seen, and then lets the next one start. Because every such kernel
+waits, the end of one means the end of all before it; so a buffer that any earlier kernel read may be written again, as
+on a stream without overlap. In front of it stand loads of weights, and `prefetch`, which does not wait for them.
 
 The wait must stand in front of loops: Triton's pipeliner moves the first loads of a loop ahead of a wait inside it.
 """
@@ -22,7 +22,7 @@ from engine.kernels.triton_support import constexpr, jit, tl
 FIRST_CAPABILITY = (9, 0)
 
 # One thread of the program asks for everything: the request is one instruction, whatever its size.
-FETCH = constexpr("""{
+PREFETCH = constexpr("""{
     .reg .pred first;
     .reg .u32 thread;
     mov.u32 thread, %tid.x;
@@ -33,7 +33,7 @@ FETCH = constexpr("""{
 
 
 @jit
-def begin(PDL: tl.constexpr):
+def wait_then_release(PDL: tl.constexpr):
     """Wait for the kernels before this one, then let the next one start. Nothing without `PDL`."""
     if PDL:
         tl.extra.cuda.gdc_wait()
@@ -41,13 +41,15 @@ def begin(PDL: tl.constexpr):
 
 
 @jit
-def fetch(ptr, num_bytes, PDL: tl.constexpr):
+def prefetch(ptr, num_bytes, PDL: tl.constexpr):
     """Ask the second-level cache for `num_bytes` of weights from `ptr` on, both multiples of 16. Nothing without `PDL`.
 
     Never behind the end of a tensor: unlike a load that is masked, a request for foreign memory may fail.
     """
     if PDL:
-        tl.inline_asm_elementwise(FETCH, "=r,l,r", [ptr.to(tl.int64), num_bytes], dtype=tl.int32, is_pure=False, pack=1)
+        tl.inline_asm_elementwise(
+            PREFETCH, "=r,l,r", [ptr.to(tl.int64), num_bytes], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 def launch_options(device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.kv_store import check_slots, heads_adjoin, kv_store_reference
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
 from engine.kernels.rope import apply_rotary_reference, partner, rotate
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
@@ -82,7 +82,7 @@ def _qk_norm_rope_kernel(
     PDL: tl.constexpr,
 ):
     """One token and one key/value head, with the `group` query heads that read it."""
-    begin(PDL)
+    wait_then_release(PDL)
     token, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.load(slots_ptr + token)
     col = tl.arange(0, WIDTH)[None, :]

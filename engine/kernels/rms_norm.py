@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -56,7 +56,7 @@ def _rms_norm_kernel(
     cols = tl.arange(0, BLOCK)
     mask = cols < dim
     weight = tl.load(weight_ptr + cols, mask=mask, other=0.0).to(tl.float32)
-    begin(PDL)
+    wait_then_release(PDL)
     x = tl.load(x_ptr + row + cols, mask=mask, other=0.0)
     if ADD:
         delta = tl.load(delta_ptr + row + cols, mask=mask, other=0.0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -31,7 +31,7 @@ def _rope_table_kernel(
     PDL: tl.constexpr,
 ):
     """One token."""
-    begin(PDL)
+    wait_then_release(PDL)
     token, i = tl.program_id(0).to(tl.int64), tl.arange(0, HALF)
     mask = i < half
     axis = tl.load(axes_ptr + i, mask=mask, other=0)

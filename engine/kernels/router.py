@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -64,14 +64,22 @@ def _best_groups(biased, member, topk_group: tl.constexpr, GROUPS: tl.constexpr,
 
 
 @jit
+def experts_by_group(
+    num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr
+):  # fmt: skip
+    """Experts laid out as [GROUPS, SIZE]: number, place in the group [1, SIZE], whether there is one."""
+    size: tl.constexpr = num_experts // n_group
+    group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
+    return group * size + member, member, (group < n_group) & (member < size)
+
+
+@jit
 def choose(
-    logits, group, member, bias_ptr, ids_ptr, weights_ptr, num_experts: tl.constexpr, top_k: tl.constexpr,
+    logits, bias_ptr, ids_ptr, weights_ptr, num_experts: tl.constexpr, top_k: tl.constexpr,
     n_group: tl.constexpr, topk_group: tl.constexpr, scaling: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The choice of one token from its logits [GROUPS, SIZE], expert `group * size + member`: k ids and weights."""
-    size: tl.constexpr = num_experts // n_group
-    exists = (group < n_group) & (member < size)
-    expert = group * size + member
+    """The choice of one token from its logits, laid out by `experts_by_group`: k ids and weights."""
+    expert, member, exists = experts_by_group(num_experts, n_group, GROUPS, SIZE)
     scores = tl.sigmoid(logits)
     bias = tl.load(bias_ptr + expert, mask=exists, other=0.0).to(tl.float32)
     biased = tl.where(exists, scores + bias, float("-inf"))
@@ -113,17 +121,14 @@ def _route_kernel(
     PDL: tl.constexpr,
 ):
     """One token a program and one warp: comparisons within a warp need no barrier."""
-    begin(PDL)
+    wait_then_release(PDL)
     token = tl.program_id(0).to(tl.int64)
-    size: tl.constexpr = num_experts // n_group
-    group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
-    exists = (group < n_group) & (member < size)
-    expert = group * size + member
+    expert, _, exists = experts_by_group(num_experts, n_group, GROUPS, SIZE)
     logits = tl.zeros([GROUPS, SIZE], tl.float32)
     for part in tl.static_range(num_parts):
         logits += tl.load(logits_ptr + (part * num_tokens + token) * num_experts + expert, mask=exists, other=0.0)
     choose(
-        logits, group, member, bias_ptr + token * bias_stride, ids_ptr + token * top_k, weights_ptr + token * top_k,
+        logits, bias_ptr + token * bias_stride, ids_ptr + token * top_k, weights_ptr + token * top_k,
         num_experts, top_k, n_group, topk_group, scaling, GROUPS, SIZE,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.kernels.paths import current
-from engine.kernels.programmatic import begin, launch_options
+from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
 
 MOST_ROWS = 4  # one after the other through the same registers
@@ -55,7 +55,7 @@ def _thin_kernel(
         w = tl.load(w_ptr + cell)
     else:
         w = tl.load(w_ptr + cell, mask=(feature < n)[:, None] & (col < k)[None, :], other=0.0)
-    begin(PDL)
+    wait_then_release(PDL)
     for row in tl.static_range(ROWS):
         x = tl.load(x_ptr + row * k + col, mask=(col < k) & (row < num_rows), other=0.0)
         y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], 1)
