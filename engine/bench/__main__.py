@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches
 from engine.bench.profile import kernel_times
 from engine.bench.variants import compare, parse_variants
 from engine.child import leave
+from engine.commit import source_commit
 from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
 from engine.kernels.paths import DEFAULT, VARIANTS
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.talker:
         from engine.stages.bench import main as time_talker  # imported late: the thinker's figures need none of it
 
-        return time_talker([] if options.json is None else ["--json", str(options.json)])
+        passed = {"--json": options.json, "--commit": options.commit}
+        return time_talker([str(part) for pair in passed.items() if pair[1] is not None for part in pair])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with tempfile.TemporaryDirectory(prefix="ming-bench-") as folder:
@@ -80,7 +81,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     for batch in options.batches:
         rate = bench.decode(batch, options.prompt_tokens, options.output_tokens)
         failed += rate.failed
-        result["rows"].append(_row(rate, limit, loaded.runner.model.cfg.llm))
+        row = _row(rate, limit, loaded.runner.model.cfg.llm)
+        result["rows"].append(row | {"tokens": rate.tokens} if options.keep_tokens else row)
         _show(options, result, _decode_line(result["rows"][-1]))
     for step_tokens in options.prefill_steps or [None]:
         for batch, tokens in options.prefill:
@@ -105,7 +107,7 @@ def report_quant_error(options: argparse.Namespace, folder: Path) -> int:
     for quant in QUANTS if config.quant == "none" else (config.quant,):
         found = measure(replace(config, quant=quant))
         errors.append(found.as_json())
-        result = {"hardware": device_name(1), "commit": _commit(), "torch": torch.__version__, "errors": errors}
+        result = {"hardware": device_name(1), "commit": options.commit, "torch": torch.__version__, "errors": errors}
         _show(options, result, "\n".join(found.lines()))
     return 0
 
@@ -148,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"measure by several --paths, one after the other; each: {', '.join(VARIANTS)}",
     )
+    add("--keep-tokens", action="store_true", help="also write what each stream said")
+    add("--commit", default=source_commit(), help="what to record where git does not know it")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
     add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
     add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
@@ -193,7 +197,7 @@ def _header(
         "dtype": dtype,
         "quant": options.quant,
         "paths": options.paths,
-        "commit": _commit(),
+        "commit": options.commit,
         "torch": torch.__version__,
         "command": "python -m engine.bench " + " ".join(sys.argv[1:]),
         "layers": options.layers,
@@ -213,7 +217,7 @@ def _row(rate: DecodeRate, limit: Callable[[int, float], float], llm: LLMConfig)
     """A row of the file; valid where at least 95 % of the experts that uniform routing would touch were touched."""
     uniform = llm.num_experts * (1 - (1 - llm.num_experts_per_tok / llm.num_experts) ** rate.batch)
     distinct = rate.distinct_experts
-    return asdict(rate) | {
+    return {key: value for key, value in asdict(rate).items() if key != "tokens"} | {
         "share_of_limit": None if distinct is None else rate.decode_tok_s / limit(rate.batch, distinct),
         "uniform_experts": uniform,
         "valid": distinct is not None and distinct >= 0.95 * uniform,
@@ -250,15 +254,6 @@ def _bytes_per_s() -> float:
     from engine.kernels.bench.timing import measure_read
 
     return measure_read()
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, if there is one."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
 
 
 if __name__ == "__main__":

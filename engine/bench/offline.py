@@ -9,16 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.core.loop import EngineLoop
-from engine.core.request import FinishReason, GenerationRequest, SamplingParams
+from engine.core.request import FinishReason, GenerationRequest, Output, SamplingParams
 from engine.runtime.build import LoadedEngine
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeRate:
-    """One batch size. `decode_tok_s` is batch * (n - 1) / (time for n tokens - time for 1).
+class Look:
+    """Experts that a decode step of the whole batch touches in a layer, mean over layers and all such steps; what each
+    stream said. None where there was no such step, or the model has no experts."""
 
-    `distinct_experts` is None where no decode step of the whole batch was seen, or the model has no experts.
-    """
+    distinct_experts: float | None
+    tokens: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRate:
+    """One batch size. `decode_tok_s` is batch * (n - 1) / (time for n tokens - time for 1); the rest as in `Look`."""
 
     batch: int
     decode_tok_s: float
@@ -26,6 +32,7 @@ class DecodeRate:
     first_token_s: float
     distinct_experts: float | None
     failed: int
+    tokens: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,8 @@ class Offline:
         self._next_id = 0
 
     def decode(self, batch: int, prompt_tokens: int, output_tokens: int) -> DecodeRate:
-        """The rate at one batch size: median of the repeats, after a run of which only the experts count."""
-        distinct = self.distinct_experts(batch, prompt_tokens, output_tokens)
+        """The rate at one batch size: median of the repeats, after a run of which only experts and tokens count."""
+        look = self.look(batch, prompt_tokens, output_tokens)
         whole, first, failed = [], [], 0
         for _ in range(self._repeats):
             seconds, lost = self._seconds(batch, prompt_tokens, 1)
@@ -66,8 +73,9 @@ class Offline:
             batch * (output_tokens - 1) / (tn - t1),
             batch * output_tokens / tn,
             t1,
-            distinct,
+            look.distinct_experts,
             failed,
+            look.tokens,
         )
 
     def prefill(self, batch: int, tokens: int, step_tokens: int | None = None) -> PrefillRate:
@@ -78,11 +86,13 @@ class Offline:
         seconds = statistics.median(self._seconds(batch, tokens, 1)[0] for _ in range(self._repeats))
         return PrefillRate(batch, tokens, seconds, batch * tokens / seconds, step_tokens)
 
-    def distinct_experts(self, batch: int, prompt_tokens: int, output_tokens: int) -> float | None:
-        """Experts that a decode step of `batch` sequences touches in a layer, mean over layers and all such steps."""
+    def look(self, batch: int, prompt_tokens: int, output_tokens: int) -> Look:
+        """What the streams of a batch say, and how many experts its decode steps touch."""
+        said: dict[int, list[int]] = {r.id: [] for r in self._submit(batch, prompt_tokens, output_tokens)}
         with self._loaded.runner.expert_looks.every_step() as seen:
-            self._seconds(batch, prompt_tokens, output_tokens)
-        return statistics.fmean(seen[batch]) if batch in seen else None
+            for output in self._run():
+                said[output.request_id] += output.tokens
+        return Look(statistics.fmean(seen[batch]) if batch in seen else None, list(said.values()))
 
     def run(self, batch: int, prompt_tokens: int, output_tokens: int) -> None:
         """Untimed work, for a profile."""
@@ -90,13 +100,23 @@ class Offline:
 
     def _seconds(self, batch: int, prompt_tokens: int, output_tokens: int) -> tuple[float, int]:
         """Wall time of `batch` requests submitted at once, and how many of them did not end well."""
-        for request in self._requests(batch, prompt_tokens, output_tokens):
-            self._loop.submit(request)
+        self._submit(batch, prompt_tokens, output_tokens)
         started = time.perf_counter()
-        finished: list[FinishReason] = []
+        outputs = self._run()
+        seconds = time.perf_counter() - started
+        return seconds, sum(output.finish not in (None, FinishReason.LENGTH) for output in outputs)
+
+    def _submit(self, batch: int, prompt_tokens: int, output_tokens: int) -> list[GenerationRequest]:
+        requests = self._requests(batch, prompt_tokens, output_tokens)
+        for request in requests:
+            self._loop.submit(request)
+        return requests
+
+    def _run(self) -> list[Output]:
+        outputs: list[Output] = []
         while self._loop.has_work:
-            finished += [output.finish for output in self._loop.run_once() if output.finish]
-        return time.perf_counter() - started, sum(reason is not FinishReason.LENGTH for reason in finished)
+            outputs += self._loop.run_once()
+        return outputs
 
     def _requests(self, batch: int, prompt_tokens: int, output_tokens: int) -> list[GenerationRequest]:
         vocabulary = min(self._loaded.info.vocab_size, 150_000)  # control tokens stand at the end

@@ -10,16 +10,16 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.bench.choose import Results, advice, compare_tokens
 from engine.kernels.paths import VARIANTS
 
 # A kernel that waits for a counter that nobody raises never ends, and the others want their turn: gpu_record.sh gives
 # all eight 220 s. The first one says what a variant takes on this machine; any other may take twice that.
 FIRST_S, LONGEST_S = 300.0, 60.0
-Results = Mapping[str, Mapping[str, Any]]
 
 
 def parse_variants(text: str) -> list[str]:
@@ -40,10 +40,12 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
     Exit code: the first that is not 0; the others are measured all the same.
     """
     results: dict[str, Any] = {}
+    said: dict[int, list[list[int]]] = {}  # by the first variant, at each batch size
     worst, longest_s = 0, FIRST_S
     for name in names:
         path = folder / f"{len(results)}.json"
         command = [sys.executable, "-m", "engine.bench", *arguments, "--paths", name, "--json", str(path)]
+        command.append("--keep-tokens")
         print(f"-- {name}", flush=True)
         began_s = time.monotonic()
         try:
@@ -54,10 +56,14 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
             longest_s = max(LONGEST_S, 2 * (time.monotonic() - began_s))
         worst = worst or code
         measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+        if not results:
+            said = {row["batch"]: row["tokens"] for row in measured["rows"]}
+        compare_tokens(measured["rows"], said)
         results[name] = {"exit_code": code} | measured
         if json_path is not None:
             json_path.write_text(json.dumps({"variants": results}, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(results)), flush=True)  # all of it: whoever ends this early sees the last lines
+    print("\n".join(advice(results)), flush=True)
     return worst
 
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from engine.commit import source_commit
 from engine.stages.generated import generate_model, released_config, tiny_config
 from engine.stages.load import SpeechModel
 from engine.stages.noise import SeededNoise
@@ -161,7 +161,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCH_SIZES), help="streams at once (1 8)")
     parser.add_argument("--patches", type=int, default=32, help="steps of a run, 0.32 s of audio each (32)")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="runs of which the median counts (5)")
-    parser.add_argument("--commit", help="what to record as the commit where git does not know it")
+    parser.add_argument("--commit", default=source_commit(), help="what to record where git does not know it")
     return parser.parse_args(argv)
 
 
@@ -278,7 +278,7 @@ def _relative(got: Tensor, want: Tensor) -> float:
 def _describe(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": "python -m engine.stages.bench " + " ".join(sys.argv[1:]),
-        "commit": options.commit or _commit(),
+        "commit": options.commit,
         "hardware": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -293,14 +293,6 @@ def _describe(device: torch.device, options: argparse.Namespace) -> dict[str, An
         "speeds": [],
         "shares": [],
     }
-
-
-def _commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _line(speed: Speed) -> str:

@@ -84,7 +84,9 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
         name, path = (command[command.index(option) + 1] for option in ("--paths", "--json"))
         if name == "all":
             raise subprocess.TimeoutExpired(command, timeout)
-        Path(path).write_text(json.dumps({"rows": [{"batch": 1, "decode_tok_s": 400.0}]}))
+        assert "--keep-tokens" in command
+        row = {"batch": 1, "decode_tok_s": 400.0, "failed": 0, "valid": True, "tokens": [[1, 2, 3]]}
+        Path(path).write_text(json.dumps({"rows": [row]}))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -92,7 +94,7 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
     assert limits == [FIRST_S, LONGEST_S, LONGEST_S]
     assert LONGEST_S <= 220 / 3, "of the time for all of them (gpu_record.sh), two that hang leave some"
     shown.append(capsys.readouterr().out)
-    rows = [[line.split("decode tok/s") for line in text.splitlines() if "tok/s" in line] for text in shown]
+    rows = [[line.split("decode tok/s") for line in text.splitlines() if "decode tok/s" in line] for text in shown]
     assert [[name.strip() for name, _ in found] for found in rows] == [
         [],
         ["measured"],
@@ -100,6 +102,8 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
         ["measured", "all", "join"],
     ]
     assert rows[-1][1][1].strip() == "1: failed"
+    assert 'choice: DEFAULT = "measured"' in shown[-1]
+    assert "all                   out: no rate" in shown[-1]
 
 
 @pytest.mark.slow
@@ -113,4 +117,6 @@ def test_two_variants_in_one_call(tiny_model: Path, tmp_path: Path, capfd: pytes
         "measured": ("measured", 1),
         "all": ("all", 1),
     }
-    assert "(x 1.000)" in capfd.readouterr().out
+    assert "(x 1.000)" in (out := capfd.readouterr().out)
+    assert "choice: DEFAULT = " in out
+    assert [(row["equal_tokens"], row["num_tokens"]) for run in found.values() for row in run["rows"]] == [(3.0, 3)] * 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from engine.commit import source_commit
 from engine.kernels.bench.attention import attention_cases
 from engine.kernels.bench.case import Case, Run, Sizes, Source
 from engine.kernels.bench.experts import expert_cases
@@ -72,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(row)
             print(line(row), file=sys.stderr if options.json == "-" else sys.stdout, flush=True)
         if to_file:  # after every case: time on a GPU can end at any moment
-            Path(options.json).write_text(table(ceilings, rows), encoding="utf-8")
+            Path(options.json).write_text(table(ceilings, rows, options.commit), encoding="utf-8")
     if options.json == "-":
-        sys.stdout.write(table(ceilings, rows))
+        sys.stdout.write(table(ceilings, rows, options.commit))
     return 0 if all(row.ok for row in rows) else 1
 
 
@@ -86,6 +87,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=sorted(GROUPS), help="run one group of kernels")
     parser.add_argument("--json", metavar="PATH", help="also write every row here; - is standard output")
+    parser.add_argument("--commit", default=source_commit(), help="what to record where git does not know it")
     return parser.parse_args(argv)
 
 
@@ -157,10 +159,12 @@ def line(row: Row) -> str:
     )
 
 
-def table(ceilings: Ceilings, rows: Sequence[Row]) -> str:
+def table(ceilings: Ceilings, rows: Sequence[Row], commit: str | None) -> str:
     """All rows as JSON, with what they were measured on."""
     content = {
         "hardware": torch.cuda.get_device_name(),
+        "command": "python -m engine.kernels.bench " + " ".join(sys.argv[1:]),
+        "commit": commit,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "ceilings": asdict(ceilings),

@@ -75,7 +75,7 @@ def test_json_holds_every_row_and_nothing_that_json_lacks(
     rows: dict[str, bench.Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    found = json.loads(bench.table(CEILINGS, list(rows.values())))
+    found = json.loads(bench.table(CEILINGS, list(rows.values()), "abc"))
     assert found["ceilings"] == {"bytes_per_s": 1e12, "flops_per_s": 1e14}
     assert [row["variant"] for row in found["rows"]] == ["right", "wrong", "nan", "broken"]
     assert [row["us"] for row in found["rows"]] == [pytest.approx(4.0), None, None, None]

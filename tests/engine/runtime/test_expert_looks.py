@@ -63,10 +63,11 @@ def test_a_benchmark_counts_every_decode_step_of_a_run_and_no_other(tiny_model: 
     for router in routers:
         router.register_forward_hook(count)
     bench = Offline(loaded, loaded.make_loop(), repeats=1)
-    distinct = bench.distinct_experts(3, 20, 2 * EVERY)
+    look = bench.look(3, 20, 2 * EVERY)
     assert len(routed) == len(routers) * (2 * EVERY - 1)
-    assert distinct == pytest.approx(fmean(routed))
-    assert bench.distinct_experts(3, 20, 1) is None, "prompts alone are no decode steps"
+    assert look.distinct_experts == pytest.approx(fmean(routed))
+    assert [len(said) for said in look.tokens] == 3 * [2 * EVERY]
+    assert bench.look(3, 20, 1).distinct_experts is None, "prompts alone are no decode steps"
 
 
 def test_prompts_are_not_watched(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
