@@ -44,16 +44,36 @@ def record(out: Path, *steps: str, **variables: str) -> str:
 def test_steps_without_time_are_skipped(tmp_path: Path) -> None:
     report = record(tmp_path, SECONDS_IN_ALL="0", GPUS="2")
     names = [text.split(":")[0].removeprefix("== ") for text in report.splitlines() if text.startswith("==")]
-    assert names == ["decode-bf16", "http-bf16", "decode-fp8", "tests-ranks", "tests-gpu", "variants", "tests-kernels"]
+    first, rest = "decode-bf16 http-bf16 variants ", "decode-fp8 decode-fp8-alone tests-ranks tests-gpu tests-kernels"
+    assert names == f"{first}decode-chosen {rest}".split()
     assert report.count("skipped") == len(names)
+    left = report.splitlines()[-1].partition("left: ")[2]
+    assert left == first + rest, "nothing is chosen that could be left"
     assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
 
 
 @pytest.mark.slow
 def test_a_named_step_leaves_its_log_and_a_failure_ends_nothing(tmp_path: Path) -> None:
-    report = record(tmp_path, "kernels", "nonsense", "http-bf16")
+    report = record(tmp_path, "kernels", "nonsense", "http-bf16", COMMIT="abc1234")
+    assert "device cpu, abc1234" in report
     assert "== kernels: exit code 2" in report  # there is no GPU
     assert "== nonsense: no such step" in report
     assert "== http-bf16: skipped, there is no gpu-decode-bf16.json" in report
     with tarfile.open(tmp_path / "logs.tar.gz") as logs:
         assert "logs/kernels.log" in logs.getnames()
+
+
+@pytest.mark.slow
+def test_a_step_whose_time_is_up_ends_nothing_else(tmp_path: Path) -> None:
+    """Nor what was there before; and no more files than come back from a lent machine."""
+    for number in range(9):
+        (tmp_path / f"gpu-{number}.json").write_text("{}")
+    report = record(tmp_path, "decode-bf16", "tests-kernels", STEP_SECONDS="1")
+    assert "== decode-bf16: exit code 124 after" in report
+    assert "== tests-kernels: exit code" in report
+    assert "left: decode-bf16" in report.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"json.tar.gz", "logs.tar.gz", "report.txt"}
+    with tarfile.open(tmp_path / "json.tar.gz") as kept:
+        assert len(kept.getnames()) == 9
+    with tarfile.open(tmp_path / "logs.tar.gz") as logs:
+        assert {"logs/decode-bf16.log", "logs/tests-kernels.log"} <= set(logs.getnames())

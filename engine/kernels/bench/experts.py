@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,9 +14,40 @@ from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few,
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
 from engine.kernels.moe_single import SingleTuning, moe_single
-from engine.quantised import dequantised
+from engine.quantised import Weight, dequantised
 
 MOST_FEW = 64  # tokens up to which the path without sorting is tried
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Tokens of several calls, [sets, T, ...], with uniformly random choices; `distinct` is the mean over the calls."""
+
+    x: Tensor
+    ids: Tensor
+    weights: Tensor
+    distinct: float
+
+    @staticmethod
+    def draw(source: Source, num_tokens: int) -> Routed:
+        """New ones at the source's sizes."""
+        s = source.sizes
+        x = source.normal(s.num_sets, num_tokens, s.dim)
+        scores = torch.rand(s.num_sets, num_tokens, s.num_experts, device=source.device)
+        ids = scores.topk(s.rule.top_k, dim=-1).indices
+        weights = torch.rand(s.num_sets, num_tokens, s.rule.top_k, device=source.device)
+        return Routed(x, ids, weights, sum(len(chosen.unique()) for chosen in ids) / s.num_sets)
+
+
+@dataclass(frozen=True, slots=True)
+class Tunings:
+    """By name: without sorting, sorted at decode sizes, sorted at those of prefill."""
+
+    few: Mapping[str, FewTuning]
+    grouped: Mapping[str, GroupedTuning]
+    large: Mapping[str, GroupedTuning]
+
+
 FEW_TUNINGS = {
     "few f16": FewTuning(16, 256, 32, 256),
     "few f32": FewTuning(32, 128, 64, 128),
@@ -43,6 +75,8 @@ LARGE_TUNINGS = {
     "rows 128 f64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
 }
 
+TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)
+
 
 def expert_cases(source: Source) -> Iterator[Case]:
     """All batches over one layer's weights, which are far larger than any cache."""
@@ -57,16 +91,32 @@ def expert_cases(source: Source) -> Iterator[Case]:
         yield experts_case(source, num_tokens, w13, w2, shared)
 
 
-def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, shared: SharedExpert) -> Case:
-    """Routed and shared experts of `num_tokens` tokens with uniformly random choices."""
-    s = source.sizes
-    x = source.normal(s.num_sets, num_tokens, s.dim)
-    scores = torch.rand(s.num_sets, num_tokens, s.num_experts, device=source.device)
-    ids = scores.topk(s.rule.top_k, dim=-1).indices
-    weights = torch.rand(s.num_sets, num_tokens, s.rule.top_k, device=source.device)
+def both_paths(
+    source: Source, routed: Routed, w13: Weight, w2: Weight, shared: SharedExpert, tunings: Tunings
+) -> dict[str, Run]:
+    """The experts by the path without sorting where tokens are few, and by that with it."""
+    x, ids, weights = routed.x, routed.ids, routed.weights
+    num_tokens = x.shape[1]
 
     def few(tuning: FewTuning | None) -> Run:
         return lambda i: (moe_few(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
+
+    def grouped(tuning: GroupedTuning | None) -> Run:
+        return lambda i: (moe_grouped(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
+
+    variants: dict[str, Run] = {}
+    if num_tokens <= MOST_FEW:
+        variants["few"] = few(None)
+        variants |= {name: few(tuning) for name, tuning in tunings.few.items()}
+    variants["grouped"] = grouped(None)
+    sorted_ones = tunings.grouped if num_tokens <= max(source.sizes.decodes) else tunings.large
+    return variants | {name: grouped(tuning) for name, tuning in sorted_ones.items()}
+
+
+def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, shared: SharedExpert) -> Case:
+    """Routed and shared experts of `num_tokens` tokens."""
+    s, routed = source.sizes, Routed.draw(source, num_tokens)
+    x, ids, weights = routed.x, routed.ids, routed.weights
 
     def single(tuning: SingleTuning | None) -> Run:
         both = (dequantised(shared.w13, source.dtype), dequantised(shared.w2, source.dtype))
@@ -76,27 +126,18 @@ def experts_case(source: Source, num_tokens: int, w13: Tensor, w2: Tensor, share
 
         return call
 
-    def grouped(tuning: GroupedTuning | None) -> Run:
-        return lambda i: (moe_grouped(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
-
     def reference(dtype: torch.dtype, i: int) -> Outputs:
         return (_reference(x[i].to(dtype), w13, w2, ids[i], weights[i], shared),)
 
     variants: dict[str, Run] = {}
     if num_tokens == 1:
         variants |= {name: single(tuning) for name, tuning in SINGLE_TUNINGS.items()}
-    if num_tokens <= MOST_FEW:
-        variants["few"] = few(None)
-        variants |= {name: few(tuning) for name, tuning in FEW_TUNINGS.items()}
-    variants["grouped"] = grouped(None)
-    tunings = GROUPED_TUNINGS if num_tokens <= max(s.decodes) else LARGE_TUNINGS
-    variants |= {name: grouped(tuning) for name, tuning in tunings.items()}
-    distinct = sum(len(ids[i].unique()) for i in range(s.num_sets)) / s.num_sets
+    variants |= both_paths(source, routed, w13, w2, shared, TUNINGS)
     expert_size = 3 * s.expert_width * s.dim
     return Case(
         "experts",
-        f"T={num_tokens} distinct={distinct:.1f}",
-        int(((distinct + 1) * expert_size + 2 * num_tokens * s.dim) * source.item_bytes),
+        f"T={num_tokens} distinct={routed.distinct:.1f}",
+        int(((routed.distinct + 1) * expert_size + 2 * num_tokens * s.dim) * source.item_bytes),
         2 * expert_size * num_tokens * (s.rule.top_k + 1),
         s.num_sets,
         variants,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from engine.kernels.bench.case import Case, Outputs, Run, Source
-from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
+from engine.kernels.bench.experts import MOST_FEW, Routed, Tunings, both_paths
+from engine.kernels.fused_moe import SharedExpert, fused_moe_reference
 from engine.kernels.linear import LinearTuning, linear, linear_reference, skinny
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
 from engine.quantised import BLOCK, GROUP, Format, Quantised, QuantisedWeight
 
-MOST_FEW = 64
 FEW_TUNINGS = {
     "few f16 w1": FewTuning(16, 128, 16, 128, num_warps=1, rows=16),
     "few f32 w2 s3": FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16),
@@ -37,6 +37,7 @@ LARGE_TUNINGS = {
     "rows 128 f64 k64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
     "rows 128 f128 k64": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
 }
+TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)
 LINEAR_TUNINGS = {
     "n16 w1": LinearTuning(16, 128, 1, 6),
     "n32 w2": LinearTuning(32, 128, 2, 4),
@@ -71,38 +72,21 @@ def quantised_expert_cases(format: Format, source: Source) -> Iterator[Case]:
 
 
 def _experts_case(source: Source, num_tokens: int, w13: Quantised, w2: Quantised, shared: SharedExpert) -> Case:
-    s = source.sizes
-    x = source.normal(s.num_sets, num_tokens, s.dim)
-    scores = torch.rand(s.num_sets, num_tokens, s.num_experts, device=source.device)
-    ids = scores.topk(s.rule.top_k, dim=-1).indices
-    weights = torch.rand(s.num_sets, num_tokens, s.rule.top_k, device=source.device)
-
-    def few(tuning: FewTuning | None) -> Run:
-        return lambda i: (moe_few(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
-
-    def grouped(tuning: GroupedTuning | None) -> Run:
-        return lambda i: (moe_grouped(x[i], w13, w2, ids[i], weights[i], shared, tuning),)
+    s, routed = source.sizes, Routed.draw(source, num_tokens)
+    x, ids, weights = routed.x, routed.ids, routed.weights
 
     def reference(dtype: torch.dtype, i: int) -> Outputs:
         return (fused_moe_reference(x[i].to(dtype), w13, w2, ids[i], weights[i], shared),)
 
-    variants: dict[str, Run] = {}
-    if num_tokens <= MOST_FEW:
-        variants["few"] = few(None)
-        variants |= {name: few(tuning) for name, tuning in FEW_TUNINGS.items()}
-    variants["grouped"] = grouped(None)
-    tunings = GROUPED_TUNINGS if num_tokens <= max(s.decodes) else LARGE_TUNINGS
-    variants |= {name: grouped(tuning) for name, tuning in tunings.items()}
-    distinct = sum(len(ids[i].unique()) for i in range(s.num_sets)) / s.num_sets
     of_an_expert = (w13.num_bytes + w2.num_bytes) / s.num_experts
     of_the_shared = sum(w.num_bytes for w in (shared.w13, shared.w2) if isinstance(w, Quantised))
     return Case(
         f"experts-{w13.format}",
-        f"T={num_tokens} distinct={distinct:.1f}",
-        int(distinct * of_an_expert) + of_the_shared + 2 * num_tokens * s.dim * source.item_bytes,
+        f"T={num_tokens} distinct={routed.distinct:.1f}",
+        int(routed.distinct * of_an_expert) + of_the_shared + 2 * num_tokens * s.dim * source.item_bytes,
         6 * s.expert_width * s.dim * num_tokens * (s.rule.top_k + 1),
         s.num_sets,
-        variants,
+        both_paths(source, routed, w13, w2, shared, TUNINGS),
         partial(reference, source.dtype),
         partial(reference, torch.float32),
     )
