@@ -21,12 +21,12 @@ from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches
 from engine.bench.profile import kernel_times
 from engine.bench.variants import compare, parse_variants
 from engine.child import leave
-from engine.commit import source_commit
 from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
 from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.model_config import LLMConfig
 from engine.runtime.start import start_engine
+from engine.source import source_commit
 
 _EXAMPLES = """\
 examples:

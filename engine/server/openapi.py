@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any, get_args
 
 import msgspec
@@ -27,6 +26,7 @@ from engine.server.speech_body import MAX_CHARS, MAX_TEMPERATURE, NOT_IN_CHATS, 
 from engine.server.tokens import DetokenizeBody, TokenizeBody
 from engine.server.transcription import LANGUAGES, MAX_PROMPT_CHARS, TranscriptFormat
 from engine.server.usage import Usage
+from engine.source import engine_version
 
 Json = dict[str, Any]
 
@@ -92,7 +92,7 @@ def describe() -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "ming-eval",
-            "version": metadata.version("ming-eval"),
+            "version": engine_version(),
             "description": "OpenAI-compatible endpoint of Ming-flash-omni-2.0.",
         },
         "security": [{"key": []}, {}],

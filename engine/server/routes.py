@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +34,7 @@ from engine.server.spoken import SpokenGeneration
 from engine.server.tokens import detokenize, tokenize, tokenizer_info
 from engine.server.transcription import TranscriptionPlan, plan_transcription
 from engine.server.utterance import Utterance
+from engine.source import engine_version
 
 TENANT_KEY = web.RequestKey("tenant", str)  # set where the API key was checked
 
@@ -80,7 +80,7 @@ class Routes:
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def version(self, _request: web.Request) -> web.Response:
-        return _json({"version": metadata.version("ming-eval")})
+        return _json({"version": engine_version()})
 
     async def models(self, _request: web.Request) -> web.Response:
         serving = self._service.serving()

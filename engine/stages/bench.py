@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.commit import source_commit
+from engine.source import source_commit
 from engine.stages.generated import generate_model, released_config, tiny_config
 from engine.stages.load import SpeechModel
 from engine.stages.noise import SeededNoise

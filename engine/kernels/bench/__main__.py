@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from engine.commit import source_commit
 from engine.kernels.bench.attention import attention_cases
 from engine.kernels.bench.case import Case, Run, Sizes, Source
 from engine.kernels.bench.experts import expert_cases
@@ -24,6 +23,7 @@ from engine.kernels.bench.step import step_cases
 from engine.kernels.bench.timing import Ceilings, eager_s, measure_ceilings, replay_s
 from engine.kernels.bench.tokens import token_cases
 from engine.kernels.triton_support import TritonError
+from engine.source import source_commit
 
 GROUPS: dict[str, Callable[[Source], Iterator[Case]]] = {
     "tokens": token_cases,

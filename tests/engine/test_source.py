@@ -1,0 +1,31 @@
+"""Who the engine says it is, installed or not, wherever it is started."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from engine import source
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_tree_that_was_not_installed_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert source.engine_version() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_commit_is_that_of_the_source_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]
+    want = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    monkeypatch.chdir(tmp_path)
+    assert source.source_commit() == want
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert source.source_commit() is None, "without git nothing is known"
