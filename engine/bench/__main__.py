@@ -244,7 +244,9 @@ def _prefill_line(rate: PrefillRate) -> str:
 def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:
     print(line, flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        partial = options.json.with_name(options.json.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        partial.replace(options.json)  # whoever is ended here leaves a whole file
 
 
 def _bytes_per_s() -> float:

@@ -18,7 +18,7 @@ from engine.bench.choose import Results, advice, compare_tokens
 from engine.kernels.paths import VARIANTS
 
 # A kernel that waits for a counter that nobody raises never ends, and the others want their turn: gpu_record.sh gives
-# all eight 220 s. The first one says what a variant takes on this machine; any other may take twice that.
+# all eight 240 s. The first one says what a variant takes on this machine; any other may take twice that.
 FIRST_S, LONGEST_S = 300.0, 60.0
 
 
@@ -62,8 +62,8 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
         results[name] = {"exit_code": code} | measured
         if json_path is not None:
             json_path.write_text(json.dumps({"variants": results}, indent=1) + "\n", encoding="utf-8")
-        print("\n".join(table(results)), flush=True)  # all of it: whoever ends this early sees the last lines
-    print("\n".join(advice(results)), flush=True)
+        lines = [*table(results), *advice(results)]
+        print("\n".join(lines), flush=True)  # all of it: whoever ends this early sees the last lines
     return worst
 
 

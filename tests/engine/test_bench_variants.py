@@ -92,7 +92,7 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
     monkeypatch.setattr(subprocess, "run", run)
     assert compare(["measured", "all", "join"], [], tmp_path, None) == 1
     assert limits == [FIRST_S, LONGEST_S, LONGEST_S]
-    assert LONGEST_S <= 220 / 3, "of the time for all of them (gpu_record.sh), two that hang leave some"
+    assert LONGEST_S <= 240 / 3, "of the time for all of them (gpu_record.sh), two that hang leave some"
     shown.append(capsys.readouterr().out)
     rows = [[line.split("decode tok/s") for line in text.splitlines() if "decode tok/s" in line] for text in shown]
     assert [[name.strip() for name, _ in found] for found in rows] == [
