@@ -16,15 +16,17 @@ from typing import Any
 import torch
 
 from engine.bench.age import process_age_s
-from engine.bench.limits import device_name, step_bytes
+from engine.bench.limits import device_name, part_bytes, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
-from engine.bench.profile import kernel_times
+from engine.bench.parts import part_lines, part_times
+from engine.bench.profile import kernel_times, launches_of
 from engine.bench.variants import compare, parse_variants
 from engine.child import leave
 from engine.config import EngineConfig, Quant
 from engine.errors import EngineError
 from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.model_config import LLMConfig
+from engine.runtime.build import LoadedEngine
 from engine.runtime.start import start_engine
 from engine.source import source_commit
 
@@ -90,12 +92,26 @@ def run(options: argparse.Namespace, folder: Path) -> int:
             result["prefill"].append(asdict(prefill))
             _show(options, result, _prefill_line(prefill))
     for batch in options.profile:
-        run_steps = partial(bench.run, batch, options.prompt_tokens, 1 + PROFILED_STEPS)
-        times = kernel_times(run_steps, PROFILED_STEPS)
-        result["kernels"][str(batch)] = [asdict(row) for row in times]
-        lines = [f"{row.us:10.1f} us {row.launches:7.1f} launches  {row.kernel}" for row in times[:40]]
-        _show(options, result, f"one step of {batch}, prefill's kernels included:\n" + "\n".join(lines))
+        _profile(options, result, bench, loaded, batch)
     return 1 if failed else 0
+
+
+def _profile(
+    options: argparse.Namespace, result: dict[str, Any], bench: Offline, loaded: LoadedEngine, batch: int
+) -> None:
+    """Kernels and parts of a decode step, into `result`."""
+    launches = launches_of(partial(bench.run, batch, options.prompt_tokens, 1 + PROFILED_STEPS))
+    times = kernel_times(launches, PROFILED_STEPS)
+    result["kernels"][str(batch)] = [asdict(row) for row in times]
+    lines = [f"{row.us:10.1f} us {row.launches:7.1f} launches  {row.kernel}" for row in times[:40]]
+    _show(options, result, f"one step of {batch}, prefill's kernels included:\n" + "\n".join(lines))
+    counted = next((row["distinct_experts"] for row in result["rows"] if row["batch"] == batch), None)
+    distinct = _uniform_experts(loaded.runner.model.cfg.llm, batch) if counted is None else counted
+    num_bytes = part_bytes(loaded, batch, distinct, options.prompt_tokens + PROFILED_STEPS / 2)
+    parts = part_times(launches, num_bytes, result["bytes_per_s"])
+    result["parts"][str(batch)] = [asdict(row) for row in parts]
+    found = part_lines(parts) if parts else ["no steps from captured graphs"]
+    _show(options, result, f"parts of one step of {batch}, on the clock, beside their bytes:\n" + "\n".join(found))
 
 
 def report_quant_error(options: argparse.Namespace, folder: Path) -> int:
@@ -161,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     add("--step-tokens", type=int, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
     add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
-    add("--profile", type=parse_batches, default=[], metavar="B,...", help="list the kernels of a step of B sequences")
+    add("--profile", type=parse_batches, default=[], metavar="B,...", help="kernels and parts of a step of B sequences")
     add("--json", type=Path, metavar="PATH", help="also write everything here")
     return parser
 
@@ -210,18 +226,23 @@ def _header(
         "rows": [],
         "prefill": [],
         "kernels": {},
+        "parts": {},
     }
 
 
 def _row(rate: DecodeRate, limit: Callable[[int, float], float], llm: LLMConfig) -> dict[str, Any]:
     """A row of the file; valid where at least 95 % of the experts that uniform routing would touch were touched."""
-    uniform = llm.num_experts * (1 - (1 - llm.num_experts_per_tok / llm.num_experts) ** rate.batch)
-    distinct = rate.distinct_experts
+    uniform, distinct = _uniform_experts(llm, rate.batch), rate.distinct_experts
     return {key: value for key, value in asdict(rate).items() if key != "tokens"} | {
         "share_of_limit": None if distinct is None else rate.decode_tok_s / limit(rate.batch, distinct),
         "uniform_experts": uniform,
         "valid": distinct is not None and distinct >= 0.95 * uniform,
     }
+
+
+def _uniform_experts(llm: LLMConfig, batch: int) -> float:
+    """Distinct experts of a layer if every token chose evenly."""
+    return llm.num_experts * (1 - (1 - llm.num_experts_per_tok / llm.num_experts) ** batch)
 
 
 def _decode_line(row: dict[str, Any]) -> str:

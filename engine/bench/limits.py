@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from engine.bench.parts import Part
 from engine.layers.embedding import VocabParallelEmbedding
-from engine.layers.moe import Experts, MultiRouter
+from engine.layers.moe import Experts, MultiRouter, SparseMoE
+from engine.models.bailing_moe import DecoderLayer
 from engine.models.thinker import Ming
 from engine.runtime.build import LoadedEngine
 
@@ -37,6 +39,32 @@ def step_bytes(loaded: LoadedEngine) -> StepBytes:
         elif isinstance(module, MultiRouter):
             unread += sum(_num_bytes(gate) for gate in (module.image_gate, module.audio_gate) if gate is not None)
     return StepBytes(_num_bytes(model.model) - experts - unread, experts // model.cfg.llm.num_experts)
+
+
+def part_bytes(loaded: LoadedEngine, batch: int, distinct_experts: float, context: float) -> dict[Part, float]:
+    """What each part of a decode step of `batch` sequences of `context` tokens reads: weights, keys and values."""
+    model, caches = loaded.runner.model.model, loaded.runner.caches
+    num_experts = loaded.runner.model.cfg.llm.num_experts
+    found = dict.fromkeys(Part, 0.0)
+    found[Part.ENDS] += _num_bytes(model.rotary_emb)
+    found[Part.NORMS] += _num_bytes(model.norm)
+    found[Part.HEAD] += _num_bytes(model.lm_head)
+    for layer, cache in zip(model.layers, caches, strict=True):
+        assert isinstance(layer, DecoderLayer)
+        found[Part.NORMS] += _num_bytes(layer.input_layernorm) + _num_bytes(layer.post_attention_layernorm)
+        found[Part.QKV] += _num_bytes(layer.attention.query_key_value)
+        found[Part.HEADS] += _num_bytes(layer.attention.q_norm) + _num_bytes(layer.attention.k_norm)
+        token_bytes = sum(x[0, 0].numel() * x.element_size() for x in (cache.k, cache.v))
+        found[Part.ATTENTION] += batch * context * token_bytes
+        found[Part.OUTPUT] += _num_bytes(layer.attention.dense)
+        if isinstance(layer.mlp, SparseMoE):
+            found[Part.GATE] += _num_bytes(layer.mlp.router.gate)
+            experts = _num_bytes(layer.mlp.experts)
+            shared = _num_bytes(layer.mlp.shared_experts) if layer.mlp.shared_experts is not None else 0
+            found[Part.EXPERTS] += shared + distinct_experts * (experts // num_experts)
+        else:
+            found[Part.DENSE] += _num_bytes(layer.mlp)
+    return found
 
 
 def _num_bytes(module: nn.Module) -> int:

@@ -30,7 +30,11 @@ PLACE_CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class GroupedTuning:
-    """Rows of a tile, and weight rows and columns of a tile in the two products."""
+    """Rows of a tile, and weight rows and columns of a tile in the two products.
+
+    The second product takes few steps along its short inner side, so that its beginnings and ends weigh: with tiles
+    and `down_warps` (0: as the first) small enough, one program's end hides behind another's products.
+    """
 
     rows: int
     block_f: int
@@ -39,6 +43,7 @@ class GroupedTuning:
     down_k: int
     num_warps: int
     num_stages: int
+    down_warps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +244,7 @@ def down_grouped(h: Tensor, w2: Weight, grouping: Grouping, tuning: GroupedTunin
         **format_of(w2),
         BLOCK_D=tuning.block_d,
         BLOCK_K=narrowed(tuning.down_k, w2),
-        num_warps=tuning.num_warps,
+        num_warps=tuning.down_warps or tuning.num_warps,
         num_stages=tuning.num_stages,
     )
     return y

@@ -73,6 +73,10 @@ LARGE_TUNINGS = {
     "rows 128": GroupedTuning(128, 128, 64, 256, 64, 8, 3),
     "rows 128 stages 4": GroupedTuning(128, 128, 64, 128, 64, 8, 4),
     "rows 128 f64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
+    # Programs of the second product, or of both, that a multiprocessor holds at a time; above it is one.
+    "rows 128 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
+    "rows 128 three downs": GroupedTuning(128, 128, 64, 64, 64, 8, 3, down_warps=4),
+    "rows 128 two of each": GroupedTuning(128, 64, 64, 128, 64, 8, 3),
 }
 
 TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)

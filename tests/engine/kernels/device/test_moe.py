@@ -187,6 +187,6 @@ def test_more_pairs_than_are_counted_at_once(dtype: torch.dtype) -> None:
 def test_tiles_that_do_not_divide_the_sizes(dtype: torch.dtype) -> None:
     layer = Layer(dtype, shared_width=None)
     x, (ids, weights) = layer.tokens(21), choose(21)
-    tuning = GroupedTuning(rows=16, block_f=16, up_k=32, block_d=32, down_k=16, num_warps=4, num_stages=2)
+    tuning = GroupedTuning(rows=16, block_f=16, up_k=32, block_d=32, down_k=16, num_warps=4, num_stages=2, down_warps=2)
     got = moe_grouped(x, layer.w13, layer.w2, ids, weights, None, tuning)
     assert_near(got, fused_moe_reference(x, layer.w13, layer.w2, ids, weights, None))
