@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.output_tokens < 2:
         parser.error("--output-tokens: want 2 or more, decode rates are those of the tokens behind the first")
+    if options.profile and (options.device == "cpu" or not torch.cuda.is_available()):
+        parser.error("--profile lists kernels of a GPU, and there is none here")
     if options.talker:
         from engine.stages.bench import main as time_talker  # imported late: the thinker's figures need none of it
 

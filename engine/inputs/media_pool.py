@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from engine.core.request import MediaKind
-from engine.errors import ConfigError, EngineError, InvalidRequest
-from engine.inputs.decode_wire import Job, Reply, Setup, receive_frame, send_frame
+from engine.errors import ConfigError, InvalidRequest
+from engine.inputs.decode_wire import Job, Reply, Setup
+from engine.inputs.fenced import FencedGoneError, FencedProcess
 from engine.inputs.media import EncodedMedia, Preprocessed, undecodable
 from engine.inputs.processor_config import MediaConfig
 
 START_LIMIT_S = 60
 _reply_decoder = msgspec.msgpack.Decoder(Reply)  # built here, where there is one thread: see server/jsonbody.py
-_INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 class MediaPool:
@@ -88,7 +84,7 @@ class MediaPool:
         slot = await self._idle.get()
         try:
             reply = await self._run(slot, job)
-        except (TimeoutError, _WorkerGoneError):
+        except (TimeoutError, FencedGoneError):
             raise undecodable(kind) from None
         finally:
             self._idle.put_nowait(slot)
@@ -107,10 +103,10 @@ class MediaPool:
             worker.reap()
 
     async def _run(self, slot: int, job: Job) -> Reply:
-        if not self._workers[slot].alive:
+        if not self._workers[slot].is_alive:
             self._refill(slot)
             await self._get_ready(slot)
-        return await self._exchange(self._workers[slot], job, self._setup.time_limit_s)
+        return await self._workers[slot].ask(job, _reply_decoder, self._setup.time_limit_s, self._threads)
 
     def _refill(self, slot: int) -> None:
         """Put a new worker in the place of one that is gone."""
@@ -129,20 +125,11 @@ class MediaPool:
 
     async def _set_up(self, worker: _Worker) -> None:
         try:
-            reply = await self._exchange(worker, self._setup, START_LIMIT_S)
-        except (TimeoutError, _WorkerGoneError) as error:
-            raise _NoStartError(is_sudden=isinstance(error, _WorkerGoneError)) from None
+            reply = await worker.ask(self._setup, _reply_decoder, START_LIMIT_S, self._threads)
+        except (TimeoutError, FencedGoneError) as error:
+            raise _NoStartError(is_sudden=isinstance(error, FencedGoneError)) from None
         if reply.message:
             raise ConfigError(reply.message)
-
-    async def _exchange(self, worker: _Worker, message: msgspec.Struct, time_limit_s: float) -> Reply:
-        """Send and wait for the answer in a thread; a worker that does not give one in time is killed."""
-        try:
-            async with asyncio.timeout(time_limit_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, worker.exchange, message)
-        except BaseException:
-            worker.kill()
-            raise
 
 
 class _NoStartError(ConfigError):
@@ -153,57 +140,8 @@ class _NoStartError(ConfigError):
         self.is_sudden = is_sudden
 
 
-class _WorkerGoneError(EngineError):
-    """The process ended before it answered, or answers nonsense."""
-
-
-class _Worker:
-    """One worker process and the socket to it."""
+class _Worker(FencedProcess):
+    """One of the processes, on one core: threads of a matrix library would only add memory."""
 
     def __init__(self) -> None:
-        self._sock, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.inputs.decode_worker"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        self._killed = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return not self._killed and self._process.poll() is None
-
-    def exchange(self, message: msgspec.Struct) -> Reply:
-        """Blocks until the answer is there; `kill` from another thread ends the wait."""
-        try:
-            send_frame(self._sock, message)
-            frame = receive_frame(self._sock)
-        except OSError:
-            raise _WorkerGoneError from None
-        if frame is None:
-            raise _WorkerGoneError
-        try:
-            return _reply_decoder.decode(frame)
-        except msgspec.MsgspecError:
-            raise _WorkerGoneError from None
-
-    def kill(self) -> None:
-        self._killed = True
-        self._process.kill()
-
-    def reap(self) -> None:
-        """Free what a killed worker leaves behind."""
-        self._process.wait()
-        self._sock.close()
-
-
-def _environment() -> dict[str, str]:
-    """No secret of this process, and one core for each worker: threads of a matrix library would only add memory."""
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return inherited | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        super().__init__("engine.inputs.decode_worker", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")

@@ -54,6 +54,12 @@ def test_a_rate_needs_a_token_behind_the_first(capsys: pytest.CaptureFixture[str
     assert "want 2 or more" in capsys.readouterr().err
 
 
+def test_without_a_gpu_there_is_no_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--device", "cpu", "--profile", "1"])
+    assert "kernels of a GPU" in capsys.readouterr().err
+
+
 def test_rates_stand_beside_the_first_ones() -> None:
     found = {
         "measured": {"rows": [{"batch": 1, "decode_tok_s": 400.0}, {"batch": 8, "decode_tok_s": 1000.0}]},

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import ConfigError, InvalidRequest
-from engine.inputs import media_pool
+from engine.inputs import fenced, media_pool
 from engine.inputs.decode_wire import MAX_FRAME_BYTES, Reply, receive_frame, send_frame
 from engine.inputs.media import EncodedMedia, Preprocessed
 from engine.inputs.media_pool import MediaPool
@@ -441,7 +441,7 @@ def test_a_worker_that_answers_nonsense_is_replaced(monkeypatch: pytest.MonkeyPa
     async def test(workers: MediaPool) -> None:
         (pid,) = workers.pids
         with monkeypatch.context() as patch:
-            patch.setattr(media_pool, "receive_frame", lambda sock: bytearray(b"\xc1"))
+            patch.setattr(fenced, "receive_frame", lambda sock: bytearray(b"\xc1"))
             with pytest.raises(InvalidRequest, match="could not be decoded"):
                 await workers.preprocess("image", PNG, None)
         await still_serves(workers)
