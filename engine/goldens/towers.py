@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.config import Device
 from engine.goldens.compare import CaseResult, Tolerance, load_case, load_json
@@ -48,25 +48,20 @@ def load_towers(folder: Path, device: torch.device) -> Towers:
 
 def run_vision_case(folder: Path, device: Device = "cpu") -> CaseResult:
     """`d_vision`: every stage of the tower and the projector."""
-    result, on = CaseResult(folder.name), torch.device(device)
-    inputs, expected = load_case(folder)
-    result.tensors(
-        run_vision(load_towers(folder, on).vision_encoder, {name: x.to(on) for name, x in inputs.items()}),
-        expected,
-        TOLERANCE,
-    )
-    return result
+    return _run_case(folder, device, lambda towers, inputs: run_vision(towers.vision_encoder, inputs))
 
 
 def run_audio_case(folder: Path, device: Device = "cpu") -> CaseResult:
     """`e_audio`: the released padded batch, and each clip on its own."""
+    return _run_case(folder, device, lambda towers, inputs: run_audio(towers.audio_encoder, inputs))
+
+
+def _run_case(
+    folder: Path, device: Device, run: Callable[[Towers, Mapping[str, Tensor]], dict[str, Tensor]]
+) -> CaseResult:
     result, on = CaseResult(folder.name), torch.device(device)
     inputs, expected = load_case(folder)
-    result.tensors(
-        run_audio(load_towers(folder, on).audio_encoder, {name: x.to(on) for name, x in inputs.items()}),
-        expected,
-        TOLERANCE,
-    )
+    result.tensors(run(load_towers(folder, on), {name: x.to(on) for name, x in inputs.items()}), expected, TOLERANCE)
     return result
 
 
