@@ -76,19 +76,20 @@ class Connection:
         With `patience_s`, this side is closed when nothing comes for so long, and the server has to follow.
         """
         reading = _Reading()
-        reading.parser.feed_data(self._early)
+        data = self._early
         try:
-            while data := await self._read(patience_s):
+            while True:
                 reading.parser.feed_data(data)
                 if reading.answer.is_complete:
                     return reading.answer
+                if not (data := await self._read(patience_s)):
+                    return None
         except ConnectionError:
             return None  # the server closed while it was being sent something
         except httptools.HttpParserUpgrade:
             return reading.answer
         except httptools.HttpParserError:  # no HTTP; or the length of a HEAD's body, which never comes
             return reading.answer if reading.answer.is_complete else reading.unfinished
-        return None
 
     async def some(self) -> None:
         """Wait until something of the answer is there."""
