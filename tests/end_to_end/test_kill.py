@@ -239,11 +239,14 @@ def test_killed_decoder_costs_one_request(small: RunningServer) -> None:
 
 
 async def under_load(port: int, body: dict[str, Any]) -> list[Connection]:
-    """Requests of both kinds in the middle of their lives: the whole ones were sent first, so they are known, too."""
+    """Requests of both kinds in the middle of their lives: the engine has computed the prompts of all."""
+    num_tokens = (NUM_STREAMS + NUM_WHOLE) * len(LONG["prompt"][0])
+    computed = (await gauges(port))["prompt_tokens_total"] + num_tokens
     wholes = [await begin(port, "/v1/completions", body) for _ in range(NUM_WHOLE)]
     streams = [await begin(port, "/v1/completions", body | {"stream": True}) for _ in range(NUM_STREAMS)]
     for connection in streams:
         await connection.some()
+    await until(lambda now: now["prompt_tokens_total"] >= computed, port)
     return [*streams, *wholes]
 
 
