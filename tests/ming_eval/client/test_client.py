@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from ming_eval.client import Client, Exchange
+from ming_eval.client import Client, Exchange, Timeouts
 from ming_eval.client.stamps import IS_SUPPORTED
 from ming_eval.errors import TargetError
 from ming_eval.targets import Target
 from ming_eval.types import Event, EventKind, Failure, Message, Request, Task, Text
 from tests.fakes import FakeServer, Fault, Script, every
-from tests.ming_eval.client.helpers import QUICK, ask, client_of, exchange_with, run, send_all, text_of, words
+from tests.ming_eval.client.helpers import PATIENT, ask, client_of, exchange_with, run, send_all, text_of, words
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
@@ -258,7 +258,7 @@ def test_close_that_came_while_nobody_looked_is_noticed(loop: str) -> None:
     """The client's loop is busy elsewhere when the server closes; the next request must not fall into the hole."""
 
     async def play(url: str) -> Exchange:
-        async with Client(Target.at(url), connections=1, timeouts=QUICK) as client:
+        async with Client(Target.at(url), connections=1, timeouts=PATIENT) as client:
             assert (await client.send(ask("first"))).failure is None
             time.sleep(0.7)
             return await client.send(ask("second"))
@@ -361,7 +361,7 @@ def test_unknown_host_is_one_line() -> None:
 @pytest.mark.slow
 def test_server_that_never_finishes_the_handshake_is_given_up() -> None:
     async def play(port: int) -> None:
-        async with Client(Target.at(f"https://127.0.0.1:{port}"), connections=1, timeouts=QUICK):
+        async with Client(Target.at(f"https://127.0.0.1:{port}"), connections=1, timeouts=Timeouts(connect_s=0.5)):
             pass
 
     with FakeServer.in_thread() as server, pytest.raises(TargetError, match="no answer in time"):

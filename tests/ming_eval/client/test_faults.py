@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from ming_eval.client import Exchange, Timeouts
+from ming_eval.client import Exchange
 from ming_eval.types import EventKind, Failure, Task
 from tests.fakes import FakeServer, Fault, Script, every
 from tests.ming_eval.client.helpers import PATIENT, QUICK, ask, client_of, exchange_with, run, send_all, text_of, words
@@ -22,13 +23,16 @@ FAULTS = [
     (Fault.HANG, Failure.TIMEOUT_IDLE),
 ]
 
+# Only the limit that a failure is about is short: on a busy machine the other one would often be the first.
+LIMITS = {Failure.TIMEOUT_FIRST: QUICK, Failure.TIMEOUT_IDLE: replace(PATIENT, idle_s=0.2)}
+
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize(("fault", "failure"), FAULTS)
 def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, loop: str) -> None:
     async def play() -> tuple[list[Exchange], FakeServer]:
         script = every(4, Script(fault=fault), Script())
-        limits = Timeouts(first_s=5.0, idle_s=1.0) if fault is Fault.HANG else PATIENT
+        limits = replace(PATIENT, idle_s=1.0) if fault is Fault.HANG else PATIENT
         async with FakeServer(script) as server, client_of(server, connections=4, timeouts=limits) as client:
             requests = [ask(f"q{i}") for i in range(16)]
             return await send_all(client, requests, concurrency=4), server
@@ -57,7 +61,8 @@ def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, 
         (Script(fault=Fault.CLEAN_EOF), Failure.EARLY_EOF, "without finish_reason"),
         (Script(fault=Fault.CLEAN_EOF, framing="eof"), Failure.EARLY_EOF, "without finish_reason"),
         (Script(fault=Fault.NO_ANSWER), Failure.TIMEOUT_FIRST, "no output within 0.4 s"),
-        (Script(fault=Fault.ROLE_ONLY), Failure.TIMEOUT_FIRST, "no output within 0.4 s"),
+        # Neither the role nor a comment counts as progress.
+        (Script(comment="ping", fault=Fault.ROLE_ONLY), Failure.TIMEOUT_FIRST, "no output within 0.4 s"),
         (Script(fault=Fault.HANG), Failure.TIMEOUT_IDLE, "nothing more for 0.2 s"),
         (Script(fault=Fault.GZIP), Failure.MALFORMED, "gzip"),
         (Script(fault=Fault.NOT_HTTP), Failure.MALFORMED, "not HTTP"),
@@ -68,8 +73,7 @@ def test_every_fourth_of_sixteen_requests_fails(fault: Fault, failure: Failure, 
 )
 @pytest.mark.slow
 def test_failure_has_a_class_and_says_why(script: Script, failure: Failure, error: str) -> None:
-    waits = (Failure.TIMEOUT_FIRST, Failure.TIMEOUT_IDLE)
-    exchange = exchange_with(script, timeouts=QUICK if failure in waits else PATIENT)
+    exchange = exchange_with(script, timeouts=LIMITS.get(failure, PATIENT))
     assert exchange.failure is failure
     assert error in (exchange.error or "")
 
@@ -96,7 +100,7 @@ def test_tokens_before_the_fault_are_kept() -> None:
 
 @pytest.mark.slow
 def test_total_limit_ends_a_stream_that_keeps_going() -> None:
-    limits = Timeouts(first_s=5, idle_s=5, total_s=1.0)
+    limits = replace(PATIENT, total_s=3.0)  # in which the first output must be there
     exchange = exchange_with(Script(num_tokens=1000, gap_s=0.02), timeouts=limits)
     assert exchange.failure is Failure.TIMEOUT_TOTAL
     assert exchange.has_output()
@@ -107,12 +111,6 @@ def test_whole_reply_is_held_to_the_total_limit_alone() -> None:
     assert (
         exchange_with(Script(first_s=0.7), ask(stream=False), timeouts=QUICK).failure is None
     )  # above first_s and idle_s
-
-
-@pytest.mark.slow
-def test_comments_do_not_count_as_progress() -> None:
-    exchange = exchange_with(Script(comment="ping", fault=Fault.ROLE_ONLY), timeouts=QUICK)
-    assert exchange.failure is Failure.TIMEOUT_FIRST
 
 
 def test_speech_asked_and_none_came() -> None:
