@@ -182,9 +182,11 @@ async def test_client_that_leaves_costs_the_others_no_worker() -> None:
         await check.check(json.dumps(SCHEMA))
         assert check._worker is not None
         pid = check._worker.pid
-        job = asyncio.create_task(check.check(json.dumps(many(1000))))
-        await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGSTOP)  # so that the schema is still being tried when its client leaves
+        job = asyncio.create_task(check.check(json.dumps(many(2))))
+        await asyncio.sleep(0.05)
         job.cancel()
+        os.kill(pid, signal.SIGCONT)
         with pytest.raises(asyncio.CancelledError):
             await job
         await check.check(json.dumps(many(3)))
