@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -96,6 +97,16 @@ def held_still(pids: list[int]) -> Iterator[None]:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def kill(pid: int) -> None:
+    """Come back when its parent can know: one that is still dying would be given more work."""
+    handle = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([handle], [], [], LIMIT_S)[0]
+    finally:
+        os.close(handle)
 
 
 async def while_sending(port: int, pid: int) -> None:
@@ -221,7 +232,7 @@ def test_killed_decoder_costs_one_request(small: RunningServer) -> None:
             connection = await begin(port_of(small), "/v1/chat/completions", images(1))
             await asyncio.sleep(after_s)
             for pid in decoders:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
         return await connection.answer()
 
     for wait_s in WAITS_S:  # a decoder that dies before it has the picture costs nothing

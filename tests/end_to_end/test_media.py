@@ -6,7 +6,6 @@ import base64
 import json
 import math
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 
 from engine.inputs.processor_config import ImageProcessorConfig
 from engine.inputs.video import sample_frames, video_size
-from tests.end_to_end.server import ANSWER_LIMIT_S, RunningServer, fetch, running_server, until
+from tests.end_to_end.server import RunningServer, fetch, running_server
 from tests.engine.inputs.media_files import audio_file, image_file, video_file
 
 pytestmark = pytest.mark.slow  # real processes, real files
@@ -190,16 +189,6 @@ def test_too_many_parts(server: RunningServer, part: dict[str, Any], most: int) 
     status, answer = server.chat([part] * (most + 1))
     assert (status, answer["error"]["code"]) == (400, "media_too_large")
     assert f"at most {most} " in answer["error"]["message"]
-
-
-def test_client_that_leaves_while_its_media_is_decoded(server: RunningServer) -> None:
-    content = [video_part(video_file("mp4-h264", num_frames=300, fps=30, size=(320, 240))), QUESTION]
-    body = json.dumps({"messages": [{"role": "user", "content": content}]})
-    connection = HTTPConnection(server.url.removeprefix("http://"), timeout=ANSWER_LIMIT_S)
-    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-    connection.close()
-    until(lambda: server.metric("num_requests_running") == 0)
-    assert prompt_details(server, image_part(image_file()))["image_tokens"] == 4
 
 
 def test_media_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
