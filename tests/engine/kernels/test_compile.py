@@ -18,6 +18,8 @@ pytestmark = [
 ]
 
 SHARED_LIMIT = 227 * 1024  # of one program on compute capability 9.0
+# A cosine of a large phase reduces it in memory, by so many bytes a thread: that is what makes it exact.
+STACK_BYTES = {"_rope_table_kernel": 32}
 
 
 def compiled(name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Compiled]:
@@ -28,8 +30,7 @@ def compiled(name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Compil
 def test_fits_the_machine(name: str) -> None:
     for kernel in compiled(name).values():
         assert kernel.shared_bytes <= SHARED_LIMIT, kernel
-        # A cosine of a large phase reduces it in memory: that is what makes it exact.
-        assert kernel.stack_bytes == 0 or kernel.name == "_rope_table_kernel", f"{kernel} keeps values in memory"
+        assert kernel.stack_bytes <= STACK_BYTES.get(kernel.name, 0), f"{kernel} keeps values in memory"
 
 
 @pytest.mark.parametrize("name", ["experts 1", "experts 64", "decode 8", "prefill 2048"])
