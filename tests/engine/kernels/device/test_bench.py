@@ -21,7 +21,7 @@ TINY = Sizes(
     block_size=4,
     rule=RoutingRule(4, 4, 2, 2.5),
     decodes=(1, 3),
-    prefills=(9,),
+    prefills=(20,),  # so that each chunk has several blocks
     contexts=(20,),
     num_sets=1,
 )
