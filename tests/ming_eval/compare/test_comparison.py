@@ -224,6 +224,9 @@ def test_five_percent_slower_is_found_in_at_least_90_percent_of_1000_record_sets
 
 @pytest.mark.slow
 def test_noise_that_neighbours_share_does_not_pass_for_a_difference() -> None:
-    """256 requests in 32 groups of 8 that slow down together; drawn one by one, a third would be called different."""
+    """256 requests in 32 groups of 8 that slow down together; drawn one by one, a third would be called different.
+
+    Of 150 pairs of like systems, 5 % each, at most 8 % are called different in 95 of 100 tries.
+    """
     world = World(cv=0.05, shared_cv=0.10, num_requests=256)
-    assert share_called_different(150, world, 1.0, seed=3) <= 0.10
+    assert share_called_different(150, world, 1.0, seed=3) <= 0.08
