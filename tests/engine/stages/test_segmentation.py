@@ -154,6 +154,7 @@ def test_a_long_text_is_cut_whatever_it_is_written_in(unit: str) -> None:
     got = spoken(make_front_end(), text)
     assert 2 <= len(got) <= 60
     assert max(map(len, got)) <= MAX_CHARS
+    assert all(segment == segment.strip() for segment in got)
     if not unit[0].isdigit():
         letters = [char for char in "".join(got) if char.isalpha()]
         assert letters == [char for char in text if char.isalpha()]
