@@ -34,7 +34,7 @@ def test_a_point_must_be_near_offline_with_as_many_experts() -> None:
 
 def record(out: Path, *steps: str, **variables: str) -> str:
     """The recording script on the CPU; its report."""
-    env = os.environ | {"DEVICE": "cpu", "PYTHON": sys.executable} | variables
+    env = os.environ | {"DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable} | variables
     done = subprocess.run(["bash", SCRIPT, out, *steps], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return (out / "report.txt").read_text()
