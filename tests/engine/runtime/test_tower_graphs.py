@@ -94,7 +94,7 @@ def test_features_on_static_tensors(tiny_model: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_features_of_captured_towers(tiny_model: Path, dtype: str) -> None:
-    """The served model records by itself; the same kernels on the same shapes give the same bits."""
+    """The served model records by itself, and features are those of single launches but for their rounding."""
     config = EngineConfig(str(tiny_model), device="cuda", dtype=dtype, kv_tokens=1024, max_model_len=512)  # type: ignore[arg-type]
     with torch.inference_mode():
         model, device = (loaded := load_engine(config)).runner.model, loaded.runner.device
