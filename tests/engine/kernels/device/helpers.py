@@ -15,3 +15,11 @@ def assert_near(got: Tensor, want: Tensor) -> None:
     assert got.dtype == want.dtype
     error = float((got.double() - want.double()).norm() / want.double().norm())
     assert error < TOLERANCE[got.dtype], f"relative error {error:.2e}"
+
+
+def assert_same_choice(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+    """Experts and weights [T, top k] are the same, in whatever order."""
+    (ids, weights), (want_ids, want_weights) = got, want
+    order, want_order = ids.argsort(dim=1), want_ids.argsort(dim=1)
+    assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
+    assert_near(weights.gather(1, order), want_weights.gather(1, want_order))

@@ -9,7 +9,7 @@ from engine.kernels.gate import GateTuning, gate_logits, gate_logits_reference, 
 from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.router import RoutingRule, route, route_reference
-from tests.engine.kernels.device.helpers import assert_near
+from tests.engine.kernels.device.helpers import assert_near, assert_same_choice
 
 RELEASED = (256, RoutingRule(8, 8, 4, 2.5))
 RULES = [RELEASED, (16, RoutingRule(4, 4, 2, 2.5)), (18, RoutingRule(3, 3, 2, 1.0)), (24, RoutingRule(1, 4, 1, 2.0))]
@@ -39,11 +39,7 @@ def test_choice(num_tokens: int, num_experts: int, rule: RoutingRule) -> None:
         torch.randn(num_experts),
         torch.randn(num_tokens, num_experts) - 3,
     ):  # the second makes scores negative
-        ids, weights = route(logits, bias, rule)
-        want_ids, want_weights = route_reference(logits, bias, rule)
-        order, want_order = ids.argsort(dim=1), want_ids.argsort(dim=1)
-        assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
-        assert_near(weights.gather(1, order), want_weights.gather(1, want_order))
+        assert_same_choice(route(logits, bias, rule), route_reference(logits, bias, rule))
 
 
 def test_parts_are_added_before_the_choice() -> None:
@@ -89,11 +85,8 @@ def test_gate_and_choice_in_one_launch(
     tuning = GateChoiceTuning(block_experts, num_warps=2)
     inputs = [torch.randn(count, 96, dtype=dtype) for count in (1, 3)]
     found = [gate_choice_few(x, weight, bias, rule, tuning) for x in (*inputs, *inputs)]
-    for x, (ids, weights) in zip((*inputs, *inputs), found, strict=True):
-        want_ids, want_weights = gate_choice_reference(x, weight, bias, rule)
-        order, want_order = ids.argsort(dim=1), want_ids.argsort(dim=1)
-        assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
-        assert_near(weights.gather(1, order), want_weights.gather(1, want_order))
+    for x, choice in zip((*inputs, *inputs), found, strict=True):
+        assert_same_choice(choice, gate_choice_reference(x, weight, bias, rule))
     for first, again in zip(found[:2], found[2:], strict=True):
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])

@@ -20,7 +20,7 @@ from engine.kernels.gate_choice import gate_choice, gate_choice_reference
 from engine.kernels.linear import linear
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.thin import thin_reference
-from tests.engine.kernels.device.helpers import assert_near
+from tests.engine.kernels.device.helpers import assert_near, assert_same_choice
 
 pytestmark = pytest.mark.gpu
 
@@ -82,10 +82,7 @@ def test_gate_and_choice(path: str) -> None:
     for _ in range(REPLAYS):
         x.normal_()
         replay()
-        want_ids, want_weights = gate_choice_reference(x, weight, bias, RELEASED_RULE)
-        order, want_order = ids.argsort(dim=1), want_ids.argsort(dim=1)
-        assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
-        assert_near(weights.gather(1, order), want_weights.gather(1, want_order))
+        assert_same_choice((ids, weights), gate_choice_reference(x, weight, bias, RELEASED_RULE))
 
 
 @pytest.mark.parametrize("path", ["thin", "all"])
