@@ -101,14 +101,6 @@ def url_when_ready(process: subprocess.Popen[bytes], port_file: Path, log: Path)
     raise AssertionError(f"not ready within {START_LIMIT_S} s: {log.read_text()[-2000:]}")
 
 
-def until(condition: Any, limit_s: float = 120.0) -> None:
-    """Wait until `condition()` holds."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.02)
-
-
 def command_line(*words: str) -> Sequence[str]:
     """`ming-eval` of this environment."""
     return (str(Path(sys.executable).parent / "ming-eval"), *words)

@@ -62,7 +62,7 @@ async def begin(port: int, path: str, body: dict[str, Any]) -> Connection:
     return connection
 
 
-async def until(condition: Callable[[dict[str, float]], bool], port: int, limit_s: float = LIMIT_S) -> None:
+async def until_gauges(condition: Callable[[dict[str, float]], bool], port: int, limit_s: float = LIMIT_S) -> None:
     """Wait until the server's gauges are so."""
     async with asyncio.timeout(limit_s):
         while not condition(await gauges(port)):
@@ -118,25 +118,25 @@ async def while_sending(port: int, pid: int) -> None:
 
 async def while_queued(port: int, pid: int) -> None:
     running = [await begin(port, "/v1/completions", LONG) for _ in range(2)]
-    await until(lambda now: now["num_requests_running"] == 2, port)
+    await until_gauges(lambda now: now["num_requests_running"] == 2, port)
     waiting = await begin(port, "/v1/completions", LONG)
-    await until(lambda now: now["num_requests_waiting"] == 1, port)
+    await until_gauges(lambda now: now["num_requests_waiting"] == 1, port)
     waiting.abort()
-    await until(lambda now: now["num_requests_waiting"] == 0, port)
+    await until_gauges(lambda now: now["num_requests_waiting"] == 0, port)
     for connection in running:
         connection.abort()
 
 
 async def while_prefilling(port: int, pid: int) -> None:
     connection = await begin(port, "/v1/completions", LONG | {"prompt": [[9] * 20_000]})
-    await until(lambda now: now["num_requests_running"] == 1, port)
+    await until_gauges(lambda now: now["num_requests_running"] == 1, port)
     connection.abort()
 
 
 async def while_decoding(port: int, pid: int) -> None:
     before = (await gauges(port))["generation_tokens_total"]
     connection = await begin(port, "/v1/completions", LONG)
-    await until(lambda now: now["generation_tokens_total"] > before, port)
+    await until_gauges(lambda now: now["generation_tokens_total"] > before, port)
     connection.abort()
 
 
@@ -257,7 +257,7 @@ async def under_load(port: int, body: dict[str, Any]) -> list[Connection]:
     streams = [await begin(port, "/v1/completions", body | {"stream": True}) for _ in range(NUM_STREAMS)]
     for connection in streams:
         await connection.some()
-    await until(lambda now: now["prompt_tokens_total"] >= computed, port)
+    await until_gauges(lambda now: now["prompt_tokens_total"] >= computed, port)
     return [*streams, *wholes]
 
 

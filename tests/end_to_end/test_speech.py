@@ -21,7 +21,8 @@ import soundfile
 
 from engine.tiny import ensure_snapshot
 from tests.end_to_end.lazy import lazy_import
-from tests.end_to_end.server import ANSWER_LIMIT_S, RunningServer, running_server, until
+from tests.end_to_end.server import ANSWER_LIMIT_S, RunningServer, running_server
+from tests.waiting import wait_for
 
 openai = lazy_import("openai")
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def test_several_at_once(server: RunningServer) -> None:
     assert len(set(bodies)) == 4
     assert len(alone) == len(shared)
     assert np.abs(alone - shared).mean() < 40  # of 32,768: rounding grows from patch to patch
-    until(lambda: is_idle(server))
+    wait_for(lambda: is_idle(server))
 
 
 @pytest.mark.parametrize("text", ["a", "7", "嗯", "你好" * 1000, "word " * 400, "1234567890" * 50])
@@ -138,8 +139,8 @@ def test_a_client_that_leaves_in_mid_speech_leaves_nothing(server: RunningServer
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert b"200 OK" in client.recv(4096)
-        until(lambda: server.metric("num_speech_running") == 1)
-    until(lambda: is_idle(server))
+        wait_for(lambda: server.metric("num_speech_running") == 1)
+    wait_for(lambda: is_idle(server))
 
 
 def test_text_alone_starts_no_talker(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_copied_voice_is_the_preset_of_the_same_clip(tmp_path: Path) -> None:
         assert speak(server, ref_audio=clip, ref_text="What is said.", max_new_tokens=13) == (200, preset)
         status, other = speak(server, ref_audio=clip, ref_text="Something else.", max_new_tokens=13)
         assert (status, other == preset) == (200, False)
-        until(lambda: is_idle(server))
+        wait_for(lambda: is_idle(server))
 
 
 def test_the_death_of_the_talker_ends_the_server(tmp_path: Path) -> None:

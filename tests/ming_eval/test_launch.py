@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ming_eval import launch
 from ming_eval.errors import TargetError, UsageError
 from ming_eval.launch import BundledServer, engine_command, running
 from tests import fake_engine
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,13 +29,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:

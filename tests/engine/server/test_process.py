@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -20,21 +20,12 @@ import pytest
 
 from tests.engine.server.endpoint import decode_events
 from tests.engine.server.fake_process import NUM_GOOD_STEPS, STEP_S
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
 ROOT = Path(__file__).parents[3]
 WAIT_S = 120.0  # against hanging
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """The first true value of `condition`; fails if there is none in time."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError("it did not come about in time")
 
 
 def is_alive(pid: int) -> bool:

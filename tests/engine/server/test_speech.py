@@ -15,6 +15,7 @@ from engine.ipc import Failed
 from engine.server.audio_file import wav_header
 from tests.engine.server.endpoint import Endpoint, endpoint, on_loop
 from tests.engine.server.fake_talker import NUM_SLOTS, RATE_HZ, FakeTalker, pcm_of
+from tests.waiting import until
 
 ROUTE = "/v1/audio/speech"
 TEXT = "Hello there."
@@ -25,12 +26,6 @@ async def speak(server: Endpoint, **fields: Any) -> tuple[dict[str, str], bytes]
     async with server.session.post(server.url + ROUTE, json={"input": TEXT} | fields) as response:
         assert response.status == 200, await response.text()
         return dict(response.headers), await response.read()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @on_loop

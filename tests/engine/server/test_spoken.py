@@ -15,6 +15,7 @@ from engine.server.spoken import AloudText
 from tests.engine.server.endpoint import Endpoint, chat_body, endpoint, on_loop
 from tests.engine.server.fake_engine import FakeEngine, says
 from tests.engine.server.fake_talker import RATE_HZ, FakeTalker, pcm_of
+from tests.waiting import until
 
 ROUTE = "/v1/chat/completions"
 BOTH = ["text", "audio"]
@@ -29,12 +30,6 @@ def pieces(events: list[Any], field: str) -> list[Any]:
     """One field of `delta.audio` over all chunks that have it."""
     deltas = [choice["delta"] for event in events for choice in event["choices"]]
     return [delta["audio"][field] for delta in deltas if field in delta.get("audio", {})]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @on_loop

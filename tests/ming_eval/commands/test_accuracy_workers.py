@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.ming_eval.commands.test_accuracy import accuracy, prepare, read, read
 from tests.ming_eval.evals.builders import MCQ_SUITE, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
 from tests.ming_eval.load.test_crew import FarLink
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -64,13 +64,6 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def items(folder: Path) -> list[dict[str, Any]]:
     return [line | {"latency_s": 0, "response": ""} for line in read_lines(folder / "items.jsonl")]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
 
 
 _MAIN = "from ming_eval.cli import main; main()"

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typer.testing import CliRunner, Result
 from ming_eval.cli import app
 from tests import fake_engine
 from tests.fakes import FakeServer, Fault, Script, every
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -364,13 +364,6 @@ def start(folder: Path, *words: str, terminal: int = subprocess.PIPE) -> subproc
         process_group=0,
         preexec_fn=with_hang_up,
     )
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came"
-        time.sleep(0.02)
 
 
 def hanging_from(index: int) -> Callable[[int], Script]:
