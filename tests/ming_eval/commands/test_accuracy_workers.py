@@ -18,7 +18,7 @@ from ming_eval.commands.accuracy_settings import ANSWER_WORKER
 from ming_eval.evals.responses import read_responses
 from ming_eval.load.links import Link
 from ming_eval.load.remote import Remote
-from tests.ming_eval.commands.test_accuracy import accuracy, prepare, read, read_lines, run_folder
+from tests.ming_eval.commands.accuracy_runs import accuracy, prepare, read, read_lines, run_folder
 from tests.ming_eval.evals.builders import MCQ_SUITE, write_suite
 from tests.ming_eval.evals.scripted import Act, Fail, Say, ScriptedServer
 from tests.ming_eval.load.test_crew import FarLink

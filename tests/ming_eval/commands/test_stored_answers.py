@@ -9,7 +9,7 @@ import pytest
 
 from ming_eval.commands.rescore import rescore_run
 from ming_eval.errors import DataError, UsageError
-from tests.ming_eval.commands.test_accuracy import accuracy, invoke, run_folder
+from tests.ming_eval.commands.accuracy_runs import accuracy, invoke, run_folder
 from tests.ming_eval.evals.builders import mcq_rows, write_rows, write_suite
 from tests.ming_eval.evals.scripted import Say, ScriptedServer
 from tests.ming_eval.evals.test_plan import FEW_SHOT
