@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeServer, Script
-from tests.ming_eval.commands.test_sweep import sweep
+from tests.ming_eval.commands.sweeps import sweep
 
 
 def test_table_and_first_request_without_a_word_to_the_server(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeServer, Fault, Script, count_tokens, every
-from tests.ming_eval.commands.test_sweep import lines_of, run_folder, start, summary_of, sweep, wait_for
+from tests.ming_eval.commands.sweeps import lines_of, run_folder, start, summary_of, sweep
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow  # real processes, real files
 

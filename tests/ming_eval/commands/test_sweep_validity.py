@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeServer, Script
-from tests.ming_eval.commands.test_sweep import run_folder, start, summary_of, wait_for
+from tests.ming_eval.commands.sweeps import run_folder, start, summary_of
+from tests.waiting import wait_for
 
 
 def starve(pid: int, until: threading.Event) -> None:
