@@ -135,7 +135,7 @@ def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
             "results",
             *more,
         ]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
 
     run("one", *words)

@@ -146,7 +146,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_word_and_keeps_the_rest(tmp_path
         wait_for(lambda: server.num_chats >= 20 + 4)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 3, err
     assert "ended by itself" in err
     summary = read(run_folder(tmp_path) / "summary.json")

@@ -362,7 +362,7 @@ def test_an_interrupted_run_writes_what_there_is(tmp_path: Path) -> None:
 def test_without_a_backend_the_bundled_engine_is_started(tmp_path: Path) -> None:
     fake_engine.install(tmp_path)
     process = start(tmp_path, "--modalities", "T2T", "--max-tokens", "2", "--model", "./weights", "--", "--tp", "2")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "engine-args.json").read_text())[:4] == ["--model", "./weights", "--tp", "2"]
     summary = summary_of(tmp_path / "out")

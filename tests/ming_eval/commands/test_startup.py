@@ -27,7 +27,7 @@ def test_a_one_token_run_loads_nothing_heavy(tmp_path: Path) -> None:
         words = ["sweep", "--backend", f"s={server.url}", "--concurrency", "1", "--requests", "1", "--max-tokens", "1"]
         command = [sys.executable, "-c", PROGRAM, *words, "--out", str(tmp_path)]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert len(server.chats) == 2  # one of them to warm up
     assert done.stderr.splitlines()[-1].strip() == "loaded:"

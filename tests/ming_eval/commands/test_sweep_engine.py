@@ -22,7 +22,7 @@ def test_without_a_backend_the_bundled_engine_is_started_measured_and_stopped(tm
     fake_engine.install(tmp_path)
     options = ("--concurrency", "1..2", "--requests", "2", "--max-tokens", "3", "--model", "./weights")
     process = start(tmp_path, *options, "--", "--tp", "2")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     arguments = json.loads((tmp_path / "engine-args.json").read_text())
     assert arguments[:4] == ["--model", "./weights", "--tp", "2"]
@@ -47,7 +47,7 @@ def test_an_engine_that_does_not_start_is_exit_code_3_with_its_last_words(
     monkeypatch.setenv("FAKE_ENGINE", "dies")
     fake_engine.install(tmp_path)
     process = start(tmp_path)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "no memory left for the weights" in err
     listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path / "out"), "--status", "failed"])
@@ -63,7 +63,7 @@ def test_an_engine_that_refuses_is_exit_code_2_with_its_own_words(
     monkeypatch.setenv("FAKE_ENGINE", "refuses")
     fake_engine.install(tmp_path)
     process = start(tmp_path)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert err == "ming-eval: the bundled engine does not start: --model nowhere: there is no such folder\n"
     folder = run_folder(tmp_path / "out")
@@ -75,10 +75,10 @@ def test_an_engine_that_refuses_is_exit_code_2_with_its_own_words(
 def test_a_run_whose_engine_did_not_start_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_ENGINE", "dies")
     fake_engine.install(tmp_path)
-    start(tmp_path, "--concurrency", "1", "--requests", "2").communicate(timeout=30)
+    start(tmp_path, "--concurrency", "1", "--requests", "2").communicate(timeout=120)
     monkeypatch.delenv("FAKE_ENGINE")
     process = start(tmp_path, "--resume", run_folder(tmp_path / "out").name)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     summary = summary_of(tmp_path / "out")
     assert (summary["verdict"]["status"], summary["requests"]) == ("complete", 2)
@@ -91,7 +91,7 @@ def test_an_engine_that_dies_in_mid_sweep_is_named_with_its_last_words(
     monkeypatch.setenv("FAKE_ENGINE", "falls")
     fake_engine.install(tmp_path)
     process = start(tmp_path, "--concurrency", "1", "--requests", "1000", "--max-tokens", "3")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "the bundled engine died (killed by SIGKILL)" in err
     assert "\n    CUDA error: out of luck\n" in err
@@ -107,7 +107,7 @@ def test_ctrl_c_while_the_engine_starts_stops_it(tmp_path: Path, monkeypatch: py
     process = start(tmp_path)
     wait_for(lambda: (tmp_path / "engine-pid").exists())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "nothing was measured" in err
     assert out == ""

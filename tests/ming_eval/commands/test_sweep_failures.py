@@ -34,7 +34,7 @@ def test_failed_requests_are_counted_shown_and_give_exit_code_1(tmp_path: Path, 
 
 def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     with FakeServer.in_thread(every(2, Script(fault=Fault.HANG, fault_at=3), Script())) as server:
-        options = ("--concurrency", "1", "--requests", "4", "--warmup", "0", "--max-tokens", "5", "--timeout", "0.2")
+        options = ("--concurrency", "1", "--requests", "4", "--warmup", "0", "--max-tokens", "5", "--timeout", "1")
         result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
     assert result.exit_code == 1
     (point,) = summary_of(tmp_path)["points"]

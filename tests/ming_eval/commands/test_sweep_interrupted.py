@@ -31,7 +31,7 @@ def test_an_interrupted_sweep_writes_what_there_is(tmp_path: Path, number: signa
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: server.num_running == 1 and len(server.chats) == 8)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     summary = summary_of(tmp_path / "out")
     assert (summary["partial"], summary["verdict"]["status"]) == (True, "interrupted")
@@ -60,7 +60,7 @@ def test_a_terminal_that_closes_costs_no_results(tmp_path: Path) -> None:
         os.close(ours)
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGHUP)
-        process.wait(60)
+        process.wait(120)
     assert process.returncode == 130
     summary = summary_of(tmp_path / "out")
     assert (summary["verdict"]["status"], summary["requests"]) == ("interrupted", 3)
@@ -74,7 +74,7 @@ def test_a_killed_sweep_can_be_summed_up_from_its_requests(tmp_path: Path) -> No
         wait_for(lambda: server.num_running == 2 and len(server.chats) == 8)
         wait_for(lambda: len(lines_of(tmp_path / "out")) == 6)  # a reply is written after the next request is sent
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     folder = run_folder(tmp_path / "out")
     assert not (folder / "summary.json").exists()
     listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path / "out")])

@@ -223,13 +223,14 @@ def test_a_restart_costs_what_was_in_flight_and_is_drawn(tmp_path: Path) -> None
         wait_for(lambda: len(server.chats) > 30)
     time.sleep(1.0)
     with FakeServer.in_thread(server_script, port=port):
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     point = point_of(tmp_path / "out")
     assert point["requests"] == 120
     assert 1 <= point["failed"] <= 8  # in flight, or on the way while the first broken connection was looked into
     (outage,) = point["outages"]
-    assert 0.9 <= outage["end_s"] - outage["start_s"] < 3.0
+    assert outage["end_s"] - outage["start_s"] >= 0.9
+    assert 0 < outage["start_s"] < outage["end_s"] < point["wall_s"]  # it was measured before and behind it
     assert point["steady"]["window_s"] < point["wall_s"] - 0.9
     assert "was away for" in stderr
 

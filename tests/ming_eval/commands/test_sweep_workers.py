@@ -100,7 +100,7 @@ def test_ctrl_c_stops_all_processes_and_keeps_what_there_is(tmp_path: Path) -> N
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: server.num_running == 3 and len(server.chats) == 12)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         wait_for(lambda: server.num_running == 0)
     assert process.returncode == 130, err
     summary = summary_of(tmp_path / "out")
@@ -113,7 +113,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_word(tmp_path: Path) -> None:
         process = start(tmp_path, "--backend", f"s={server.url}", *options)
         wait_for(lambda: len(server.chats) >= 12)
         os.kill(children_of(process.pid)[0], signal.SIGKILL)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "ended by itself" in err
     summary: dict[str, Any] = summary_of(tmp_path / "out")
