@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bench.choose import Results, advice, compare_tokens
+from engine.bench.files import write_whole
 from engine.kernels.paths import VARIANTS
 
 # A kernel that waits for a counter that nobody raises never ends, and the others want their turn: gpu_record.sh gives
@@ -61,7 +62,7 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
         compare_tokens(measured["rows"], said)
         results[name] = {"exit_code": code} | measured
         if json_path is not None:
-            json_path.write_text(json.dumps({"variants": results}, indent=1) + "\n", encoding="utf-8")
+            write_whole(json_path, {"variants": results})
         lines = [*table(results), *advice(results)]
         print("\n".join(lines), flush=True)  # all of it: whoever ends this early sees the last lines
     return worst
