@@ -51,10 +51,10 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
         began_s = time.monotonic()
         try:
             code = subprocess.run(command, check=False, timeout=longest_s).returncode
+            if not results:
+                longest_s = max(LONGEST_S, 2 * (time.monotonic() - began_s))
         except subprocess.TimeoutExpired:
             code = 1
-        if not results:
-            longest_s = max(LONGEST_S, 2 * (time.monotonic() - began_s))
         worst = worst or code
         measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
         if not results:

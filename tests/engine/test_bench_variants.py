@@ -118,6 +118,11 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
     assert rows[-1][1][1].strip() == "1: failed"
     assert 'choice: DEFAULT = "measured"' in shown[-1]
     assert "all                   out: no rate" in shown[-1]
+    limits.clear()
+    again = tmp_path / "again"
+    again.mkdir()
+    compare(["all", "join"], [], again, None)
+    assert limits == [FIRST_S, FIRST_S], "one that hangs does not say what others take"
 
 
 @pytest.mark.slow
