@@ -17,11 +17,17 @@ def engine_version() -> str:
         return str(project["version"])
 
 
-def source_commit() -> str | None:
-    """The commit of the source tree this runs from, short; None where git does not know it."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+def source_commit(file: Path = Path(__file__)) -> str | None:
+    """The commit of the working tree that `file` is tracked in, short; None where it is in none or git is missing."""
+    if _git(file, "ls-files", file.name) is None:
+        return None  # an installed package inside somebody else's repository
+    return _git(file, "rev-parse", "--short", "HEAD")
+
+
+def _git(file: Path, *words: str) -> str | None:
+    """What git says in the folder of `file`, if anything."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        done = subprocess.run(["git", "-C", str(file.parent), *words], capture_output=True, text=True, check=False)
+    except OSError:
         return None
     return done.stdout.strip() or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.bench.age import process_age_s
+from engine.bench.files import write_whole
 from engine.bench.limits import device_name, part_bytes, step_bytes
 from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
 from engine.bench.parts import part_lines, part_times
@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "drawn weights.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `_without` knows options by their names: --variant would reach its runs, and theirs
     )
     add = parser.add_argument
     add("--model", type=Path, help="directory with config.json (default: the released geometry)")
@@ -267,9 +268,7 @@ def _prefill_line(rate: PrefillRate) -> str:
 def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:
     print(line, flush=True)
     if options.json is not None:
-        partial = options.json.with_name(options.json.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        partial.replace(options.json)  # whoever is ended here leaves a whole file
+        write_whole(options.json, result)
 
 
 def _bytes_per_s() -> float:

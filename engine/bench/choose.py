@@ -22,15 +22,18 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 advice was given, 1 the first way gives nothing to compare with, 2 no such file."""
+    """Exit code: 0 advice was given, 1 the first way gives nothing to compare with, 2 no such file, or another one."""
     parser = argparse.ArgumentParser(prog="python -m engine.bench.choose", description=__doc__)
     parser.add_argument("variants", type=Path, help="what engine.bench --variants wrote with --json")
     parser.add_argument("--name", action="store_true", help="print the name of the way alone")
     options = parser.parse_args(argv)
     try:
         results = json.loads(options.variants.read_text(encoding="utf-8"))["variants"]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"error: {options.variants}: {type(error).__name__}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: cannot read {options.variants}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (ValueError, KeyError, TypeError):
+        print(f"error: {options.variants} is no file of `engine.bench --variants NAME,... --json`", file=sys.stderr)
         return 2
     best = choose(results)
     print((best or "") if options.name else "\n".join(advice(results)))
@@ -75,7 +78,9 @@ def advice(results: Results) -> list[str]:
     """What to take and why, a line a way, and the best way of each batch size."""
     best = choose(results)
     if best is None:
-        return [f"nothing to compare with: {name}: {objection(results, name)}" for name in list(results)[:1]]
+        first = next(iter(results), None)
+        problem = "no way was measured" if first is None else f"{first}: {objection(results, first)}"
+        return [f"nothing to compare with: {problem}"]
     lines = [f'choice: DEFAULT = "{best}" in engine/kernels/paths.py, if the tests on the GPU pass by it']
     for name in results:
         why = objection(results, name)

@@ -160,8 +160,8 @@ def parts_of(kernels: Sequence[str]) -> list[Part]:
         part = _OWN.get(kernel)
         if kernel == "_join_kernel":  # of attention's parts, or of the best tokens of chunks
             part = before if before in (Part.ATTENTION, Part.DRAW) else None
-        elif kernel.startswith("nccl"):
-            part = Part.HEAD if before is Part.HEAD else Part.NORMS
+        elif kernel.startswith("nccl"):  # logits are all that is gathered, everything else is summed
+            part = Part.HEAD if "AllGather" in kernel else Part.NORMS
         own.append(part)
         before = part or before
     found: list[Part] = []

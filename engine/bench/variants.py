@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bench.choose import Results, advice, compare_tokens
+from engine.bench.files import write_whole
 from engine.kernels.paths import VARIANTS
 
 # A kernel that waits for a counter that nobody raises never ends, and the others want their turn: gpu_record.sh gives
@@ -50,10 +51,10 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
         began_s = time.monotonic()
         try:
             code = subprocess.run(command, check=False, timeout=longest_s).returncode
+            if not results:
+                longest_s = max(LONGEST_S, 2 * (time.monotonic() - began_s))
         except subprocess.TimeoutExpired:
             code = 1
-        if not results:
-            longest_s = max(LONGEST_S, 2 * (time.monotonic() - began_s))
         worst = worst or code
         measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
         if not results:
@@ -61,7 +62,7 @@ def compare(names: Sequence[str], arguments: Sequence[str], folder: Path, json_p
         compare_tokens(measured["rows"], said)
         results[name] = {"exit_code": code} | measured
         if json_path is not None:
-            json_path.write_text(json.dumps({"variants": results}, indent=1) + "\n", encoding="utf-8")
+            write_whole(json_path, {"variants": results})
         lines = [*table(results), *advice(results)]
         print("\n".join(lines), flush=True)  # all of it: whoever ends this early sees the last lines
     return worst

@@ -98,9 +98,8 @@ def _sum_add_norm_kernel(
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     if ADD_NORM:
         weight = tl.load(weight_ptr + col, mask=mask, other=0.0).to(tl.float32)
-    wait_then_release(
-        PDL
-    )  # before it meets the others: this rank's share is written, and what it read last time is read
+    # Before it meets the others: this rank's share is written, and what it read last time is read.
+    wait_then_release(PDL)
     if ADD_NORM:  # a load that depends on nobody, under way while the others arrive
         x = tl.load(x_ptr + cell, mask=mask, other=0.0)
     _meet(bases_ptr, flags_offset, meetings_ptr, row, RANK, SIZE)

@@ -64,9 +64,7 @@ def _best_groups(biased, member, topk_group: tl.constexpr, GROUPS: tl.constexpr,
 
 
 @jit
-def experts_by_group(
-    num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr
-):  # fmt: skip
+def experts_by_group(num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr):
     """Experts laid out as [GROUPS, SIZE]: number, place in the group [1, SIZE], whether there is one."""
     size: tl.constexpr = num_experts // n_group
     group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]

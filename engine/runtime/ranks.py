@@ -137,10 +137,13 @@ def _leave_with_rank_0(sock: socket.socket) -> None:
     It may never come back to read the end of the socket: from a kernel that waits for rank 0, say.
     """
     poll = select.poll()
-    poll.register(sock, 0)  # nothing but the other end's going away; what it sends is the main thread's
-    poll.poll()
+    # Nothing but the other end's going away: what it sends is the main thread's. Linux tells of it whatever is asked
+    # for; other systems must be asked, and may come back without an answer when there is something to read.
+    poll.register(sock, select.POLLHUP)
+    while not poll.poll():
+        time.sleep(_EXIT_GRACE_S)
     time.sleep(_EXIT_GRACE_S)
-    log.critical("rank 0 is gone; this rank ends in the middle of a step")
+    log.critical("rank 0 is gone; this rank ends in the middle of what it does")
     os._exit(RANK_DIED)
 
 

@@ -85,10 +85,12 @@ class LocalLink:
     async def send(self, line: bytes) -> None:
         stdin = self._running.stdin
         assert stdin is not None
+        if stdin.is_closing():  # it has ended, which `receive` tells; uvloop lets nobody write then
+            return
         try:
             stdin.write(line + b"\n")
             await stdin.drain()
-        except ConnectionError:  # it has ended, which `receive` tells
+        except ConnectionError:  # it has ended meanwhile
             return
 
     async def receive(self) -> bytes:

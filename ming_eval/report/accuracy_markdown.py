@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from ming_eval.accuracy_results import AccuracySummary, SuiteResult
 from ming_eval.manifest import Manifest
 from ming_eval.metrics.intervals import Estimate
-from ming_eval.report.accuracy_table import group_grid, headline_grid, interval, share
+from ming_eval.report.accuracy_table import group_grid, headline_grid, interval, is_unheard, share, value_cells
 from ming_eval.report.document import bullets, how_to_repeat, named, warnings
 from ming_eval.report.grid import Grid, number
 from ming_eval.results import Backend
@@ -83,11 +83,9 @@ def estimand_grid(suite: SuiteResult) -> Grid:
         ["accuracy, answered only", share(suite.accuracy_answered), "", "correct / (correct + wrong)"],
     ]
     if suite.metric != "accuracy" and suite.value is not None:
-        bounds = interval(suite.value_low, suite.value_high)
-        rows.insert(0, [suite.metric, share(suite.value), bounds, suite.value_interval or ""])
-    if suite.value_per_item is not None:
-        rows.append([f"{suite.metric}, mean over items", share(suite.value_per_item), "", "not weighted by length"])
-    rows += [_other_row(suite, name, value) for name, value in suite.other_metrics.items()]
+        rows.insert(0, [suite.metric, *value_cells(suite), suite.value_interval or ""])
+    if not is_unheard(suite):
+        rows += _further_rows(suite)
     if suite.accuracy_expected is not None and suite.unparsed:
         expected = "unparsed replies at the expected value of a random choice"
         rows.append(["accuracy, chance added", share(suite.accuracy_expected), "", expected])
@@ -102,10 +100,18 @@ def estimand_grid(suite: SuiteResult) -> Grid:
     return Grid(["estimand", "value", "95 %", "method"], rows, num_labels=1)
 
 
+def _further_rows(suite: SuiteResult) -> list[list[str]]:
+    rows = [_other_row(suite, name, value) for name, value in suite.other_metrics.items()]
+    if suite.value_per_item is not None:
+        name, method = f"{suite.metric}, mean over items", "not weighted by length"
+        rows.insert(0, [name, share(suite.value_per_item), "", method])
+    return rows
+
+
 def best_groups(suite: SuiteResult, dimension: str) -> str | None:
     """The last rows of a long table, which is sorted worst first, the other way round; None of a short one."""
     rows = suite.groups[dimension]
-    if len(rows) <= 2 * _NUM_BEST:
+    if len(rows) <= 2 * _NUM_BEST or is_unheard(suite):
         return None
     named = ", ".join(f"{row.name} {share(row.value)}" for row in reversed(rows[-_NUM_BEST:]))
     return f"Worst first in the table; best first: {named}."
@@ -178,7 +184,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _published(suite: SuiteResult) -> Grid:
-    rows = [["this run", suite.metric, share(suite.value), "measured", ""]]
+    rows = [["this run", suite.metric, value_cells(suite)[0], "measured", ""]]
     rows += [
         [each.model, each.metric, share(each.value), f"published: {each.source}", "; ".join(each.differences) or "none"]
         for each in suite.published

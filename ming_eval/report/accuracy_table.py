@@ -39,9 +39,14 @@ def headline_grid(suites: Sequence[SuiteResult]) -> Grid:
     return Grid(header, [_cells(suite) for suite in suites], num_labels=3)
 
 
+def is_unheard(suite: SuiteResult) -> bool:
+    """Whether no reply came at all: its 0 or 100 % would say something of a model that was never heard."""
+    return suite.error + suite.skipped == suite.planned
+
+
 def group_grid(suite: SuiteResult, dimension: str) -> Grid:
     """Every value of a dimension, worst first."""
-    rows = [_group_cells(row) for row in suite.groups[dimension]]
+    rows = [_group_cells(row, is_unheard=is_unheard(suite)) for row in suite.groups[dimension]]
     return Grid([dimension, "correct / total", suite.metric, "95 %", ""], rows, num_labels=1)
 
 
@@ -62,7 +67,7 @@ def _cells(suite: SuiteResult) -> list[str]:
         suite.protocol,
         str(suite.items),
         suite.metric,
-        *_value_cells(suite),
+        *value_cells(suite),
         share(suite.parse_rate),
         str(suite.error) + (f", {suite.skipped} skipped" if suite.skipped else ""),
         number(suite.wall_s),
@@ -70,20 +75,20 @@ def _cells(suite: SuiteResult) -> list[str]:
     ]
 
 
-def _value_cells(suite: SuiteResult) -> list[str]:
-    """Value and interval; none of a suite without any reply, whose 0 or 100 % would say something of the model."""
-    if suite.error + suite.skipped == suite.planned:
+def value_cells(suite: SuiteResult) -> list[str]:
+    """Value and interval; none of a suite without any reply."""
+    if is_unheard(suite):
         return [MISSING, MISSING]
     return [share(suite.value), interval(suite.value_low, suite.value_high)]
 
 
-def _group_cells(row: GroupRow) -> list[str]:
+def _group_cells(row: GroupRow, *, is_unheard: bool) -> list[str]:
     counts = f"{number_of(row.correct)} / {row.total}" if row.correct is not None else str(row.total)
     return [
         row.name,
         counts,
-        share(row.value),
-        interval(row.low, row.high),
+        MISSING if is_unheard else share(row.value),
+        MISSING if is_unheard else interval(row.low, row.high),
         "too small to rank" if row.too_small else "",
     ]
 

@@ -10,7 +10,8 @@
 # http-* need the file of their decode-* in OUT and decode-chosen that of variants.
 #
 # OUT gets a JSON file for each measurement as soon as there is a figure in it, report.txt with what was found, and
-# logs.tar.gz with every log, test report and sweep; where that is more than eight files, json.tar.gz with the first.
+# logs.tar.gz with every log, test report and sweep; where that would be more than eight files, json.tar.gz holds the
+# JSON files. A further call with the same OUT adds to what is there.
 # What becomes of them: results/record/README.md. COMMIT says what git does not know where the tree travelled without it.
 # STEP_SECONDS bounds each step. DEVICE=cpu rehearses all of it with a small geometry, of which only the steps mean
 # anything. Packages that python3 lacks may stand in PYTHONPATH.
@@ -39,7 +40,12 @@ keep_logs() {
   tar -czf "$WORK/logs.tar.gz" -C "$WORK" logs && mv "$WORK/logs.tar.gz" "$OUT/logs.tar.gz"
 }
 
-pack() { # at most eight files come back from a lent machine
+unpack() { # what an earlier call has left: its figures are compared with, and its logs kept
+  [ ! -f "$OUT/logs.tar.gz" ] || tar -xzf "$OUT/logs.tar.gz" -C "$WORK"
+  [ ! -f "$OUT/json.tar.gz" ] || (cd "$OUT" && tar -xzf json.tar.gz && rm -- json.tar.gz)
+}
+
+pack() { # few files are easily fetched from elsewhere
   [ "$(ls "$OUT" | wc -l)" -le 8 ] || (cd "$OUT" && tar -czf json.tar.gz -- *.json && rm -- *.json)
 }
 
@@ -73,6 +79,7 @@ else
   SIZES=(--model "$MODEL" --max-model-len 1024 --batches 1,2 --output-tokens 40 --repeats 1)
   HTTP=(--device cpu --most 2) TALKER=(--device cpu --tiny --patches 12 --repeats 1) SERVED=(--model "$MODEL" --load-format generated)
 fi
+unpack
 TP=$((GPUS >= 2 ? 2 : 1))
 # The whole geometry in bfloat16 takes 105 GB of each of two GPUs; 20 of its 32 layers fit into 2 x 80 GB.
 LAYERS=${LAYERS-$([ "$GIB" -lt 120 ] && echo 20)}

@@ -1,4 +1,4 @@
-"""What runs on lent GPUs for minutes must not fail for a reason that a CPU could have told."""
+"""What has GPUs for minutes must not fail for a reason that a CPU could have told."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_named_step_leaves_its_log_and_a_failure_ends_nothing(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_step_whose_time_is_up_ends_nothing_else(tmp_path: Path) -> None:
-    """Nor what was there before; and no more files than come back from a lent machine."""
+    """Nor what was there before, also by a further call; and the files stay few."""
     for number in range(9):
         (tmp_path / f"gpu-{number}.json").write_text("{}")
     report = record(tmp_path, "decode-bf16", "tests-kernels", STEP_SECONDS="1")
@@ -77,3 +77,10 @@ def test_a_step_whose_time_is_up_ends_nothing_else(tmp_path: Path) -> None:
         assert len(kept.getnames()) == 9
     with tarfile.open(tmp_path / "logs.tar.gz") as logs:
         assert {"logs/decode-bf16.log", "logs/tests-kernels.log"} <= set(logs.getnames())
+    for number in range(9):
+        (tmp_path / f"later-{number}.json").write_text("{}")
+    record(tmp_path, "kernels")
+    with tarfile.open(tmp_path / "json.tar.gz") as kept:
+        assert len(kept.getnames()) == 18
+    with tarfile.open(tmp_path / "logs.tar.gz") as logs:
+        assert {"logs/decode-bf16.log", "logs/kernels.log"} <= set(logs.getnames())

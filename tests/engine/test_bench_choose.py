@@ -73,6 +73,11 @@ def test_streams_are_alike_up_to_where_they_part() -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "variants.json"
     assert main([str(path)]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    for other in ("[]", "{}", "no JSON"):
+        path.write_text(other)
+        assert main([str(path)]) == 2
+        assert "is no file of `engine.bench --variants" in capsys.readouterr().err
     path.write_text(json.dumps({"variants": {"measured": MEASURED, "all": way(row(1, 480.0), row(8, 1200.0))}}))
     capsys.readouterr()
     assert main([str(path), "--name"]) == 0
@@ -80,3 +85,5 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     path.write_text(json.dumps({"variants": {}}))
     assert main([str(path), "--name"]) == 1
     assert capsys.readouterr().out == "\n"
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().out == "nothing to compare with: no way was measured\n"

@@ -41,6 +41,13 @@ def test_library_products_are_known_by_their_neighbours() -> None:
     assert parts_of(["_stage_kernel", "_qk_norm_rope_kernel", "strange", "_decode_kernel"])[2] is Part.OTHER
 
 
+def test_what_the_library_gathers_is_the_head() -> None:
+    """Without shared memory between GPUs, or for more tokens than it holds."""
+    end = ["ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "_rms_norm_kernel", "nvjet_a", "ncclDevKernel_AllGather_RING_LL"]
+    found = parts_of(["_stage_kernel", "_decode_kernel", "nvjet_b", *end, "CatArrayBatchedCopy", "_chunk_kernel"])
+    assert found[2:] == [Part.OUTPUT, Part.NORMS, Part.NORMS, Part.HEAD, Part.HEAD, Part.HEAD, Part.DRAW]
+
+
 def test_times_run_from_end_to_end() -> None:
     """Gaps count for what they wait for, overlaps once, and the rest of a step for the draw."""
     early = [*PLAIN[:5], ("_decode_kernel", 21, 25), *PLAIN[6:]]

@@ -48,6 +48,14 @@ def test_options_of_the_comparison_do_not_reach_its_runs() -> None:
     assert bench._without(given, "--variants", "--json") == ["--tp", "2", "--batches", "1,2"]
 
 
+def test_a_comparison_is_named_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs would get a shorter name, too, and compare in turn."""
+    monkeypatch.setattr(bench, "compare", lambda *_: pytest.fail("a comparison has begun"))
+    with pytest.raises(SystemExit):
+        bench.main(["--variant", "each", "--commit", "abc"])
+    assert "unrecognized arguments: --variant each" in capsys.readouterr().err
+
+
 def test_a_rate_needs_a_token_behind_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["--output-tokens", "1"])
@@ -110,6 +118,11 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
     assert rows[-1][1][1].strip() == "1: failed"
     assert 'choice: DEFAULT = "measured"' in shown[-1]
     assert "all                   out: no rate" in shown[-1]
+    limits.clear()
+    again = tmp_path / "again"
+    again.mkdir()
+    compare(["all", "join"], [], again, None)
+    assert limits == [FIRST_S, FIRST_S], "one that hangs does not say what others take"
 
 
 @pytest.mark.slow

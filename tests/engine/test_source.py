@@ -27,5 +27,12 @@ def test_the_commit_is_that_of_the_source_wherever_it_runs(tmp_path: Path, monke
     want = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     monkeypatch.chdir(tmp_path)
     assert source.source_commit() == want
+    installed = tmp_path / "venv" / "engine" / "source.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "somebody else's"]):
+        subprocess.run([*git, *words], check=True)
+    assert source.source_commit(installed) is None, "nothing of that repository"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert source.source_commit() is None, "without git nothing is known"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from typing import Any
 
 import pytest
 
 from engine.ipc import Failed
+from engine.source import engine_version
 from tests.engine.server.endpoint import MODEL, chat_body, endpoint, on_loop
 from tests.engine.server.fake_engine import CONTEXT, EOS, FakeEngine, says
 
@@ -67,7 +67,7 @@ async def test_health_over_a_life() -> None:
 @on_loop
 async def test_version_needs_no_engine() -> None:
     async with endpoint(is_ready=False) as server:
-        assert await server.get("/version") == (200, {"version": metadata.version("ming-eval")})
+        assert await server.get("/version") == (200, {"version": engine_version()})
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/ming", "/tokenizer_info"])

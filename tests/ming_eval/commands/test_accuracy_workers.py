@@ -174,6 +174,18 @@ def test_a_dead_server_is_not_asked_to_the_end_by_four_processes(tmp_path: Path)
         assert suite["skipped"] >= 50
 
 
+def test_a_process_that_has_ended_need_not_hear_that_the_suite_is_given_up(tmp_path: Path) -> None:
+    """All its replies were right; it is gone, unless it began late, when the other comes to 26 errors among 50."""
+    words = (*prepare(tmp_path, 100), "--concurrency", "2", "--workers", "2")
+    acts = {f"question {i}": (Fail(400, delay_s=0.1),) if i % 2 else (Say(GOLD[i % 4]),) for i in range(100)}
+    with ScriptedServer.in_thread(acts) as server:
+        result = accuracy(tmp_path, server, *words)
+    assert result.exit_code == 1, result.stderr
+    (suite,) = read(run_folder(tmp_path) / "summary.json")["suites"]
+    assert suite["error"] >= 26
+    assert suite["correct"] + suite["error"] + suite["skipped"] == 100
+
+
 def test_a_host_with_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = prepare(tmp_path, COUNT)
 

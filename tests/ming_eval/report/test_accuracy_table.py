@@ -12,7 +12,8 @@ from ming_eval.evals.plan import AskOptions, make_plan
 from ming_eval.evals.responses import Attempt
 from ming_eval.evals.scored import score_all
 from ming_eval.evals.summarise import Conduct, summarise
-from ming_eval.report.accuracy_table import headline_grid
+from ming_eval.report.accuracy_markdown import estimand_grid
+from ming_eval.report.accuracy_table import group_grid, headline_grid
 from ming_eval.types import Failure
 from tests.ming_eval.evals.builders import MCQ_SUITE, answered, write_rows, write_suite
 
@@ -24,8 +25,9 @@ from tests.ming_eval.evals.builders import MCQ_SUITE, answered, write_rows, writ
 )
 def test_a_dead_server_has_no_word_error_rate(tmp_path: Path, failed: int, sent: int, value: str) -> None:
     """Each missing reply counts as every word lost, which says nothing of a model that was never heard."""
-    suite = write_suite(tmp_path / "said", MCQ_SUITE.replace('kind = "mcq"', 'kind = "transcript"'))
-    rows = [{"id": f"u{i}", "question": "", "answer": "one two three"} for i in range(4)]
+    text = MCQ_SUITE.replace('kind = "mcq"', 'kind = "transcript"') + '\n[score]\nmetric = "wer"\n'
+    suite = write_suite(tmp_path / "said", text)
+    rows = [{"id": f"u{i}", "question": "", "answer": "one two three", "group": {"shelf": "s"}} for i in range(4)]
     plan = make_plan(suite, AskOptions(data=DataOptions(str(write_rows(tmp_path / "said.jsonl", rows)))))
     replies = answered(plan, ["one two three"] * sent + [None] * (4 - sent))
     lost = (Attempt(0.1, Failure.CONNECT),)
@@ -35,3 +37,6 @@ def test_a_dead_server_has_no_word_error_rate(tmp_path: Path, failed: int, sent:
     assert (found.error, found.skipped) == (failed, 4 - sent)
     (cells,) = headline_grid([found]).rows
     assert (cells[5], cells[6] == "-") == (value, value == "-")
+    estimands = {row[0]: row[1] for row in estimand_grid(found).rows}
+    assert {estimands.get(name, "-") for name in ("wer", "wer, mean over items")} == {value}
+    assert [row[2] for row in group_grid(found, "shelf").rows] == [value]
