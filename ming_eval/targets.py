@@ -89,6 +89,7 @@ DIALECTS: dict[str, Dialect] = {
             ignore_eos_key="ignore_eos",
             max_tokens_key="max_completion_tokens",
             always_modalities=True,
+            run_against="vLLM 0.32.0 (its CPU build; speech of vLLM-omni untested)",
         ),
         Dialect(
             name="sglang",
@@ -100,7 +101,7 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="sglang-omni",
             title="SGLang-omni (media only as files on its host)",
-            ignore_eos_key="ignore_eos",
+            ignore_eos_key=None,  # 0.1.9 takes no notice of ignore_eos in a chat
             max_tokens_key="max_tokens",
             takes_media=False,
         ),

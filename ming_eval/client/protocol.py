@@ -19,7 +19,7 @@ Clock = Callable[[], float]
 
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time; after a failure it is closed and carries no more."""
+    """Carries one exchange at a time; after a reply that broke off it is closed and carries no more."""
 
     def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
         self._clock = clock
@@ -170,7 +170,11 @@ class Connection(asyncio.Protocol):
             raise
 
     def _finish(self, broken: ReplyError | None) -> None:
-        """End the exchange that is under way, if there is one; only a good one leaves the connection open."""
+        """End the exchange that is under way, if there is one.
+
+        A good one leaves the connection open, and so does a refusal (HTTP 429, 503) that was read to its end: a server
+        that turns requests away is not made to take in a new connection for each of them as well.
+        """
         if self._reader is None or self._finished is None:
             return
         reader, self._reader, self._until_eof = self._reader, None, False
@@ -182,7 +186,8 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = self._now_s
         if self._timer is not None:
             self._timer.cancel()
-        if broken is not None or reader.exchange.failure is not None or not self._usable:
+        refused = (reader.exchange.http_status or 0) >= 300 and not self._is_paused  # it was heard to its end
+        if broken is not None or not self._usable or (reader.exchange.failure is not None and not refused):
             self.close()
         if not self._finished.done():
             self._finished.set_result(None)

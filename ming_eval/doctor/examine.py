@@ -56,6 +56,10 @@ async def _models(questioner: Questioner) -> tuple[list[dict[str, Any]], tuple[F
         return [], (Finding("/v1/models", Status.FAILED, "no answer", "the model's name: give it with --model"),)
     try:
         cards = await probe.fetch_models(questioner.target)
+    except probe.AccessError as exc:
+        return [], (
+            Finding("/v1/models", Status.FAILED, str(exc), "anything: the server lets nobody in without a key"),
+        )
     except TargetError as exc:
         costs = None if questioner.target.model else "the model's name: give it with --model"
         return [], (Finding("/v1/models", Status.MISSING, str(exc), costs),)

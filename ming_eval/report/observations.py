@@ -146,7 +146,7 @@ def usage(points: Sequence[Point]) -> str | None:
         return None
     worst = max(differ, key=lambda point: abs(point.usage_over_events or 0.0))
     found = f"{worst.tokens_per_event:.3g} tokens per event at {worst.load_name}"
-    return f"Usage and events differ: {found}; gaps between tokens inside an event are estimated evenly."
+    return f"Usage and events differ: {found}; gaps between tokens inside an event are estimates."
 
 
 def _has_gauge(view: ServerView) -> bool:

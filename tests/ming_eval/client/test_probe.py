@@ -55,6 +55,16 @@ def test_server_without_models_says_so() -> None:
         run(play())
 
 
+@pytest.mark.parametrize(("key", "hint"), [(None, "--api-key-env"), ("wrong", "does it take this key")])
+def test_a_server_with_keys_asks_for_one(key: str | None, hint: str) -> None:
+    async def play() -> None:
+        async with FakeServer(models_status=401) as server:
+            await probe.fetch_models(Target.at(server.url, api_key=key))
+
+    with pytest.raises(probe.AccessError, match=f"/v1/models answers HTTP 401: .*{hint}"):
+        run(play())
+
+
 @pytest.mark.parametrize("body", [[], {"data": {}}, {"data": [{"name": "a"}]}, "models"])
 def test_answer_that_is_no_list_of_models(body: object) -> None:
     async def play() -> None:
