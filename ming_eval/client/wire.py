@@ -98,8 +98,6 @@ def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
 def _part(part: Part, dialect: Dialect) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    if not dialect.takes_media:
-        raise DataError(f"{dialect.title}: an {part.kind} cannot be sent in a request")
     if part.kind == "audio" and dialect.audio_part == "input_audio":
         audio = {"data": b64encode(part.data).decode(), "format": _audio_format(part.mime)}
         return {"type": "input_audio", "input_audio": audio}

@@ -149,7 +149,8 @@ def test_mstar_counts_no_tokens_on_its_openai_routes() -> None:
     assert (count.total, count.source) == (2, TokenSource.EVENTS)
 
 
-def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
+def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_notice_of_ignore_eos() -> None:
+    """sglang-omni 0.1.9 by its source; media it takes inline, and earlier ones took as files on its host alone."""
     usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
     found = events(
         "sglang-omni",
@@ -157,8 +158,9 @@ def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
         {"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}], "usage": usage},
     )
     assert latency.count_tokens(found).total == 2
-    with pytest.raises(DataError, match="cannot be sent"):
-        encode(ask(IMAGE), "m", DIALECTS["sglang-omni"])
+    sent = json.loads(encode(ask(IMAGE, ignore_eos=True), "m", DIALECTS["sglang-omni"]))
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert "ignore_eos" not in sent
 
 
 def test_stream_of_vllm_as_it_came() -> None:
