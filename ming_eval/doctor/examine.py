@@ -129,7 +129,7 @@ class _Patient:
     async def _tokenize(self) -> Finding:
         costs = "exact prompt lengths: --input-tokens needs --tokenizer FILE, or is an estimate"
         count = await self._questioner.count("one two three")
-        if count is None:
+        if not count:
             return Finding("/tokenize", Status.MISSING, "no count of tokens", costs)
         return Finding("/tokenize", Status.OK, f"{count} tokens for three words")
 
