@@ -119,7 +119,8 @@ class _Patient:
         costs = "queue, KV cache and prefix hits as the server sees them"
         page = await self._questioner.get(f"{self._questioner.target.root_url}/metrics")
         if page is None or page.status != 200:
-            return Finding("/metrics", Status.MISSING, "no such page", costs)
+            detail = "no such page (SGLang has one when started with --enable-metrics, llama.cpp with --metrics)"
+            return Finding("/metrics", Status.MISSING, detail, costs)
         sample = parse_sample(page.body.decode("utf-8", "replace"), 0.0)
         if sample is None:
             return Finding("/metrics", Status.ODD, "no name in it is known", costs)
