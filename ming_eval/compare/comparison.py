@@ -80,7 +80,7 @@ class Comparison:
     """`second` against `first`. `throughput` is output tokens/s, the geometric mean of the ratios of all points.
 
     `invalid` names the systems whose client could not be believed; `doubts` are its reasons, of those and of the
-    suspect ones. Both are of stored runs: one that was just measured says so itself.
+    suspect ones.
     """
 
     first: str

@@ -13,7 +13,7 @@ from ming_eval.errors import DataError
 from ming_eval.manifest import Manifest
 from ming_eval.metrics.validity import Trust, worst_of
 from ming_eval.report.overlay import unique_labels
-from ming_eval.results import Backend
+from ming_eval.results import Backend, Summary
 from ming_eval.types import RequestRecord, Task
 
 
@@ -80,21 +80,25 @@ def load_systems(folders: Sequence[Path]) -> list[System]:
     systems = []
     for folder in folders:
         found = systems_of(manifests.read(folder), run_folder.read_records(folder))
-        systems += [_judged(replace(system, folder=folder)) for system in found]
+        summary = _summary(folder)
+        systems += [replace(system if summary is None else judged(system, summary), folder=folder) for system in found]
     return _with_unique_labels(systems)
 
 
-def _judged(system: System) -> System:
-    """With the client's verdict on itself; a run that was killed has no summary to read it from."""
-    assert system.folder is not None
-    try:
-        points = results.read(system.folder).points
-    except DataError:
-        return system
-    own = [each for each in points if each.backend == system.backend.name]
+def judged(system: System, summary: Summary) -> System:
+    """With the client's verdict on itself at the system's points."""
+    own = [each for each in summary.points if each.backend == system.backend.name]
     loads = [str(PointKey(Task(each.task), each.concurrency, each.rate_per_s)) for each in own]
     found = worst_of((load, each.validity) for load, each in zip(loads, own, strict=True) if each.validity is not None)
     return system if found is None else replace(system, trust=found.verdict, doubts=found.reasons)
+
+
+def _summary(folder: Path) -> Summary | None:
+    """None of a run that was killed."""
+    try:
+        return results.read(folder)
+    except DataError:
+        return None
 
 
 def load_all(runs: Iterable[tuple[Manifest, Iterable[RequestRecord]]]) -> list[System]:

@@ -131,7 +131,8 @@ def test_a_sweep_of_two_servers_ends_with_their_comparison(tmp_path: Path) -> No
     (folder,) = tmp_path.iterdir()
     text = (folder / "summary.md").read_text()
     assert "## Comparison" in text
-    assert "slower.**" in text
+    assert "(95 %: " in text
+    assert ": slower" in text
     (comparison,) = json.loads((folder / "comparison.json").read_text())
     assert (comparison["first"], comparison["second"], comparison["verdict"]) == ("a", "b", "worse")
     again = invoke("compare", folder, "--json", "-")
