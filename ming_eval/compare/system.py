@@ -101,9 +101,11 @@ def _summary(folder: Path) -> Summary | None:
         return None
 
 
-def load_all(runs: Iterable[tuple[Manifest, Iterable[RequestRecord]]]) -> list[System]:
+def load_all(runs: Iterable[tuple[Manifest, Iterable[RequestRecord], Summary]]) -> list[System]:
     """As `load_systems`, of runs that have been read."""
-    return _with_unique_labels([system for manifest, records in runs for system in systems_of(manifest, records)])
+    return _with_unique_labels(
+        [judged(system, summary) for manifest, records, summary in runs for system in systems_of(manifest, records)]
+    )
 
 
 def systems_of(manifest: Manifest, records: Iterable[RequestRecord]) -> list[System]:

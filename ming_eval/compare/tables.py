@@ -92,7 +92,7 @@ def headline(comparison: Comparison) -> str:
     return f"{second} gives {figures}: {_VERDICTS[comparison.verdict]}{invalid}."
 
 
-_DOUBTS = "The client of itself, whose limits may be in these figures:"
+DOUBTS = "The client of itself, whose limits may be in these figures:"
 _VERDICTS = {Verdict.BETTER: "faster", Verdict.WORSE: "slower", Verdict.NO_DIFFERENCE: Verdict.NO_DIFFERENCE.value}
 
 
@@ -102,7 +102,7 @@ def _text(comparison: Comparison) -> str:
     if comparison.differences:
         lines += ["", "Unlike in more than speed:", *(f"- {line}" for line in difference_lines(comparison))]
     if comparison.doubts:
-        lines += ["", _DOUBTS, *(f"- {line}" for line in comparison.doubts)]
+        lines += ["", DOUBTS, *(f"- {line}" for line in comparison.doubts)]
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +111,7 @@ def _markdown(comparison: Comparison) -> str:
     if comparison.differences:
         parts.append("Unlike in more than speed:\n\n" + "\n".join(f"- {line}" for line in difference_lines(comparison)))
     if comparison.doubts:
-        parts.append(f"{_DOUBTS}\n\n" + "\n".join(f"- {line}" for line in comparison.doubts))
+        parts.append(f"{DOUBTS}\n\n" + "\n".join(f"- {line}" for line in comparison.doubts))
     return "\n\n".join(parts)
 
 
