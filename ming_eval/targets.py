@@ -24,7 +24,6 @@ class Dialect:
     `pcm_sample_rate_hz`: rate of header-less PCM when the response does not say; None is unknown.
     `api`: "generate" is M*'s own route: a form goes out, lines of JSON come back.
     `says_finish`: replies carry a finish reason; without, the end of the body is all there is.
-    `takes_media`: requests can carry images, audio and video inline.
     `ignore_eos_key`: the field that fixes output lengths, None where there is none. transformers takes a whole
     generation configuration as JSON in a string, in which no token ends an answer.
     `bars_eos`: where lengths are fixed, the token that ends an answer cannot be drawn; elsewhere it is drawn and the
@@ -47,7 +46,6 @@ class Dialect:
     pcm_sample_rate_hz: int | None = None
     api: Literal["chat", "generate"] = "chat"
     says_finish: bool = True
-    takes_media: bool = True
     bars_eos: bool = False
     keeps_alive: bool = True
     tokenize_key: Literal["prompt", "content"] = "prompt"
@@ -89,6 +87,7 @@ DIALECTS: dict[str, Dialect] = {
             ignore_eos_key="ignore_eos",
             max_tokens_key="max_completion_tokens",
             always_modalities=True,
+            run_against="vLLM 0.32.0 (its CPU build; speech of vLLM-omni untested)",
         ),
         Dialect(
             name="sglang",
@@ -99,10 +98,10 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             name="sglang-omni",
-            title="SGLang-omni (media only as files on its host)",
-            ignore_eos_key="ignore_eos",
+            title="SGLang-omni",
+            ignore_eos_key=None,  # 0.1.9 takes no notice of ignore_eos in a chat
             max_tokens_key="max_tokens",
-            takes_media=False,
+            audio_part="audio_url",
         ),
         Dialect(
             name="mstar-native",

@@ -184,10 +184,10 @@ class RequestRecord:
 
     Times are seconds since the run's clock zero. `intended_s` is when it was due (open loop) or None (closed loop);
     `sent_s` the instant before its first byte was handed to the connection. `output_times_s` has one entry per
-    output-bearing event and `output_event_tokens` how many tokens each carried (estimated evenly from the token
-    count when the server does not say). `slot` is which of a closed loop's users sent it. `audio_times_s` and
-    `audio_durations_s` have one entry per piece of speech: when it came and how long it plays (None: rate unknown).
-    `rate_per_s` is the rate of the open loop that the request belongs to, None in any other load.
+    output-bearing event and `output_event_tokens` how many tokens each carried (estimated from the token count and
+    the lengths of the texts when the server does not say). `slot` is which of a closed loop's users sent it.
+    `audio_times_s` and `audio_durations_s` have one entry per piece of speech: when it came and how long it plays
+    (None: rate unknown). `rate_per_s` is the rate of the open loop that the request belongs to, None in any other load.
     `request_sha256` is the digest of the JSON that was sent. `upload_s` is how long it took until the kernel had taken
     the last byte of the request. `repeat` counts the passes over the points from 1; `conversation` and `turn` are there
     in conversations only. A value that does not exist is None, never 0.

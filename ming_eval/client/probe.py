@@ -15,17 +15,26 @@ from ming_eval.errors import TargetError
 from ming_eval.targets import Target
 
 _POLL_S = 0.1
-_VERSIONS = (("/version", "version"), ("/props", "build_info"))
+_NO_ACCESS = (401, 403)
+_VERSIONS = (("/version", "version"), ("/props", "build_info"), ("/server_info", "version"))
+
+
+class AccessError(TargetError):
+    """The server is there and does not let this client in."""
 
 
 async def fetch_models(target: Target) -> list[dict[str, Any]]:
     """The server's model cards, each with at least an `id`.
 
     Raises:
+        AccessError: the key is missing or wrong.
         TargetError: nobody listens, or the answer is no list of models.
     """
     url = f"{target.base_url}/models"
     status, body = await _get(target, url)
+    if status in _NO_ACCESS:
+        hint = "does it take this key?" if target.api_key else "give its key with --api-key-env VARIABLE"
+        raise AccessError(f"{url} answers HTTP {status}: {error_text(body)}; {hint}")
     if status != 200:
         raise TargetError(f"{url} answers HTTP {status}: {error_text(body)}")
     cards = _cards(body)
@@ -35,7 +44,7 @@ async def fetch_models(target: Target) -> list[dict[str, Any]]:
 
 
 async def fetch_version(target: Target) -> str | None:
-    """What GET /version says, or llama.cpp's GET /props; None where there is neither.
+    """What GET /version says, llama.cpp's GET /props or SGLang's GET /server_info; None where there is none.
 
     Raises:
         TargetError: nobody listens.

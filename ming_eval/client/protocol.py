@@ -17,9 +17,11 @@ from ming_eval.types import Failure
 
 Clock = Callable[[], float]
 
+_SURELY_READ_BYTES = 65_536  # what servers read at once, before they answer
+
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time; after a failure it is closed and carries no more."""
+    """Carries one exchange at a time; after a reply that broke off it is closed and carries no more."""
 
     def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
         self._clock = clock
@@ -170,7 +172,12 @@ class Connection(asyncio.Protocol):
             raise
 
     def _finish(self, broken: ReplyError | None) -> None:
-        """End the exchange that is under way, if there is one; only a good one leaves the connection open."""
+        """End the exchange that is under way, if there is one.
+
+        A good one leaves the connection open, and so does a refusal (HTTP 429, 503) that was read to its end: a server
+        that turns requests away is not made to take in a new connection for each of them as well. One that may not have
+        read all of a long request before it refused it often closes the connection behind the reply.
+        """
         if self._reader is None or self._finished is None:
             return
         reader, self._reader, self._until_eof = self._reader, None, False
@@ -182,7 +189,9 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = self._now_s
         if self._timer is not None:
             self._timer.cancel()
-        if broken is not None or reader.exchange.failure is not None or not self._usable:
+        exchange = reader.exchange
+        is_refusal = (exchange.http_status or 0) >= 300 and len(exchange.request_bytes) <= _SURELY_READ_BYTES
+        if broken is not None or not self._usable or (exchange.failure is not None and not is_refusal):
             self.close()
         if not self._finished.done():
             self._finished.set_result(None)

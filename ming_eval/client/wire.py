@@ -98,8 +98,6 @@ def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
 def _part(part: Part, dialect: Dialect) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    if not dialect.takes_media:
-        raise DataError(f"{dialect.title}: an {part.kind} cannot be sent in a request")
     if part.kind == "audio" and dialect.audio_part == "input_audio":
         audio = {"data": b64encode(part.data).decode(), "format": _audio_format(part.mime)}
         return {"type": "input_audio", "input_audio": audio}
@@ -176,7 +174,14 @@ class _Logprobs(msgspec.Struct, gc=False):
     content: list[_Scored] | None = None
 
 
+class _AudioMetadata(msgspec.Struct, gc=False):
+    """vLLM-omni: what the bare samples of this choice are."""
+
+    sample_rate_hz: int | None = None
+
+
 class _Choice(msgspec.Struct, gc=False):
+    audio_metadata: _AudioMetadata | None = None
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
@@ -215,9 +220,9 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     events: list[Event] = []
     for choice in chunk.choices or ():
         if choice.delta is not None:
-            if chunk.modality == "audio":  # vLLM-omni: the content is a WAV file in base64
+            if chunk.modality == "audio":  # vLLM-omni: the content is a WAV file or bare samples in base64
                 choice.delta = _Delta(audio=_Audio(data=choice.delta.content))
-            events += _delta_events(choice.delta, time_s, dialect.transcript_is_text)
+            events += _delta_events(choice.delta, time_s, dialect.transcript_is_text, choice.audio_metadata)
         if choice.logprobs is not None:
             events += _logprob_events(choice.logprobs, time_s)
         if choice.finish_reason is not None:
@@ -248,7 +253,7 @@ def decode_reply(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
 def _text_alone(chunk: _Chunk) -> str | None:
     """The text of a chunk that holds one delta and nothing else, as nearly all do: the one thing that must be fast."""
     choices = chunk.choices
-    if not choices or len(choices) > 1 or chunk.usage is not None or chunk.modality is not None:
+    if not choices or len(choices) > 1 or chunk.usage is not None or chunk.modality == "audio":
         return None
     if chunk.error is not None or chunk.object == "error":
         return None
@@ -282,7 +287,9 @@ def _unreadable(data: bytes, exc: ValueError) -> WireError:
     return WireError(f"{exc} in {shorten(data.decode('utf-8', 'replace'), 200)!r}")
 
 
-def _delta_events(delta: _Delta, time_s: float, transcript_is_text: bool) -> list[Event]:
+def _delta_events(
+    delta: _Delta, time_s: float, transcript_is_text: bool, metadata: _AudioMetadata | None = None
+) -> list[Event]:
     """What a delta generated; a role alone where it generated nothing."""
     events: list[Event] = []
     if reasoning := delta.reasoning or delta.reasoning_content:  # some servers send both, with the same text
@@ -292,7 +299,8 @@ def _delta_events(delta: _Delta, time_s: float, transcript_is_text: bool) -> lis
     if delta.tool_calls and (call := "".join(_tool_texts(delta.tool_calls))):
         events.append(Event(EventKind.TOOL_CALL, time_s, call))
     if delta.audio is not None:
-        events += _audio_events(delta.audio, time_s, transcript_is_text)
+        rate_hz = metadata.sample_rate_hz if metadata is not None else None
+        events += _audio_events(delta.audio, time_s, transcript_is_text, rate_hz)
     if not events and delta.role:
         events.append(Event(EventKind.ROLE, time_s, delta.role))
     return events
@@ -315,14 +323,15 @@ def _tool_texts(calls: list[_ToolCall]) -> Iterator[str]:
             yield call.function.arguments or ""
 
 
-def _audio_events(audio: _Audio, time_s: float, transcript_is_text: bool) -> Iterator[Event]:
+def _audio_events(audio: _Audio, time_s: float, transcript_is_text: bool, rate_hz: int | None) -> Iterator[Event]:
     if audio.transcript and transcript_is_text:
         yield Event(EventKind.TEXT, time_s, audio.transcript)
     if audio.data:
         try:
-            yield Event(EventKind.AUDIO, time_s, audio=binascii.a2b_base64(audio.data, strict_mode=True))
+            data = binascii.a2b_base64(audio.data, strict_mode=True)
         except ValueError as exc:
             raise WireError(f"audio is not base64: {exc}") from exc
+        yield Event(EventKind.AUDIO, time_s, audio=data, sample_rate_hz=rate_hz)
 
 
 def _closed(chunk: _Chunk, events: list[Event], time_s: float) -> list[Event]:

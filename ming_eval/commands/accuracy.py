@@ -29,7 +29,7 @@ from ming_eval.commands.common import (
     words,
 )
 from ming_eval.commands.config_option import ConfigOption, engine_args, from_config
-from ming_eval.commands.load_options import WorkersOption
+from ming_eval.commands.load_options import ExtraBodyOption, WorkersOption
 from ming_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ Examples:
       a suite of your own
   ming-eval accuracy --resume 20260615T101500Z-accuracy-mine
       send what is missing of a run that was stopped
+  ming-eval accuracy mmlu --extra-body '{"chat_template_kwargs": {"enable_thinking": false}}' --backend ...
+      without reasoning, which the 16 tokens of an answer by letter would not hold
   ming-eval accuracy mmlu -- --tp 4
       options after -- go to the bundled engine
 """
@@ -97,6 +99,11 @@ def accuracy(
     method: Annotated[
         str, typer.Option(help="`generate`, or `loglikelihood` of the choices through /v1/completions.")
     ] = "generate",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer, reasoning included. [default: the protocol's]"),
+    ] = None,
+    extra_body: ExtraBodyOption = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time, per backend.")] = 16,
     repeats: Annotated[int, typer.Option(min=1, help="How often every item is asked.")] = 1,
     seed: Annotated[int, typer.Option(help="Draws samples and shuffles; sent with each request.")] = 0,
@@ -159,6 +166,8 @@ def accuracy(
             "max_error_rate": max_error_rate,
             "judge": judge,
             "speaker_encoder": speaker_encoder,
+            "max_tokens": max_tokens,
+            "extra_body": extra_body,
         }
         servers = choose_servers(
             backend or [],

@@ -16,7 +16,7 @@ from ming_eval.evals.recogniser import parse_judge
 from ming_eval.evals.similarity import asks_with_voice
 from ming_eval.evals.suite import find_suite
 from ming_eval.load.links import Link, check_links, find_links
-from ming_eval.load.shaping import parse_workers
+from ming_eval.load.shaping import parse_body, parse_workers
 from ming_eval.manifest import Manifest
 
 ANSWER_WORKER = "ming_eval.commands.accuracy_worker"
@@ -47,6 +47,8 @@ class AccuracySettings:
     judge: str | None = None
     speaker_encoder: str | None = None
     workers: str = "1"
+    max_tokens: int | None = None
+    extra_body: str | None = None
     protocol_hashes: tuple[str, ...] = ()
     asked_hashes: tuple[str, ...] = ()
     item_digests: tuple[str, ...] = ()
@@ -105,6 +107,8 @@ class AccuracySettings:
             order=self.option_order,
             data=DataOptions(self.data, self.examples, self.media_root),
             judge=None if self.judge is None else parse_judge(self.judge).model,
+            max_tokens=self.max_tokens,
+            extra=parse_body(self.extra_body),
         )
 
     def with_digests(self, plans: Sequence[Plan]) -> AccuracySettings:

@@ -177,7 +177,7 @@ def _comparison(sweeps: Sequence[SweepRun]) -> list[Section]:
         return []
     found, refusals = [], ""
     try:
-        first, *others = load_all([(run.manifest, run.records) for run in sweeps])
+        first, *others = load_all([(run.manifest, run.records, run.summary) for run in sweeps])
     except MingEvalError as exc:
         return [Section("comparison", "Comparison", warning(f"None: {exc}"))]
     for other in others:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ming_eval import results
 from ming_eval.errors import DataError
 from ming_eval.manifest import Manifest
+from ming_eval.results import Summary
 from ming_eval.types import RequestRecord
 
 if TYPE_CHECKING:
@@ -55,14 +56,14 @@ class SideBySide:
             results.write_whole(folder / COMPARISON_FILE, results.encode(self.comparisons))
 
 
-def side_by_side(manifest: Manifest, records: Sequence[RequestRecord]) -> SideBySide:
+def side_by_side(manifest: Manifest, records: Sequence[RequestRecord], summary: Summary) -> SideBySide:
     """Compare the backends of a run that was just measured or summed up."""
     if len(manifest.backends) < 2:
         return SideBySide()
     from ming_eval.compare.comparison import compare_all
-    from ming_eval.compare.system import systems_of
+    from ming_eval.compare.system import judged, systems_of
 
     try:
-        return SideBySide(compare_all(systems_of(manifest, records)))
+        return SideBySide(compare_all([judged(system, summary) for system in systems_of(manifest, records)]))
     except DataError as exc:
         return SideBySide(refusal=str(exc))

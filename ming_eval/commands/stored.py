@@ -92,7 +92,7 @@ def _sum_up_again(folder: Path) -> Summary:
     records = read_records(folder)
     phases = read_phases(folder)
     summary = summarise_run(manifest, records, phases, finished=manifest.finished, cut_short=cut_short)
-    compared = side_by_side(manifest, records)
+    compared = side_by_side(manifest, records, summary)
     compared.write(folder)
     section = compared.markdown()
     write_reports(folder, summary, sweep_markdown(summary, manifest, *([section] if section else [])))

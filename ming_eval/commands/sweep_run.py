@@ -77,7 +77,7 @@ def run_sweep(job: Job, plan: LoadPlan, progress: Progress, extras: Extras = NO_
     cut_short = ended.cut_short or limit
     manifest = ended.manifest
     summary = summarise_run(manifest, kept.records, kept.phases, finished=manifest.finished, cut_short=cut_short)
-    compared = side_by_side(manifest, kept.records)
+    compared = side_by_side(manifest, kept.records, summary)
     compared.write(ended.folder)
     findings = find_out(extras, summary, ended.folder)
     sections = [section for section in (findings.markdown, compared.markdown()) if section is not None]

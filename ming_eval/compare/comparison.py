@@ -15,6 +15,7 @@ from ming_eval.compare.system import PointKey, System, pair
 from ming_eval.errors import DataError, UsageError
 from ming_eval.metrics import latency
 from ming_eval.metrics.paired import Cells, holm, mcnemar
+from ming_eval.metrics.validity import Trust
 from ming_eval.types import Task
 
 ALPHA = 0.05
@@ -76,7 +77,11 @@ class PointComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`second` against `first`. `throughput` is output tokens/s, the geometric mean of the ratios of all points."""
+    """`second` against `first`. `throughput` is output tokens/s, the geometric mean of the ratios of all points.
+
+    `invalid` names the systems whose client could not be believed; `doubts` are its reasons, of those and of the
+    suspect ones.
+    """
 
     first: str
     second: str
@@ -84,6 +89,8 @@ class Comparison:
     verdict: Verdict | None
     differences: tuple[Difference, ...]
     points: tuple[PointComparison, ...]
+    invalid: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def compare_all(
@@ -121,7 +128,17 @@ def compare(
     overall = mean_log_ratio(ratios) if len(ratios) == len(points) else None
     throughput = None if overall is None else overall.effect()
     verdict = None if throughput is None else _verdict(throughput.ratio > 1, throughput.p)
-    return Comparison(first.label, second.label, throughput, verdict, tuple(found), tuple(_corrected(points)))
+    systems = (first, second)
+    return Comparison(
+        first=first.label,
+        second=second.label,
+        throughput=throughput,
+        verdict=verdict,
+        differences=tuple(found),
+        points=tuple(_corrected(points)),
+        invalid=tuple(system.label for system in systems if system.trust is Trust.INVALID),
+        doubts=tuple(f"{system.label} {doubt}" for system in systems for doubt in system.doubts),
+    )
 
 
 def _compare_point(

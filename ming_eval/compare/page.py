@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ming_eval.compare.comparison import Comparison, Verdict
-from ming_eval.compare.tables import LEGEND, comparison_grid, difference_lines, headline
+from ming_eval.compare.tables import DOUBTS, LEGEND, comparison_grid, difference_lines, headline
 from ming_eval.report.html import Section, bullet_list, note, table
 
 _COLOURS = {Verdict.BETTER: "faster", Verdict.WORSE: "slower"}
@@ -24,4 +24,5 @@ def _body(comparison: Comparison) -> str:
         f'<p class="verdict {colour}">{escape(headline(comparison))}</p>'
         + table(comparison_grid(comparison))
         + (note("Unlike in more than speed:") + bullet_list(unlike) if unlike else "")
+        + (note(DOUBTS) + bullet_list(comparison.doubts) if comparison.doubts else "")
     )

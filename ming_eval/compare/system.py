@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ming_eval import manifest as manifests
-from ming_eval import run_folder
+from ming_eval import results, run_folder
 from ming_eval.errors import DataError
 from ming_eval.manifest import Manifest
+from ming_eval.metrics.validity import Trust, worst_of
 from ming_eval.report.overlay import unique_labels
-from ming_eval.results import Backend
+from ming_eval.results import Backend, Summary
 from ming_eval.types import RequestRecord, Task
 
 
@@ -43,7 +44,8 @@ class PointKey:
 class System:
     """`label` names it in tables; `points` holds measured requests only, in the order of their index.
 
-    `folder` is where the run is stored, None for one that has just been measured.
+    `folder` is where the run is stored, None for one that has just been measured. `trust` and `doubts` are what the
+    client said of itself at these points, as far as the run holds it.
     """
 
     label: str
@@ -51,6 +53,8 @@ class System:
     backend: Backend
     points: Mapping[PointKey, Sequence[RequestRecord]]
     folder: Path | None = None
+    trust: Trust | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[RequestRecord]:
@@ -76,13 +80,32 @@ def load_systems(folders: Sequence[Path]) -> list[System]:
     systems = []
     for folder in folders:
         found = systems_of(manifests.read(folder), run_folder.read_records(folder))
-        systems += [replace(system, folder=folder) for system in found]
+        summary = _summary(folder)
+        systems += [replace(system if summary is None else judged(system, summary), folder=folder) for system in found]
     return _with_unique_labels(systems)
 
 
-def load_all(runs: Iterable[tuple[Manifest, Iterable[RequestRecord]]]) -> list[System]:
+def judged(system: System, summary: Summary) -> System:
+    """With the client's verdict on itself at the system's points."""
+    own = [each for each in summary.points if each.backend == system.backend.name]
+    loads = [str(PointKey(Task(each.task), each.concurrency, each.rate_per_s)) for each in own]
+    found = worst_of((load, each.validity) for load, each in zip(loads, own, strict=True) if each.validity is not None)
+    return system if found is None else replace(system, trust=found.verdict, doubts=found.reasons)
+
+
+def _summary(folder: Path) -> Summary | None:
+    """None of a run that was killed."""
+    try:
+        return results.read(folder)
+    except DataError:
+        return None
+
+
+def load_all(runs: Iterable[tuple[Manifest, Iterable[RequestRecord], Summary]]) -> list[System]:
     """As `load_systems`, of runs that have been read."""
-    return _with_unique_labels([system for manifest, records in runs for system in systems_of(manifest, records)])
+    return _with_unique_labels(
+        [judged(system, summary) for manifest, records, summary in runs for system in systems_of(manifest, records)]
+    )
 
 
 def systems_of(manifest: Manifest, records: Iterable[RequestRecord]) -> list[System]:

@@ -88,9 +88,11 @@ def headline(comparison: Comparison) -> str:
         return f"{second} against {first}: no verdict, since output tokens/s is not known at every point."
     points = "1 point" if len(comparison.points) == 1 else f"{len(comparison.points)} points"
     figures = f"{_ratio(effect.ratio)} x the output tokens/s of {first} over {points} (95 %: {_interval(effect)})"
-    return f"{second} gives {figures}: {_VERDICTS[comparison.verdict]}."
+    invalid = f" (but the client was invalid in {' and '.join(comparison.invalid)})" if comparison.invalid else ""
+    return f"{second} gives {figures}: {_VERDICTS[comparison.verdict]}{invalid}."
 
 
+DOUBTS = "The client of itself, whose limits may be in these figures:"
 _VERDICTS = {Verdict.BETTER: "faster", Verdict.WORSE: "slower", Verdict.NO_DIFFERENCE: Verdict.NO_DIFFERENCE.value}
 
 
@@ -99,6 +101,8 @@ def _text(comparison: Comparison) -> str:
     lines += [textwrap.fill(LEGEND, 100)]
     if comparison.differences:
         lines += ["", "Unlike in more than speed:", *(f"- {line}" for line in difference_lines(comparison))]
+    if comparison.doubts:
+        lines += ["", DOUBTS, *(f"- {line}" for line in comparison.doubts)]
     return "\n".join(lines) + "\n"
 
 
@@ -106,6 +110,8 @@ def _markdown(comparison: Comparison) -> str:
     parts = [f"**{headline(comparison)}**", comparison_grid(comparison).markdown().rstrip()]
     if comparison.differences:
         parts.append("Unlike in more than speed:\n\n" + "\n".join(f"- {line}" for line in difference_lines(comparison)))
+    if comparison.doubts:
+        parts.append(f"{DOUBTS}\n\n" + "\n".join(f"- {line}" for line in comparison.doubts))
     return "\n\n".join(parts)
 
 

@@ -56,6 +56,10 @@ async def _models(questioner: Questioner) -> tuple[list[dict[str, Any]], tuple[F
         return [], (Finding("/v1/models", Status.FAILED, "no answer", "the model's name: give it with --model"),)
     try:
         cards = await probe.fetch_models(questioner.target)
+    except probe.AccessError as exc:
+        return [], (
+            Finding("/v1/models", Status.FAILED, str(exc), "anything: the server lets nobody in without a key"),
+        )
     except TargetError as exc:
         costs = None if questioner.target.model else "the model's name: give it with --model"
         return [], (Finding("/v1/models", Status.MISSING, str(exc), costs),)
@@ -115,7 +119,8 @@ class _Patient:
         costs = "queue, KV cache and prefix hits as the server sees them"
         page = await self._questioner.get(f"{self._questioner.target.root_url}/metrics")
         if page is None or page.status != 200:
-            return Finding("/metrics", Status.MISSING, "no such page", costs)
+            detail = "no such page (SGLang has one when started with --enable-metrics, llama.cpp with --metrics)"
+            return Finding("/metrics", Status.MISSING, detail, costs)
         sample = parse_sample(page.body.decode("utf-8", "replace"), 0.0)
         if sample is None:
             return Finding("/metrics", Status.ODD, "no name in it is known", costs)
@@ -125,7 +130,7 @@ class _Patient:
     async def _tokenize(self) -> Finding:
         costs = "exact prompt lengths: --input-tokens needs --tokenizer FILE, or is an estimate"
         count = await self._questioner.count("one two three")
-        if count is None:
+        if not count:
             return Finding("/tokenize", Status.MISSING, "no count of tokens", costs)
         return Finding("/tokenize", Status.OK, f"{count} tokens for three words")
 

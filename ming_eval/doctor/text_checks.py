@@ -48,7 +48,7 @@ def _streaming(traits: Traits) -> Finding:
             "chat, streamed", Status.MISSING, "the reply came whole although a stream was asked", _NO_LATENCY
         )
     if traits.is_at_once:
-        costs = "TTFT, TPOT and ITL: something (a proxy?) holds the stream back until its end"
+        costs = "TTFT, TPOT and ITL: something (a proxy, a busy server) holds the stream back until its end"
         return Finding("chat, streamed", Status.ODD, f"{detail}: all at once", costs)
     if traits.events_per_arrival > _GATHERED:
         costs = "the gap of each single token: events are gathered (by a proxy, or a busy server), ITL is of arrivals"
@@ -79,13 +79,16 @@ def _counting(traits: Traits) -> Iterator[Finding]:
     yield Finding("usage in a stream", Status.OK, f"{tokens} output tokens, {place}")
     ratio = traits.tokens_per_event or 1.0
     if ratio > 1.2:
-        costs = "the gap of each single token: several come in one event, ITL spreads them evenly"
+        costs = "the gap of each single token: several come in one event, and ITL spreads them"
         yield Finding("tokens per event", Status.ODD, f"{ratio:.2f}", costs)
     else:
         yield Finding("tokens per event", Status.OK, f"{ratio:.2f}")
     usage = next(event.usage for event in reversed(traits.events) if event.usage is not None)
     if usage.cached_tokens is None:
-        costs = "prefix-cache hits by usage: only a falling TTFT can betray a warm cache"
+        costs = (
+            "prefix-cache hits of a single request: only /metrics or a falling TTFT betrays a warm cache (vLLM counts "
+            "them when started with --enable-prompt-tokens-details, SGLang with --enable-cache-report)"
+        )
         yield Finding("cached tokens in usage", Status.MISSING, "prompt_tokens_details has none", costs)
     else:
         yield Finding("cached tokens in usage", Status.OK, f"{usage.cached_tokens} of {usage.prompt_tokens}")

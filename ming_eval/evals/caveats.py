@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from ming_eval.evals.item import Kind, Outcome, Reason
 from ming_eval.evals.judging import fault_of
 from ming_eval.evals.plan import Method, Plan
+from ming_eval.evals.responses import Response
 from ming_eval.evals.sampling import stratum_of
 from ming_eval.evals.scored import RATE_KINDS, Scored, clusters, count, has_subtitles
 from ming_eval.evals.similarity import PREFIX, asks_with_voice
 
 _MOST_CHARS = 300  # of an error message
 _FEW_UNITS = 15
+_FEW_CUT = 0.05  # share of replies that the token limit may end without a word
 _LEAST_PLAIN = 0.95  # share of replies that should be a bare or a marked letter
 
 
@@ -23,6 +25,7 @@ def caveats(plan: Plan, scored: Sequence[Scored], *, is_complete: bool, num_smal
         *_about_the_sample(plan, scored),
         *_about_the_media(plan, scored),
         *_about_the_voices(plan, scored),
+        *_about_their_length(plan, scored),
         *_about_the_replies(plan, scored),
         *_about_the_run(plan, scored, is_complete=is_complete),
         *_about_the_interval(plan, scored),
@@ -81,6 +84,30 @@ def _about_the_voices(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
         yield f"Similarity of speakers is a mean over {measured} of {len(scored)} replies, those whose audio is sound."
     else:
         yield "Similarity of speakers was not measured: name an encoder with --speaker-encoder."
+
+
+_NO_THINKING = """--extra-body '{"chat_template_kwargs": {"enable_thinking": false}}'"""
+
+
+def _about_their_length(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:
+    """A model that reasons first may use up all tokens before it answers: then the limit is wrong, not the answers."""
+    replies = [each.response for each in scored if each.response is not None and each.response.failure is None]
+    cut = [reply for reply in replies if reply.finish_reason == "length"]
+    if not cut or len(cut) < _FEW_CUT * len(replies):
+        return
+    limit = plan.protocol.max_tokens
+    yield f"{len(cut)} of {len(replies)} replies ended at the limit of {limit} tokens (--max-tokens)."
+    if thinking := sum(map(_is_thinking, cut)):
+        yield (
+            f"{thinking} of them were still reasoning, without an answer: allow more with --max-tokens, or leave the "
+            f"reasoning out where the model can, as by {_NO_THINKING}."
+        )
+
+
+def _is_thinking(reply: Response) -> bool:
+    """True where the reasoning has no end, be it told apart by the server or part of the text."""
+    is_open = "<think>" in reply.text and "</think>" not in reply.text
+    return is_open or (bool(reply.reasoning) and not reply.text.strip())
 
 
 def _about_the_replies(plan: Plan, scored: Sequence[Scored]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from string import ascii_uppercase
+from typing import Any
 
 import msgspec
 
@@ -43,6 +44,8 @@ class AskOptions:
     order: OptionOrder = OptionOrder.ORIGINAL
     data: DataOptions = field(default_factory=DataOptions)
     judge: str | None = None
+    max_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,15 @@ def _shown(example: Item) -> list[object]:
 
 
 def _protocol(suite: Suite, options: AskOptions) -> tuple[str, Protocol]:
+    """The protocol as asked for, with the length and the further fields that replace or join its own."""
+    if options.max_tokens is not None and options.method is Method.LOGLIKELIHOOD:
+        raise UsageError("--max-tokens is for answers, and --method loglikelihood asks for none")
+    name, protocol = _chosen(suite, options)
+    max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
+    return name, msgspec.structs.replace(protocol, max_tokens=max_tokens, extra={**protocol.extra, **options.extra})
+
+
+def _chosen(suite: Suite, options: AskOptions) -> tuple[str, Protocol]:
     if options.method is Method.LOGLIKELIHOOD and suite.kind is not Kind.MCQ:
         raise UsageError(f"--method loglikelihood scores choices, and suite {suite.name} has none")
     if options.protocol is None and options.method is Method.LOGLIKELIHOOD:

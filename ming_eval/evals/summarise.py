@@ -227,6 +227,10 @@ def _beyond(plan: Plan, published: Published) -> Iterator[str]:
         yield f"protocol {published.protocol}, here {plan.protocol_name}"
     if plan.options.method is not Method.GENERATE:
         yield f"written answers, here {plan.options.method}"
+    if plan.options.max_tokens is not None:
+        yield f"here at most {plan.options.max_tokens} tokens an answer"
+    if plan.options.extra:
+        yield f"here with {', '.join(plan.options.extra)} in each request"
 
 
 def _latency(responses: Sequence[Response]) -> Distribution:

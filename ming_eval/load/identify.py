@@ -15,6 +15,7 @@ DIALECT_OF_OWNER = {
     "ming-eval": "ming",
     "vllm": "vllm",
     "sglang": "sglang",
+    "sglang-omni": "sglang-omni",
     "llamacpp": "llamacpp",
     "mstar": "mstar",
 }  # `owned_by` of the model card
@@ -49,6 +50,10 @@ async def identify(
 async def _model_cards(target: Target) -> list[dict[str, Any]]:
     try:
         return await probe.fetch_models(target)
+    except probe.AccessError:  # nothing else that is asked would be answered
+        if target.model is None:
+            raise
+        return []
     except TargetError as exc:
         if target.model is None and target.dialect.names_model:
             raise TargetError(f"{exc}; where it has a model all the same, name it with --model") from exc

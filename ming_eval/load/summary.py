@@ -138,6 +138,7 @@ def summarise_point(
     steady = _steady_of(by_pass, min(level.concurrency, plan.num_requests(level))) if is_closed else _NO_SLOTS
     achieved = _achieved_of(by_pass)
     passes = _passes(records, backend, level, plan, phases) if plan.repeats > 1 else ()
+    server = server_view(phases)
     return Point(
         backend=backend,
         task=level.task.value,
@@ -188,7 +189,7 @@ def summarise_point(
         goodput=_goodput(measured, limits_of(level.task, plan.slos), rates),
         intervals=intervals(good, rates.output_tokens_per_s if rates and is_closed else None, seed=plan.seed),
         length_source=next((phase.length_source for phase in phases if phase.length_source is not None), None),
-        server=server_view(phases),
+        server=server,
         energy=energy(phases, whole.wall_s if whole else None, whole.num_tokens if whole else None),
         validity=assess(
             measured,
@@ -197,6 +198,7 @@ def summarise_point(
             achieved=achieved,
             are_prompts_unique=plan.nonce,
             keeps_connections=keeps_connections,
+            server_hit_share=server.prefix_hit_share if server else None,
         ),
     )
 

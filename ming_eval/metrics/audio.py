@@ -72,7 +72,8 @@ class Playback:
 def audio_pieces(events: Iterable[Event], sample_rate_hz: int | None = None) -> tuple[AudioPiece, ...]:
     """The samples of a reply in order of arrival; a header without samples gives no piece.
 
-    `sample_rate_hz` holds for bare PCM16; the header of a piece wins and holds for the pieces after it.
+    `sample_rate_hz` holds for bare PCM16; the header of a piece wins and holds for the pieces after it. Only the first
+    piece is looked at for a compressed file: samples begin with its two bytes as well, once in 20,000 pieces.
     """
     pcm = None if sample_rate_hz is None else PcmFormat(sample_rate_hz)
     pieces: list[AudioPiece] = []
@@ -80,7 +81,8 @@ def audio_pieces(events: Iterable[Event], sample_rate_hz: int | None = None) -> 
         if event.kind is EventKind.AUDIO:
             if event.sample_rate_hz is not None:
                 pcm = PcmFormat(event.sample_rate_hz)
-            pcm, samples = _read_piece(event.audio, pcm)
+            may_be_file = not pieces and event.sample_rate_hz is None
+            pcm, samples = _read_piece(event.audio, pcm, may_be_file=may_be_file)
             if samples:
                 pieces.append(AudioPiece(event.time_s, samples, pcm))
     return tuple(pieces)
@@ -181,10 +183,10 @@ def read_wav(data: bytes) -> tuple[PcmFormat, bytes] | None:
     return None
 
 
-def _read_piece(data: bytes, pcm: PcmFormat | None) -> tuple[PcmFormat | None, bytes]:
+def _read_piece(data: bytes, pcm: PcmFormat | None, *, may_be_file: bool) -> tuple[PcmFormat | None, bytes]:
     if (wav := read_wav(data)) is not None:
         return wav
-    if data.startswith(_CONTAINERS):  # a compressed file: bytes, but not a known number of samples
+    if may_be_file and data.startswith(_CONTAINERS):  # a compressed file: bytes, but not a known number of samples
         return None, data
     return pcm, data
 

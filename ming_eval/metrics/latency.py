@@ -118,8 +118,8 @@ class TokenCount:
 def count_tokens(events: Sequence[Event]) -> TokenCount:
     """Tokens by the server's usage where it covers the reply, else one for each event that carries text.
 
-    Each growth of the usage is spread evenly over the events since the one before: exact where usage comes with
-    every event, an estimate where it comes at the end. Where the usage at the end says how many tokens became speech,
+    Each growth of the usage is spread over the events since the one before: exact where usage comes with every event,
+    an estimate where it comes at the end (`_shares`). Where the usage at the end says how many tokens became speech,
     those are the events' with audio and the rest the others'. A usage of 0 beside output is no count.
     """
     per_event, counted, source = _spread_usage(events)
@@ -137,6 +137,7 @@ def _spread_usage(events: Sequence[Event]) -> tuple[list[int], int, TokenSource 
     """Tokens per output-bearing event, their sum, and the source: None where usage does not cover the last event."""
     carriers = _TOKEN_KINDS & {event.kind for event in events} or {EventKind.AUDIO}
     per_event: list[int] = []
+    lengths: list[int] = []
     uncounted: list[int] = []  # positions in `per_event`
     last = -1
     counted = 0
@@ -147,11 +148,12 @@ def _spread_usage(events: Sequence[Event]) -> tuple[list[int], int, TokenSource 
                 last = len(per_event)
                 uncounted.append(last)
             per_event.append(0)
+            lengths.append(_length(event))
         elif event.kind is EventKind.FINISH:
             source = TokenSource.USAGE
         elif event.usage is not None and last >= 0 and (event.usage.completion_tokens or 0) > counted:
             total = event.usage.completion_tokens or 0
-            for position, share in _shares(total - counted, uncounted or [last]):
+            for position, share in _shares(total - counted, uncounted or [last], lengths):
                 per_event[position] += share
             counted, uncounted = total, []
     return per_event, counted, source if counted and not uncounted else None
@@ -160,25 +162,41 @@ def _spread_usage(events: Sequence[Event]) -> tuple[list[int], int, TokenSource 
 def _by_channel(events: Sequence[Event], total: int) -> list[int] | None:
     """Tokens per output-bearing event, speech apart; None where usage does not tell it apart or one has no events."""
     audio = next((e.usage.audio_tokens for e in reversed(events) if e.usage is not None and e.usage.audio_tokens), None)
-    is_audio = [event.kind is EventKind.AUDIO for event in events if _is_output(event)]
+    outputs = [event for event in events if _is_output(event)]
+    is_audio = [event.kind is EventKind.AUDIO for event in outputs]
     if audio is None or audio >= total or all(is_audio) or not any(is_audio):
         return None
     per_event = [0] * len(is_audio)
     for num_tokens, channel in ((audio, True), (total - audio, False)):
-        for position, share in _shares(num_tokens, [i for i, is_it in enumerate(is_audio) if is_it is channel]):
+        positions = [i for i, is_it in enumerate(is_audio) if is_it is channel]
+        for position, share in _shares(num_tokens, positions, [_length(event) for event in outputs]):
             per_event[position] = share
     return per_event
 
 
-def _shares(total: int, positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """`total` over `positions` as evenly as whole numbers go.
+def _shares(total: int, positions: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """`total` over `positions`: one each, the last ones take the rest (an end token is counted and not seen).
 
-    The last ones take the rest (an end token is counted and not seen), or the first ones all where there is less
-    than one each.
+    Where there is less than one each the first ones have them. From two each on, `lengths` of all events say who had
+    more: the first event of a server that gathers tokens (vLLM's `--stream-interval`) or guesses ahead (speculative
+    decoding) holds one token and those behind it several, and TPOT leaves out just what the first one holds.
     """
+    if total >= 2 * len(positions):
+        left, left_length = total, sum(lengths[position] for position in positions)
+        for position in sorted(positions, key=lengths.__getitem__):
+            share = max(1, round(left * lengths[position] / left_length))
+            left, left_length = left - share, left_length - lengths[position]
+            yield position, share
+        return
     base, rest = divmod(total, len(positions))
     extra = positions[len(positions) - rest :] if base else positions[:rest]
-    return ((position, base + (position in extra)) for position in positions)
+    for position in positions:
+        yield position, base + (position in extra)
+
+
+def _length(event: Event) -> int:
+    """How much text an event brings, in characters; of speech every piece weighs the same."""
+    return len(event.text) or 1
 
 
 # --- Record -> latencies -----------------------------------------------------------------------------------------

@@ -37,21 +37,25 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "prefix_hits": (
         "vllm:prefix_cache_hits_total",
         "vllm:gpu_prefix_cache_hits_total",
+        "sglang:cached_tokens_total",
         "ming:prefix_cache_hits_total",
         "llamacpp:prompt_tokens_cached_total",
     ),
     "prefix_queries": (
         "vllm:prefix_cache_queries_total",
         "vllm:gpu_prefix_cache_queries_total",
+        "sglang:prompt_tokens_total",
         "ming:prefix_cache_queries_total",
         "llamacpp:prompt_tokens_total+llamacpp:prompt_tokens_cached_total",
     ),
-    "preemptions": ("vllm:num_preemptions_total", "ming:num_preemptions_total"),
+    "preemptions": ("vllm:num_preemptions_total", "sglang:num_retracted_requests_total", "ming:num_preemptions_total"),
     "expert_looks": ("ming:moe_sampled_steps_total",),
     "distinct_experts": ("ming:moe_distinct_experts_total",),
     "uniform_experts": ("ming:moe_uniform_experts_total",),
 }
 _SHARES = frozenset({"kv_used"})
+# SGLang's counter is there from its first hit on, its companion from the first request on.
+_NOTHING_YET = {"sglang:cached_tokens_total": "sglang:prompt_tokens_total"}
 _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([-+\d.eE]+|NaN|[-+]?Inf)", re.MULTILINE)
 
 
@@ -101,6 +105,9 @@ def parse_sample(text: str, time_s: float) -> ServerSample | None:
     series: dict[str, list[float]] = {}
     for name, value in _LINE.findall(text):
         series.setdefault(name, []).append(float(value))
+    for name, companion in _NOTHING_YET.items():
+        if companion in series:
+            series.setdefault(name, [0.0])
     found = {field: _value(field, series) for field in _NAMES}
     return ServerSample(time_s=time_s, **found) if any(value is not None for value in found.values()) else None
 

@@ -133,12 +133,14 @@ def assess(
     achieved: stats.Achieved | None,
     are_prompts_unique: bool,
     keeps_connections: bool,
+    server_hit_share: float | None = None,
 ) -> Validity | None:
     """The validity of one point; None where the client left no trace of itself.
 
     `healths` are those of its phases, over all processes: the worst of them counts. `requested` is the concurrency of a
     closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice, a connection for
     each request where the dialect `keeps_connections`: elsewhere that is meant so, and it is open before it is used.
+    `server_hit_share` is what the server's own counters say of prefix hits, for servers whose usage does not.
     """
     if not healths:
         return None
@@ -161,7 +163,7 @@ def assess(
         gc_pause_max_ms=_ms(_worst(health.gc_pause_max_s for health in healths)),
         gc_pauses_ms=_ms(sum(health.gc_pauses_s for health in healths)),
         tokens_per_event=stats.tokens_per_event(measured),
-        cached_share=_cached_share(measured),
+        cached_share=_cached_share(measured, server_hit_share),
         ttft_drift=_ttft_drift(measured),
     )
     limits = _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT
@@ -186,24 +188,36 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
     return replace(found, verdict=verdict, reasons=tuple(reason for _, reason in judged))
 
 
-def _cached_share(measured: Sequence[RequestRecord]) -> float | None:
+def _cached_share(measured: Sequence[RequestRecord], server_hit_share: float | None) -> float | None:
     """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
 
     What all requests have from it is left out of both sides, up to the length of a chat template, which they rightly
     share; so are later turns of a conversation, which rightly find the turns before them. None where at most a block a
     request is left: of that a cache gives nothing or all that was taken for the template, so that cold and warm look
     alike. Warm-up requests tell no more of the template: who was asked these prompts before was asked theirs as well.
+
+    Usage goes first. vLLM says it there only when started so, and always in its counters, which see all requests as
+    one: the longest template is then taken off each of them.
     """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
         for record in measured
         if record.num_cached_tokens is not None and record.num_prompt_tokens and (record.turn or 1) == 1
     ]
-    if not known:
+    if known:
+        template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
+        return _behind_template(sum(cached for cached, _ in known), [total for _, total in known], template)
+    totals = [record.num_prompt_tokens for record in measured if record.ok and record.num_prompt_tokens]
+    if server_hit_share is None or any((record.turn or 1) > 1 for record in measured):
         return None
-    template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
-    rest = sum(total - template for _, total in known)
-    return sum(cached - template for cached, _ in known) / rest if rest > _BLOCK_TOKENS * len(known) else None
+    return _behind_template(server_hit_share * sum(totals), totals, _TEMPLATE_TOKENS)
+
+
+def _behind_template(cached: float, totals: Sequence[int], template: int) -> float | None:
+    """Share of the prompt tokens behind a template; None where they are too few to tell."""
+    num = len(totals)
+    rest = sum(totals) - template * num
+    return max(cached - template * num, 0) / rest if rest > _BLOCK_TOKENS * num else None
 
 
 def _ttft_drift(measured: Sequence[RequestRecord]) -> float | None:

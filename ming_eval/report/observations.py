@@ -35,7 +35,7 @@ def _of_backend(points: Sequence[Point]) -> list[str]:
     """Claims about the load only from points that came to their end, facts from all."""
     whole = [point for point in points if not point.interrupted]
     claims: tuple[_Check, ...] = (scaling, knee, tail)
-    facts: tuple[_Check, ...] = (goodput, outages, stops, warmup, lengths, usage, server_side)
+    facts: tuple[_Check, ...] = (goodput, outages, stops, warmup, lengths, usage, server_side, preemptions)
     lines = [check(whole) for check in claims] + [check(points) for check in facts] + [reached(whole)]
     return [line for line in lines if line is not None]
 
@@ -146,7 +146,7 @@ def usage(points: Sequence[Point]) -> str | None:
         return None
     worst = max(differ, key=lambda point: abs(point.usage_over_events or 0.0))
     found = f"{worst.tokens_per_event:.3g} tokens per event at {worst.load_name}"
-    return f"Usage and events differ: {found}; gaps between tokens inside an event are estimated evenly."
+    return f"Usage and events differ: {found}; gaps between tokens inside an event are estimates."
 
 
 def _has_gauge(view: ServerView) -> bool:
@@ -164,6 +164,12 @@ def server_side(points: Sequence[Point]) -> str | None:
         for name, view in seen
     ]
     return f"The server says, at most (running / waiting / KV cache used): {'; '.join(found)}."
+
+
+def preemptions(points: Sequence[Point]) -> str | None:
+    """Where the server took requests out again, whose work up to there was lost."""
+    found = [f"{p.load_name} {p.server.preemptions:.0f} times" for p in points if p.server and p.server.preemptions]
+    return f"The server preempted requests, its KV cache being full: {', '.join(found)}." if found else None
 
 
 def warmup(points: Sequence[Point]) -> str | None:
@@ -198,9 +204,11 @@ def lengths(points: Sequence[Point]) -> str | None:
 
 
 def short_replies(summary: Summary) -> list[str]:
-    """Backends whose replies are shorter than the fixed length that was asked for."""
-    asked = summary.settings.get("max_tokens")
-    if not summary.settings.get("ignore_eos") or not isinstance(asked, int):
+    """Backends whose replies are shorter than the fixed length that was asked for; lengths that are drawn have none."""
+    settings = summary.settings
+    asked = settings.get("max_tokens")
+    is_drawn = settings.get("output_tokens") is not None or settings.get("trace") is not None
+    if not settings.get("ignore_eos") or not isinstance(asked, int) or is_drawn:
         return []
     lines = []
     for name, points in curves(summary).items():
@@ -208,8 +216,14 @@ def short_replies(summary: Summary) -> list[str]:
         tokens = sum(point.output_tokens or 0 for point in points)
         if 0 < tokens < num_good * asked:
             mean = f"{tokens / num_good:.1f}"
-            lines.append(f"{name}: replies are {mean} tokens long on average, not {asked}: the model ended them.")
+            lines.append(f"{name}: replies are {mean} tokens long on average, not {asked}: {_who_ended(points)}.")
     return lines
+
+
+def _who_ended(points: Sequence[Point]) -> str:
+    if any(reason != "length" for point in points for reason in point.finish_reasons):
+        return "the model ended them"
+    return "the server ended them (finish_reason length), as where prompt and answer fill its context"
 
 
 def token_sources(points: Iterable[Point]) -> str | None:

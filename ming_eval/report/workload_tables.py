@@ -116,7 +116,7 @@ def _both_sides(point: Point) -> list[str]:
         *_gauges(server),
         percent(None if server is None else server.prefix_hit_share),
         percent(cached),
-        number(None if server is None else server.preemptions),
+        MISSING if server is None or server.preemptions is None else f"{server.preemptions:.0f}",
         *_gpus(energy),
     ]
 

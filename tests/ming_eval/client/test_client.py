@@ -203,7 +203,7 @@ def test_more_requests_than_connections_get_connections_of_their_own() -> None:
 
 def test_failed_connection_is_replaced_before_the_next_request() -> None:
     async def play() -> tuple[list[Exchange], FakeServer]:
-        script = every(2, Script(fault=Fault.HTTP_429), Script())
+        script = every(2, Script(fault=Fault.RESET), Script())
         async with FakeServer(script) as server, client_of(server) as client:
             return [await client.send(ask(f"q{i}")) for i in range(4)], server
 
@@ -212,6 +212,18 @@ def test_failed_connection_is_replaced_before_the_next_request() -> None:
     assert exchanges[2].connect_s is not None
     assert exchanges[2].failure is None
     assert server.num_connections == 2
+
+
+@pytest.mark.parametrize("fault", [Fault.HTTP_400, Fault.HTTP_429, Fault.HTTP_500])
+def test_a_refusal_that_was_read_to_its_end_leaves_the_connection_open(fault: Fault) -> None:
+    async def play() -> tuple[list[Exchange], FakeServer]:
+        async with FakeServer(every(2, Script(fault=fault), Script())) as server, client_of(server) as client:
+            return [await client.send(ask(f"q{i}")) for i in range(4)], server
+
+    exchanges, server = run(play())
+    assert [exchange.failure is None for exchange in exchanges] == [True, False, True, False]
+    assert [exchange.reused_connection for exchange in exchanges] == [True] * 4
+    assert server.num_connections == 1
 
 
 def test_a_probe_of_a_full_pool_leaves_no_connection_behind() -> None:

@@ -149,7 +149,8 @@ def test_mstar_counts_no_tokens_on_its_openai_routes() -> None:
     assert (count.total, count.source) == (2, TokenSource.EVENTS)
 
 
-def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
+def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_notice_of_ignore_eos() -> None:
+    """sglang-omni 0.1.9 by its source; media it takes inline, and earlier ones took as files on its host alone."""
     usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
     found = events(
         "sglang-omni",
@@ -157,8 +158,55 @@ def test_sglang_omni_has_usage_on_its_finish_chunk_and_takes_no_media() -> None:
         {"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}], "usage": usage},
     )
     assert latency.count_tokens(found).total == 2
-    with pytest.raises(DataError, match="cannot be sent"):
-        encode(ask(IMAGE), "m", DIALECTS["sglang-omni"])
+    sent = json.loads(encode(ask(IMAGE, ignore_eos=True), "m", DIALECTS["sglang-omni"]))
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert "ignore_eos" not in sent
+
+
+def test_stream_of_vllm_as_it_came() -> None:
+    """vLLM 0.32.0: an empty delta is a token whose characters are not complete yet, the last one finishes."""
+    head = b'{"id":"chatcmpl-91d1","object":"chat.completion.chunk","created":1795670381,"model":"tiny","choices":'
+    found = received(
+        "vllm",
+        head + b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],'
+        b'"prompt_token_ids":null,"prompt_text":null}',
+        head + b'[{"index":0,"delta":{"content":" k"},"logprobs":null,"finish_reason":null,"token_ids":null}]}',
+        head + b'[{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":null,"token_ids":null}]}',
+        head + b'[{"index":0,"delta":{"reasoning":" hm"},"logprobs":null,"finish_reason":null,"token_ids":null}]}',
+        head + b'[{"index":0,"delta":{"content":"\xef\xbf\xbd5"},"logprobs":null,"finish_reason":"length",'
+        b'"stop_reason":null,"token_ids":null}]}',
+        head + b'[],"usage":{"prompt_tokens":24,"total_tokens":28,"completion_tokens":4},'
+        b'"system_fingerprint":"vllm-0.32.0-bc8b81d3"}',
+    )
+    assert [event.kind.value for event in found] == ["role", "text", "reasoning", "text", "finish", "usage"]
+    assert found[-1].usage == Usage(24, 4)
+    assert latency.count_tokens(found).per_event == (1, 1, 2)
+
+
+def test_vllm_with_every_extra_it_can_be_started_with() -> None:
+    """vLLM 0.32.0 with prompt token details, a reasoning parser, and log-probabilities and usage asked for."""
+    found = received(
+        "vllm",
+        b'{"choices":[{"index":0,"delta":{"reasoning":" f"},"logprobs":{"content":[{"token":" f","logprob":-2.6155,'
+        b'"bytes":[32,102],"top_logprobs":[{"token":" f","logprob":-2.6155,"bytes":[32,102]},{"token":" was",'
+        b'"logprob":-1.053,"bytes":[32,119,97,115]}]}]},"finish_reason":null,"token_ids":null}],"usage":'
+        b'{"prompt_tokens":24,"total_tokens":25,"completion_tokens":1,"completion_tokens_details":'
+        b'{"reasoning_tokens":1}}}',
+        b'{"choices":[],"usage":{"prompt_tokens":24,"total_tokens":48,"completion_tokens":24,"prompt_tokens_details":'
+        b'{"cached_tokens":16,"created_cache_tokens":0},"completion_tokens_details":{"reasoning_tokens":20}}}',
+    )
+    assert [event.kind.value for event in found] == ["reasoning", "logprobs", "usage", "usage"]
+    assert found[1].logprobs[0].top == ((" f", -2.6155), (" was", -1.053))
+    assert found[-1].usage == Usage(24, 24, 16)
+
+
+def test_vllm_that_is_full_says_so_in_the_stream_or_before_it() -> None:
+    """vLLM 0.32.0 with --max-num-queued-reqs: HTTP 503, or HTTP 200 and this, for a request that queued too late."""
+    busy = b"The engine is currently busy and cannot accept new requests."
+    (error,) = received(
+        "vllm", b'{"error":{"message":"' + busy + b'","type":"Service Unavailable","param":null,"code":503}}'
+    )
+    assert (error.kind, error.text) == (EventKind.ERROR, busy.decode())
 
 
 def test_llama_server_reasons_before_it_answers() -> None:

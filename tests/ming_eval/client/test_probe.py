@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp import web
 
 from ming_eval.client import probe
 from ming_eval.errors import TargetError
@@ -55,6 +56,16 @@ def test_server_without_models_says_so() -> None:
         run(play())
 
 
+@pytest.mark.parametrize(("key", "hint"), [(None, "--api-key-env"), ("wrong", "does it take this key")])
+def test_a_server_with_keys_asks_for_one(key: str | None, hint: str) -> None:
+    async def play() -> None:
+        async with FakeServer(models_status=401) as server:
+            await probe.fetch_models(Target.at(server.url, api_key=key))
+
+    with pytest.raises(probe.AccessError, match=f"/v1/models answers HTTP 401: .*{hint}"):
+        run(play())
+
+
 @pytest.mark.parametrize("body", [[], {"data": {}}, {"data": [{"name": "a"}]}, "models"])
 def test_answer_that_is_no_list_of_models(body: object) -> None:
     async def play() -> None:
@@ -82,6 +93,30 @@ def test_version_and_metrics_are_none_where_there_is_no_such_route() -> None:
             return await probe.fetch_version(target), await probe.fetch_metrics(target)
 
     assert run(play()) == ("fake 1.0", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"), [("/props", {"build_info": "b9"}), ("/server_info", {"version": "b9", "launch_command": "x"})]
+)
+def test_a_version_may_stand_elsewhere(path: str, content: dict[str, str]) -> None:
+    """llama.cpp's and SGLang's pages."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response(content)
+
+    async def play() -> str | None:
+        served = web.Application()
+        served.router.add_get(path, answer)
+        runner = web.AppRunner(served)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            return await probe.fetch_version(Target.at(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+        finally:
+            await runner.cleanup()
+
+    assert run(play()) == "b9"
 
 
 @pytest.mark.parametrize("dialect", ["ming", "llamacpp"])

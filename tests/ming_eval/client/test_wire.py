@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ming_eval.client.wire import WireError, decode_chunk, decode_reply, encode, error_text
 from ming_eval.errors import DataError
 from ming_eval.metrics import latency
+from ming_eval.metrics.audio import audio_pieces, audio_s
 from ming_eval.targets import DIALECTS
 from ming_eval.types import Event, EventKind, Media, Message, Request, Task, Text, TokenSource, Usage
 
@@ -214,6 +215,17 @@ def test_audio_as_content_with_a_modality() -> None:
     events = chunk("vllm", modality="audio", choices=[delta(role="assistant", content="UklGRgAA")])
     assert events == [Event(EventKind.AUDIO, 1.5, audio=WAV)]
     assert chunk("vllm", modality="text", choices=[delta(content="a")]) == [Event(EventKind.TEXT, 1.5, "a")]
+
+
+def test_vllm_omni_says_beside_bare_samples_what_they_are() -> None:
+    """vllm-omni 0.30.0 sends what `audio.format` asks for, since streams are asked for as pcm16 without a header."""
+    metadata = {"format": "pcm", "sample_rate_hz": 44_100, "frame_count": 2, "channels": 1}
+    choice = delta(role="assistant", content="AQACAA==") | {"audio_metadata": metadata}
+    usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    events = chunk("vllm", modality="audio", choices=[choice], usage=usage)
+    assert events[0] == Event(EventKind.AUDIO, 1.5, audio=b"\x01\x00\x02\x00", sample_rate_hz=44_100)
+    assert [event.kind.value for event in events] == ["audio", "usage"]
+    assert audio_s(audio_pieces(events)) == pytest.approx(2 / 44_100)
 
 
 def test_transcript_is_text_only_where_no_content_comes_beside_it() -> None:

@@ -11,12 +11,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ming_eval import manifest as manifests
+from ming_eval import results
 from ming_eval.cli import app
 from ming_eval.compare.system import System
+from ming_eval.metrics.validity import assess
 from ming_eval.run_folder import Redactor, RequestLog
-from ming_eval.types import Reply
+from ming_eval.types import ClientHealth, Reply
 from tests.fakes import FakeServer, Script
 from tests.ming_eval.compare.simulation import World, simulate
+from tests.ming_eval.factories import make_point, make_summary
 
 WORLD = World(concurrencies=(1, 4), num_requests=32)
 
@@ -49,6 +52,29 @@ def test_the_table_has_both_systems_ratio_and_verdict(runs: tuple[Path, Path]) -
     )
     rows = [line.split() for line in result.stdout.splitlines() if "ttft_ms.p50" in line]
     assert [(row[0], row[4], row[-1]) for row in rows] == [("c=1", "1.100", "worse"), ("c=4", "1.100", "worse")]
+
+
+def test_what_the_client_said_against_itself_stands_beside_the_verdict(runs: tuple[Path, Path]) -> None:
+    """The same server twice on a busy machine: one came out 1.4 x as fast, and `faster` was all that was said."""
+    health = ClientHealth(
+        wall_s=10.0,
+        cpu_s=1.0,
+        loop_lag_s=0.3,
+        num_loop_samples=1000,
+        receive_lag_s=0.0002,
+        num_receive_stamps=500,
+        clock_drift_s=0.0,
+        gc_pause_max_s=0.0,
+        gc_pauses_s=0.0,
+    )
+    validity = assess([], [health], requested=4, achieved=None, are_prompts_unique=True, keeps_connections=True)
+    points = (make_point(4, backend="a", validity=validity), make_point(4, backend="other", validity=validity))
+    results.write(make_summary(*points), runs[1] / "summary.json")
+    result = invoke("compare", *runs)
+    assert result.stdout.splitlines()[0].endswith("slower (but the client was invalid in a@new).")
+    assert result.stdout.count("event-loop lag p99") == 1
+    assert "- a@new c=4: event-loop lag p99 300 ms, above 20 ms" in result.stdout
+    assert json.loads(invoke("compare", *runs, "--json", "-").stdout)["comparisons"][0]["invalid"] == ["a@new"]
 
 
 def test_runs_by_name(runs: tuple[Path, Path]) -> None:
@@ -105,7 +131,8 @@ def test_a_sweep_of_two_servers_ends_with_their_comparison(tmp_path: Path) -> No
     (folder,) = tmp_path.iterdir()
     text = (folder / "summary.md").read_text()
     assert "## Comparison" in text
-    assert "slower.**" in text
+    assert "(95 %: " in text
+    assert ": slower" in text
     (comparison,) = json.loads((folder / "comparison.json").read_text())
     assert (comparison["first"], comparison["second"], comparison["verdict"]) == ("a", "b", "worse")
     again = invoke("compare", folder, "--json", "-")

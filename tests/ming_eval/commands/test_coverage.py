@@ -18,6 +18,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from ming_eval.cli import app
+from ming_eval.client import wire
 from tests import fake_engine
 from tests.fakes import FakeServer, Fault, Script
 
@@ -401,13 +402,16 @@ def test_a_run_of_other_cases_is_not_summed_up_with_these(tmp_path: Path) -> Non
     assert "version 0 of the cases" in result.stderr
 
 
-def test_what_a_dialect_has_no_form_for_is_unsupported_and_not_sent(tmp_path: Path) -> None:
-    options = ("--modalities", "T2T,I2T", "--max-tokens", "3", "--dialect", "sglang-omni")
+def test_what_a_dialect_has_no_form_for_is_unsupported_and_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_AUDIO_FORMATS", {})
+    options = ("--modalities", "T2T,A2T", "--max-tokens", "3", "--dialect", "ming")
     with FakeServer.in_thread(Script()) as server:
         result = coverage(tmp_path, "--backend", f"s={server.url}", *options)
         assert len(server.chats) == 1 + 3
     rows = {row["modality"]: row["status"] for row in summary_of(tmp_path)["modalities"]}
-    assert rows == {"T2T": "pass", "I2T": "unsupported"}
-    reasons = {case["reason"] for case in summary_of(tmp_path)["cases"] if case["modality"] == "I2T"}
-    assert reasons == {"SGLang-omni (media only as files on its host): an image cannot be sent in a request"}
+    assert rows == {"T2T": "pass", "A2T": "unsupported"}
+    reasons = [str(case["reason"]) for case in summary_of(tmp_path)["cases"] if case["modality"] == "A2T"]
+    assert all(reason.startswith("cannot send audio of type") for reason in reasons)
     assert result.exit_code == 1  # a modality that was asked for has no case that passed

@@ -145,6 +145,7 @@ def test_text_names_the_command_to_go_on_with() -> None:
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "org/model@main"}], "transformers"),
         ({("GET", "/openapi.json"): {"paths": {"/load_model": {}}}}, [], "transformers"),
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "m", "owned_by": "sglang"}], "sglang"),
+        ({("GET", "/model_info"): {"model_path": "m"}}, [{"id": "m", "owned_by": "sglang-omni"}], "sglang-omni"),
         ({("POST", "/v1/chat/completions"): {}}, [{"id": "m", "owned_by": "somebody"}], "openai"),
     ],
 )

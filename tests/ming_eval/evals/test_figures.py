@@ -11,12 +11,16 @@ import msgspec
 import pytest
 
 from ming_eval.accuracy_results import DataOrigin
+from ming_eval.errors import UsageError
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.item import Item, Kind
-from ming_eval.evals.plan import AskOptions, make_plan
+from ming_eval.evals.plan import AskOptions, Method, make_plan
+from ming_eval.evals.scored import score_all
 from ming_eval.evals.suite import Published, Sampling, Scoring, Suite
+from ming_eval.evals.summarise import Conduct, summarise
 from tests.ming_eval.evals.builders import (
     MCQ_SUITE,
+    answered,
     lines,
     make_item,
     mcq_plan,
@@ -200,6 +204,36 @@ def test_a_caveat_when_few_replies_are_plain_letters(tmp_path: Path) -> None:
     assert not any("bare letter" in caveat for caveat in open_ones)
     wordy = result(plan, ["A", "B", "C. Berries", "Nuts"]).caveats
     assert any("Only 2 of 4 replies are a bare letter" in caveat for caveat in wordy)
+
+
+def test_a_caveat_when_replies_were_cut_while_the_model_reasoned(tmp_path: Path) -> None:
+    """A model that reasons has 16 tokens for a letter: no answer is wrong, and the accuracy is 0."""
+    plan = mcq_plan(tmp_path, 4)
+    replies = {
+        key: replace(each, finish_reason="length", text=text, reasoning=reasoning)
+        for (key, each), (text, reasoning) in zip(
+            answered(plan, ["A"] * 4).items(),
+            [("", "Well, "), ("<think>Well, ", ""), ("The", ""), ("A", "")],
+            strict=True,
+        )
+    }
+    said = summarise(plan, score_all(plan, replies), Conduct("s", "m", 2.0, 0, 0.05)).caveats
+    assert any("4 of 4 replies ended at the limit of" in each for each in said)
+    assert any(each.startswith("2 of them were still reasoning") and "enable_thinking" in each for each in said)
+    assert not any("ended at the limit" in each for each in result(plan, ["A", "B", "C", "D"]).caveats)
+
+
+def test_length_and_further_fields_are_part_of_the_protocol(tmp_path: Path) -> None:
+    plain, longer, other = (
+        mcq_plan(tmp_path, 4),
+        mcq_plan(tmp_path, 4, max_tokens=2048),
+        mcq_plan(tmp_path, 4, extra={"top_k": 1}),
+    )
+    assert (longer.protocol.max_tokens, other.protocol.extra) == (2048, {"top_k": 1})
+    assert len({each.protocol_hash for each in (plain, longer, other)}) == 3
+    assert len({each.asked_hash for each in (plain, longer, other)}) == 3
+    with pytest.raises(UsageError, match="--max-tokens is for answers"):
+        mcq_plan(tmp_path, 4, max_tokens=20, method=Method.LOGLIKELIHOOD)
 
 
 def _with(suite: Suite, **changes: Any) -> Suite:

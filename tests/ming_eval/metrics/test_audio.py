@@ -69,6 +69,15 @@ def test_header_alone_is_no_piece_and_holds_for_bare_samples() -> None:
     assert audio.has_samples(wav(1))
 
 
+def test_samples_that_begin_like_an_mp3_are_samples() -> None:
+    """0xfbff is the sample -1025: a stream in which one piece began so had no length, and no real-time factor."""
+    loud = b"\xff\xfb" * 500
+    assert audio.audio_s(pieces_of(bytes(1000), loud, bytes(1000), rate_hz=RATE_HZ)) == pytest.approx(1.5)
+    said = Event(EventKind.AUDIO, 0.0, audio=loud, sample_rate_hz=RATE_HZ)
+    assert audio.audio_s(audio.audio_pieces([said])) == pytest.approx(0.5)
+    assert audio.audio_s(pieces_of(b"\xff\xfb" + bytes(998), rate_hz=RATE_HZ)) is None  # an MP3 for all we know
+
+
 def test_chunks_before_the_samples_are_skipped() -> None:
     data = wav(500)
     listed = data[:36] + b"LIST" + (3).to_bytes(4, "little") + b"abc\0" + data[36:]

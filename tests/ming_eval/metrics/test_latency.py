@@ -7,6 +7,8 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ming_eval.metrics import latency
 from ming_eval.metrics.audio import PcmFormat, rtf, smallest_prebuffer_s, stored_pieces, wav_header
@@ -144,6 +146,28 @@ def test_token_that_is_counted_and_not_seen_goes_to_the_last_event() -> None:
 
 def test_more_events_than_tokens_leaves_the_first_event_its_token() -> None:
     assert count(text(1), text(2), text(3), finish(3), usage(4, 2)) == (2, TokenSource.USAGE, (1, 1, 0))
+
+
+def test_text_says_who_carried_several_tokens() -> None:
+    """vLLM 0.32.0 with --stream-interval 5: one token, then five at a time, and what is left; by continuous usage
+    they were (1, 5, 5, 5, 5, 3)."""
+    told = " k", "\ufffd\ufffd256open depen", "im\ufffdation>ud", "co limits00\x14 needs"
+    rest = " connect eighverage\ufffd their", " 128masterpcm"
+    events = [Event(EventKind.TEXT, 0.015 * i, each) for i, each in enumerate((*told, *rest))]
+    total, source, per_event = count(*events, finish(0.1, "length"), usage(0.1, 24))
+    assert (total, source) == (24, TokenSource.USAGE)
+    assert sum(per_event) == 24
+    assert per_event[0] == 1  # which is what TPOT leaves out: 4 of them would make it 15 % too long
+    assert all(abs(found - true) <= 2 for found, true in zip(per_event, (1, 5, 5, 5, 5, 3), strict=True))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 400))
+def test_every_token_is_someones_and_no_event_goes_without(lengths: list[int], more: int) -> None:
+    total = len(lengths) + more
+    events = [Event(EventKind.TEXT, float(i), "x" * length) for i, length in enumerate(lengths)]
+    _, _, per_event = count(*events, finish(99), usage(99, total))
+    assert sum(per_event) == total
+    assert min(per_event) >= 1
 
 
 def test_usage_with_every_event_is_exact() -> None:

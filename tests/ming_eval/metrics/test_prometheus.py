@@ -32,6 +32,12 @@ def test_series_are_added_up_and_shares_averaged() -> None:
 def test_other_servers_have_other_names() -> None:
     sglang = parse_sample('sglang:num_running_reqs{model_name="m"} 2\nsglang:token_usage{a="b"} 0.1\n', 0.0)
     assert sglang == ServerSample(time_s=0.0, running=2.0, kv_used=0.1)
+    cold = 'sglang:prompt_tokens_total{is_streaming="true"} 60\nsglang:num_retracted_requests_total{a="b"} 2\n'
+    assert parse_sample(cold, 0.0) == ServerSample(time_s=0.0, prefix_hits=0.0, prefix_queries=60.0, preemptions=2.0)
+    tiers = 'sglang:cached_tokens_total{cache_source="device"} 30\nsglang:cached_tokens_total{cache_source="host"} 4\n'
+    warm = parse_sample(cold + tiers, 0.0)
+    assert warm is not None
+    assert (warm.prefix_hits, warm.prefix_queries) == (34.0, 60.0)
     llamacpp = parse_sample("llamacpp:prompt_tokens_total 71\nllamacpp:prompt_tokens_cached_total 168\n", 0.0)
     assert llamacpp == ServerSample(time_s=0.0, prefix_hits=168.0, prefix_queries=239.0)
     assert parse_sample("process_cpu_seconds_total 3.5\n", 0.0) is None

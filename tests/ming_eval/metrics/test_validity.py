@@ -97,6 +97,22 @@ def test_a_chat_template_and_the_turns_before_are_rightly_found_in_the_cache() -
     assert judge(health(), records=one_warm).verdict is Trust.SUSPECT
 
 
+def test_a_warm_cache_shows_in_the_servers_counters_where_usage_is_silent() -> None:
+    """vLLM as it is started by default: 600 tokens a prompt, 84 % of them hits, and no word of it in the usage."""
+    asked = [make_record(id=str(i), num_prompt_tokens=600, num_cached_tokens=None) for i in range(8)]
+    found = judge(health(), records=asked, server_hit_share=0.84)
+    assert found.cached_share == pytest.approx((0.84 * 600 - 64) / (600 - 64))
+    assert found.verdict is Trust.SUSPECT
+    assert judge(health(), records=asked, server_hit_share=0.1).verdict is Trust.VALID  # a template of 60 tokens
+    assert judge(health(), records=asked).cached_share is None
+    told = [make_record(id=str(i), num_prompt_tokens=600, num_cached_tokens=0) for i in range(8)]
+    assert judge(health(), records=told, server_hit_share=0.84).cached_share == 0.0  # hits of others who ask it too
+    later = [make_record(id="t", num_prompt_tokens=900, num_cached_tokens=None, turn=2)]
+    assert judge(health(), records=[*asked, *later], server_hit_share=0.84).cached_share is None
+    short = [make_record(id=str(i), num_prompt_tokens=70, num_cached_tokens=None) for i in range(8)]
+    assert judge(health(), records=short, server_hit_share=0.9).cached_share is None
+
+
 def cached_of(*counts: tuple[int, int]) -> float | None:
     """Of requests with so many tokens from the cache in prompts of so many."""
     records = [

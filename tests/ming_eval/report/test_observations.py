@@ -34,6 +34,10 @@ def test_a_server_that_was_hardly_seen_at_work_says_nothing() -> None:
     assert "server says" not in said(make_point(1, 100, server=unseen))
     assert "server says" not in said(make_point(1, 100, server=replace(unseen, num_samples=2, running_max=1.0)))
     assert "c=1 1.00 / - / -" in said(make_point(1, 100, server=replace(unseen, num_samples=3, running_max=1.0)))
+    assert "preempted" not in said(make_point(1, 100, server=unseen))
+    assert "its KV cache being full: c=1 60 times." in said(
+        make_point(1, 100, server=replace(unseen, preemptions=60.0))
+    )
 
 
 def test_no_knee_is_claimed_from_two_points() -> None:
@@ -84,6 +88,16 @@ def test_replies_shorter_than_asked_for_are_named_only_where_the_length_is_fixed
     assert "a: replies are 32.0 tokens long on average, not 64" in "\n".join(observations(summary))
     natural = replace(summary, settings={**summary.settings, "ignore_eos": False})
     assert "on average" not in "\n".join(observations(natural))
+    drawn = replace(summary, settings={**summary.settings, "output_tokens": "16..32"})
+    assert "on average" not in "\n".join(observations(drawn))
+
+
+def test_replies_that_the_context_cut_short_are_not_the_models_doing() -> None:
+    """vLLM 0.32.0 with a context of 512: 300 tokens behind a long prompt end early, with finish_reason length."""
+    cut = said(make_point(1, output_tokens=3200, finish_reasons={"length": 100}))
+    assert "the server ended them (finish_reason length)" in cut
+    ended = said(make_point(1, output_tokens=3200, finish_reasons={"length": 90, "stop": 10}))
+    assert "not 64: the model ended them." in ended
 
 
 def test_different_ends_of_replies_are_named() -> None:
