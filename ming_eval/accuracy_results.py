@@ -69,9 +69,9 @@ class SuiteResult:
 
     `planned` counts replies: items times repeats or rotations. It is the sum of the five outcomes; `accuracy` is
     correct / planned. `value` is the suite's own `metric` with its interval, equal to `accuracy` where that is the
-    metric. `possible_low` and `possible_high` are the accuracy with all errors and skips wrong or right.
-    Latencies and `requests_per_s` are of first attempts. `answered_by` counts replies by server, where several share
-    the suite. `protocol_settings` are what the protocol sets besides prompt, length and temperature.
+    metric, and None where no reply came at all. `possible_low` and `possible_high` are the accuracy with all errors and
+    skips wrong or right. Latencies and `requests_per_s` are of first attempts. `answered_by` counts replies by server,
+    where several share the suite. `protocol_settings` are what the protocol sets beside prompt, length and temperature.
     """
 
     suite: str
@@ -141,6 +141,11 @@ class SuiteResult:
     caveats: tuple[str, ...]
     answered_by: Mapping[str, int] = field(default_factory=dict)
     protocol_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether no reply came at all: 0 or 100 % would say something of a model that was never heard."""
+        return self.error + self.skipped == self.planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

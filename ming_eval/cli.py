@@ -66,9 +66,12 @@ model_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"ming-eval {version('ming-eval')}")
+        try:
+            typer.echo(f"ming-eval {version('ming-eval')}")
+        except PackageNotFoundError:
+            typer.echo("ming-eval, from a source tree that is not installed")
         raise typer.Exit
 
 

@@ -65,7 +65,7 @@ class AccuracyComparison:
     all suites that were compared, and `verdict` follows it. `paired` and `detectable_difference` are None for error
     rates, whose items do not weigh alike. `same_answers` is the share of items to which both gave the same answers,
     None where none could be read. `forbidden` says what of the questions differs, empty unless the comparison was
-    forced; `notes` what else does.
+    forced; `notes` what else does. `silent` names the runs without any reply, of which nothing follows.
     """
 
     suite: str
@@ -88,6 +88,7 @@ class AccuracyComparison:
     forbidden: tuple[str, ...]
     notes: tuple[str, ...]
     groups: tuple[GroupComparison, ...]
+    silent: tuple[str, ...] = ()
     p_adjusted: float | None = None
     verdict: Verdict | None = None
 
@@ -135,6 +136,7 @@ def compare_suites(
     clusters, test = _clusters(pairs), _test(first, pairs, max(len(each) for each in ours.values()))
     cells = _cells(pairs)
     paired, bootstrap = _estimates(pairs, clusters, test)
+    silent = tuple(label for label, suite in ((one, first), (other, second)) if suite.is_unheard)
     smallest = detectable_difference(cells.total, cells.num_discordant / cells.total)
     return AccuracyComparison(
         suite=first.suite,
@@ -150,13 +152,14 @@ def compare_suites(
         bootstrap=bootstrap,
         mcnemar_p=mcnemar(cells),
         test=test,
-        p=_probability(test, cells, paired, bootstrap),
+        p=None if silent else _probability(test, cells, paired, bootstrap),
         num_unmatched=len(ours.keys() ^ theirs.keys()),
         detectable_difference=None if test is Test.BOOTSTRAP else smallest,
         same_answers=_same_answers(ours, theirs),
         forbidden=forbidden,
         notes=tuple(_notes(first, second)),
-        groups=tuple(_groups(pairs, test)),
+        groups=() if silent else tuple(_groups(pairs, test)),
+        silent=silent,
     )
 
 

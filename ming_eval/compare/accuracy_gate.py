@@ -59,7 +59,7 @@ def accuracy_crossings(
     """Every limit crossed in any suite; a change that chance explains is named but does not fail.
 
     Raises:
-        DataError: no suite has the metric: a gate must not pass because nothing was measured.
+        DataError: no suite has the metric, or a run has no reply: a gate must not pass because nothing was measured.
     """
     return [found for condition in conditions for found in _crossed(condition, comparisons)]
 
@@ -71,6 +71,12 @@ def _crossed(condition: AccuracyCondition, comparisons: Sequence[AccuracyCompari
         raise DataError(
             f"{condition.text}: the runs have no such figure, so the gate cannot be judged; they have {names}"
         )
+    for each in fitting:
+        if each.silent:
+            raise DataError(
+                f"{condition.text}: {' and '.join(each.silent)} gave no reply to {each.suite}, "
+                "so the gate cannot be judged"
+            )
     return [
         Crossing(
             condition.text,

@@ -49,13 +49,15 @@ def headline(comparison: AccuracyComparison) -> str:
         if comparison.p_adjusted is None
         else f"{comparison.test}, p {probability(comparison.p_adjusted)}"
     )
-    verdict = _WORDS.get(comparison.verdict, "no verdict, since fewer than two independent items are shared")
+    why = f"{' and '.join(comparison.silent)} gave no reply" if comparison.silent else _TOO_FEW
+    verdict = _WORDS.get(comparison.verdict, f"no verdict, since {why}")
     return (
         f"{comparison.second} against {comparison.first} on {comparison.suite}: {comparison.metric} {change}, "
         f"{points(found.value)} points (95 %: {_interval(found)}; {p}): {verdict}."
     )
 
 
+_TOO_FEW = "fewer than two independent items are shared"
 _WORDS: dict[Verdict | None, str] = {verdict: verdict.value for verdict in Verdict}
 
 

@@ -41,7 +41,7 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
     answered = correct + outcomes[Outcome.WRONG]
     accuracy = figures.accuracy(scored)
     assert accuracy is not None, "a plan has items"
-    value = figures.metric_value(plan, scored)
+    value = None if lost == planned else figures.metric_value(plan, scored)
     has_interval = value is not None and value.method != NO_INTERVAL
     groups = figures.group_tables(plan, scored)
     is_complete = _is_complete(scored, outcomes, conduct.max_error_rate)
@@ -86,11 +86,11 @@ def summarise(plan: Plan, scored: Sequence[Scored], conduct: Conduct) -> SuiteRe
         value_high=value.high if value is not None and has_interval else None,
         value_interval=None if value is None else value.method,
         lower_is_better=plan.suite.kind in RATE_KINDS,
-        value_per_item=figures.value_per_item(plan, scored),
-        other_metrics=figures.other_metrics(scored),
+        value_per_item=None if value is None else figures.value_per_item(plan, scored),
+        other_metrics={} if value is None else figures.other_metrics(scored),
         strata=plan.strata,
-        macro=figures.macro(plan, scored),
-        weighted=figures.weighted(plan, scored),
+        macro=None if value is None else figures.macro(plan, scored),
+        weighted=None if value is None else figures.weighted(plan, scored),
         clusters=_num_clusters(scored),
         repeat_sd=figures.repeat_sd(plan, scored),
         agreement=figures.agreement(scored),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from ming_eval.accuracy_results import AccuracySummary, SuiteResult
 from ming_eval.manifest import Manifest
 from ming_eval.metrics.intervals import Estimate
-from ming_eval.report.accuracy_table import group_grid, headline_grid, interval, is_unheard, share, value_cells
+from ming_eval.report.accuracy_table import group_grid, headline_grid, interval, share, value_cells
 from ming_eval.report.document import bullets, how_to_repeat, named, warnings
 from ming_eval.report.grid import Grid, number
 from ming_eval.results import Backend
@@ -84,7 +84,7 @@ def estimand_grid(suite: SuiteResult) -> Grid:
     ]
     if suite.metric != "accuracy" and suite.value is not None:
         rows.insert(0, [suite.metric, *value_cells(suite), suite.value_interval or ""])
-    if not is_unheard(suite):
+    if not suite.is_unheard:
         rows += _further_rows(suite)
     if suite.accuracy_expected is not None and suite.unparsed:
         expected = "unparsed replies at the expected value of a random choice"
@@ -111,7 +111,7 @@ def _further_rows(suite: SuiteResult) -> list[list[str]]:
 def best_groups(suite: SuiteResult, dimension: str) -> str | None:
     """The last rows of a long table, which is sorted worst first, the other way round; None of a short one."""
     rows = suite.groups[dimension]
-    if len(rows) <= 2 * _NUM_BEST or is_unheard(suite):
+    if len(rows) <= 2 * _NUM_BEST or suite.is_unheard:
         return None
     named = ", ".join(f"{row.name} {share(row.value)}" for row in reversed(rows[-_NUM_BEST:]))
     return f"Worst first in the table; best first: {named}."

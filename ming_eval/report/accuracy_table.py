@@ -39,14 +39,9 @@ def headline_grid(suites: Sequence[SuiteResult]) -> Grid:
     return Grid(header, [_cells(suite) for suite in suites], num_labels=3)
 
 
-def is_unheard(suite: SuiteResult) -> bool:
-    """Whether no reply came at all: its 0 or 100 % would say something of a model that was never heard."""
-    return suite.error + suite.skipped == suite.planned
-
-
 def group_grid(suite: SuiteResult, dimension: str) -> Grid:
     """Every value of a dimension, worst first."""
-    rows = [_group_cells(row, is_unheard=is_unheard(suite)) for row in suite.groups[dimension]]
+    rows = [_group_cells(row, is_unheard=suite.is_unheard) for row in suite.groups[dimension]]
     return Grid([dimension, "correct / total", suite.metric, "95 %", ""], rows, num_labels=1)
 
 
@@ -77,7 +72,7 @@ def _cells(suite: SuiteResult) -> list[str]:
 
 def value_cells(suite: SuiteResult) -> list[str]:
     """Value and interval; none of a suite without any reply."""
-    if is_unheard(suite):
+    if suite.is_unheard:
         return [MISSING, MISSING]
     return [share(suite.value), interval(suite.value_low, suite.value_high)]
 

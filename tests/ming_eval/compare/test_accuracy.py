@@ -18,8 +18,9 @@ from ming_eval.metrics.paired import Cells, holm, mcnemar
 from tests.ming_eval.evals.builders import lines, make_item, mcq_plan, result, with_items
 
 #         q0   q1   q2   q3   q4   q5   q6   q7     gold A B C D A B C D
-FIRST = ["A", "B", "C", "D", "A", "B", "A", "A"]  # 6 right
-SECOND = ["A", "B", "A", "A", "B", None, "C", "A"]  # q0 q1 q6 right
+FIRST: list[str | None] = ["A", "B", "C", "D", "A", "B", "A", "A"]  # 6 right
+SECOND: list[str | None] = ["A", "B", "A", "A", "B", None, "C", "A"]  # q0 q1 q6 right
+SILENT: list[str | None] = [None] * 8
 
 
 def compared(plan: Plan, first: list[str | None], second: list[str | None], **options: bool) -> AccuracyComparison:
@@ -161,3 +162,15 @@ def test_a_gate_that_cannot_be_judged_does_not_pass(tmp_path: Path) -> None:
     for bad in ("accuracy", "accuracy<-2%", "accuracy<2pt"):
         with pytest.raises(UsageError, match="METRIC<-2pt"):
             AccuracyCondition.parse(bad)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_a_server_that_gave_no_reply_nothing_follows(tmp_path: Path, is_first: bool) -> None:
+    """Neither that the other is better, nor that it passes."""
+    runs = (SILENT, FIRST) if is_first else (FIRST, SILENT)
+    found = compared(mcq_plan(tmp_path, 8, shelves=2), *runs)
+    (judged,) = with_verdicts([found])
+    assert (judged.silent, judged.verdict, judged.p_adjusted) == (("x" if is_first else "y",), None, None)
+    assert headline(judged).endswith(f"no verdict, since {judged.silent[0]} gave no reply.")
+    with pytest.raises(DataError, match="gave no reply to fruit, so the gate cannot be judged"):
+        accuracy_crossings([AccuracyCondition.parse("accuracy<-2pt")], [judged])

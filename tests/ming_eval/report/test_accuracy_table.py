@@ -35,6 +35,7 @@ def test_a_dead_server_has_no_word_error_rate(tmp_path: Path, failed: int, sent:
         replies[key] = replace(replies[key], text="", finish_reason=None, attempts=lost)
     found = summarise(plan, score_all(plan, replies), Conduct("s", "m", 1.0, 0, 0.05))
     assert (found.error, found.skipped) == (failed, 4 - sent)
+    assert (found.value is None) == (value == "-")
     (cells,) = headline_grid([found]).rows
     assert (cells[5], cells[6] == "-") == (value, value == "-")
     estimands = {row[0]: row[1] for row in estimand_grid(found).rows}
