@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ import pytest
 MAX_PROCESSES = 4
 # What takes longest goes first, or one process would be busy with it alone at the end.
 LONGEST_FIRST = ("tests/engine/kernels", "tests/pressure", "tests/end_to_end", "tests/ming_eval/commands")
+
+# A shell's background jobs ignore Ctrl-C, and so would all processes that tests start to interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores, also those that tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
