@@ -165,8 +165,8 @@ def test_text_says_who_carried_several_tokens() -> None:
 
 _SENTENCE = (
     " The| scheduler| picks| what| to| run| next|:| running| requests| first|,| then| waiting| ones|,| old|est| first|."
-    "| A| request| has| tokens| known| and| tokens| comput|ed|;| pre|fill|,| ch|unk|ed| pre|fill| and| dec|ode| all| mean"
-    "| letting| the| second| count| catch| up| with| the| first|.| Whoever| comes| last| waits|."
+    "| A| request| has| tokens| known| and| tokens| comput|ed|;| pre|fill|,| ch|unk|ed| pre|fill| and| dec|ode| all"
+    "| mean| letting| the| second| count| catch| up| with| the| first|.| Whoever| comes| last| waits|."
 ).split("|")
 
 
@@ -179,7 +179,7 @@ def _in_groups(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def test_words_of_unlike_lengths_make_no_uneven_events() -> None:
-    """Five tokens in each event: shares by length would be 3 to 7 of them, and an ITL p99 of 16.7 ms where 10 is true."""
+    """Five tokens in each event: shares by length would be 3 to 6, and ITL p99 16.7 ms where 10 is true."""
     assert set(_in_groups([5] * 11)) <= {4, 5, 6}
 
 
