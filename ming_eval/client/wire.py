@@ -175,9 +175,16 @@ class _Logprobs(msgspec.Struct, gc=False):
 
 
 class _AudioMetadata(msgspec.Struct, gc=False):
-    """vLLM-omni: what the bare samples of this choice are."""
+    """vLLM-omni: what the audio of this choice is; the rate is there of files as well."""
 
+    format: str | None = None
     sample_rate_hz: int | None = None
+
+    @property
+    def rate_of_samples_hz(self) -> int | None:
+        """The rate of bare samples; None for a file, of which it would make samples."""
+        is_bare = self.format in (None, "pcm")
+        return self.sample_rate_hz if is_bare and (self.sample_rate_hz or 0) > 0 else None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -299,7 +306,7 @@ def _delta_events(
     if delta.tool_calls and (call := "".join(_tool_texts(delta.tool_calls))):
         events.append(Event(EventKind.TOOL_CALL, time_s, call))
     if delta.audio is not None:
-        rate_hz = metadata.sample_rate_hz if metadata is not None else None
+        rate_hz = metadata.rate_of_samples_hz if metadata is not None else None
         events += _audio_events(delta.audio, time_s, transcript_is_text, rate_hz)
     if not events and delta.role:
         events.append(Event(EventKind.ROLE, time_s, delta.role))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -15,7 +15,7 @@ from ming_eval.compare.system import PointKey, System, pair
 from ming_eval.errors import DataError, UsageError
 from ming_eval.metrics import latency
 from ming_eval.metrics.paired import Cells, holm, mcnemar
-from ming_eval.metrics.validity import Trust
+from ming_eval.metrics.validity import RunValidity, Trust, worst_of
 from ming_eval.types import Task
 
 ALPHA = 0.05
@@ -79,8 +79,8 @@ class PointComparison:
 class Comparison:
     """`second` against `first`. `throughput` is output tokens/s, the geometric mean of the ratios of all points.
 
-    `invalid` names the systems whose client could not be believed; `doubts` are its reasons, of those and of the
-    suspect ones.
+    `invalid` names the systems whose client could not be believed at these points; `doubts` are its reasons, of
+    those and of the suspect ones.
     """
 
     first: str
@@ -128,7 +128,7 @@ def compare(
     overall = mean_log_ratio(ratios) if len(ratios) == len(points) else None
     throughput = None if overall is None else overall.effect()
     verdict = None if throughput is None else _verdict(throughput.ratio > 1, throughput.p)
-    systems = (first, second)
+    said = {system.label: _client_of(system, pairs) for system in (first, second)}
     return Comparison(
         first=first.label,
         second=second.label,
@@ -136,9 +136,16 @@ def compare(
         verdict=verdict,
         differences=tuple(found),
         points=tuple(_corrected(points)),
-        invalid=tuple(system.label for system in systems if system.trust is Trust.INVALID),
-        doubts=tuple(f"{system.label} {doubt}" for system in systems for doubt in system.doubts),
+        invalid=tuple(label for label, each in said.items() if each is not None and each.verdict is Trust.INVALID),
+        doubts=tuple(
+            f"{label} {reason}" for label, each in said.items() if each is not None for reason in each.reasons
+        ),
     )
+
+
+def _client_of(system: System, compared: Iterable[PointKey]) -> RunValidity | None:
+    """What the client said of itself at the points that are compared."""
+    return worst_of((str(key), system.validity[key]) for key in compared if key in system.validity)
 
 
 def _compare_point(

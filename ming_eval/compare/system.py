@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ming_eval import manifest as manifests
 from ming_eval import results, run_folder
 from ming_eval.errors import DataError
 from ming_eval.manifest import Manifest
-from ming_eval.metrics.validity import Trust, worst_of
+from ming_eval.metrics.validity import Validity
 from ming_eval.report.overlay import unique_labels
 from ming_eval.results import Backend, Summary
 from ming_eval.types import RequestRecord, Task
@@ -44,7 +44,7 @@ class PointKey:
 class System:
     """`label` names it in tables; `points` holds measured requests only, in the order of their index.
 
-    `folder` is where the run is stored, None for one that has just been measured. `trust` and `doubts` are what the
+    `folder` is where the run is stored, None for one that has just been measured. `validity` is what the
     client said of itself at these points, as far as the run holds it.
     """
 
@@ -53,8 +53,7 @@ class System:
     backend: Backend
     points: Mapping[PointKey, Sequence[RequestRecord]]
     folder: Path | None = None
-    trust: Trust | None = None
-    doubts: tuple[str, ...] = ()
+    validity: Mapping[PointKey, Validity] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RequestRecord]:
@@ -88,9 +87,8 @@ def load_systems(folders: Sequence[Path]) -> list[System]:
 def judged(system: System, summary: Summary) -> System:
     """With the client's verdict on itself at the system's points."""
     own = [each for each in summary.points if each.backend == system.backend.name]
-    loads = [str(PointKey(Task(each.task), each.concurrency, each.rate_per_s)) for each in own]
-    found = worst_of((load, each.validity) for load, each in zip(loads, own, strict=True) if each.validity is not None)
-    return system if found is None else replace(system, trust=found.verdict, doubts=found.reasons)
+    keyed = {PointKey(Task(each.task), each.concurrency, each.rate_per_s): each.validity for each in own}
+    return replace(system, validity={key: found for key, found in keyed.items() if found is not None})
 
 
 def _summary(folder: Path) -> Summary | None:

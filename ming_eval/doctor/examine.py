@@ -57,9 +57,8 @@ async def _models(questioner: Questioner) -> tuple[list[dict[str, Any]], tuple[F
     try:
         cards = await probe.fetch_models(questioner.target)
     except probe.AccessError as exc:
-        return [], (
-            Finding("/v1/models", Status.FAILED, str(exc), "anything: the server lets nobody in without a key"),
-        )
+        named = "" if questioner.target.model else "; the model's name: give it with --model"
+        return [], (Finding("/v1/models", Status.FAILED, str(exc), f"all that is refused likewise{named}"),)
     except TargetError as exc:
         costs = None if questioner.target.model else "the model's name: give it with --model"
         return [], (Finding("/v1/models", Status.MISSING, str(exc), costs),)

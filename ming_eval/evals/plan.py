@@ -217,6 +217,8 @@ def _protocol(suite: Suite, options: AskOptions) -> tuple[str, Protocol]:
     """The protocol as asked for, with the length and the further fields that replace or join its own."""
     if options.max_tokens is not None and options.method is Method.LOGLIKELIHOOD:
         raise UsageError("--max-tokens is for answers, and --method loglikelihood asks for none")
+    if options.max_tokens is not None and suite.kind is Kind.SPEECH:
+        raise UsageError(f"--max-tokens is for written answers, and suite {suite.name} has texts spoken")
     name, protocol = _chosen(suite, options)
     max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
     return name, msgspec.structs.replace(protocol, max_tokens=max_tokens, extra={**protocol.extra, **options.extra})

@@ -50,9 +50,9 @@ async def identify(
 async def _model_cards(target: Target) -> list[dict[str, Any]]:
     try:
         return await probe.fetch_models(target)
-    except probe.AccessError:  # nothing else that is asked would be answered
+    except probe.AccessError as exc:  # nothing else that is asked would be answered, unless the list alone is closed
         if target.model is None:
-            raise
+            raise TargetError(f"{exc} (where only its list of models is closed: name one with --model)") from exc
         return []
     except TargetError as exc:
         if target.model is None and target.dialect.names_model:

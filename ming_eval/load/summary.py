@@ -198,7 +198,7 @@ def summarise_point(
             achieved=achieved,
             are_prompts_unique=plan.nonce,
             keeps_connections=keeps_connections,
-            server_hit_share=server.prefix_hit_share if server else None,
+            server=server,
         ),
     )
 

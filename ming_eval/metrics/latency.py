@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
+from itertools import chain, pairwise
+from statistics import fmean, pvariance
 
 from ming_eval.client.exchange import Exchange
 from ming_eval.metrics.audio import audio_pieces, audio_s, has_samples, join_audio
 from ming_eval.types import Event, EventKind, Reply, RequestRecord, TokenSource, Usage
 
 _TOKEN_KINDS = frozenset({EventKind.TEXT, EventKind.REASONING, EventKind.TOOL_CALL})
+_FEW_EVENTS = 8  # whose lengths tell nothing of their spread
+_MOST_VARIANCE = 0.7  # of a token's length, over its squared mean
 
 
 # --- Exchange -> record ------------------------------------------------------------------------------------------
@@ -177,21 +180,43 @@ def _by_channel(events: Sequence[Event], total: int) -> list[int] | None:
 def _shares(total: int, positions: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """`total` over `positions`: one each, the last ones take the rest (an end token is counted and not seen).
 
-    Where there is less than one each the first ones have them. From two each on, `lengths` of all events say who had
-    more: the first event of a server that gathers tokens (vLLM's `--stream-interval`) or guesses ahead (speculative
-    decoding) holds one token and those behind it several, and TPOT leaves out just what the first one holds.
+    Where there is less than one each the first ones have them. From two each on, `lengths` of all events say what the
+    first one holds, which TPOT leaves out: a server that gathers tokens (vLLM's `--stream-interval`) or guesses ahead
+    (speculative decoding) sends one token first and then several at a time. The others share evenly, unless the
+    lengths between first and last differ by more than those of tokens do.
     """
-    if total >= 2 * len(positions):
-        left, left_length = total, sum(lengths[position] for position in positions)
-        for position in sorted(positions, key=lengths.__getitem__):
-            share = max(1, round(left * lengths[position] / left_length))
-            left, left_length = left - share, left_length - lengths[position]
-            yield position, share
-        return
+    if total < 2 * len(positions) or len(positions) < 2:
+        return _evenly(total, positions)
+    own = [lengths[position] for position in positions]
+    if _is_uneven(own[1:-1], total / len(positions)):
+        return _by_length(total, positions, lengths)
+    first = min(max(1, round(total * own[0] / sum(own))), total - len(own) + 1)
+    return chain([(positions[0], first)], _evenly(total - first, positions[1:]))
+
+
+def _evenly(total: int, positions: Sequence[int]) -> Iterator[tuple[int, int]]:
     base, rest = divmod(total, len(positions))
     extra = positions[len(positions) - rest :] if base else positions[:rest]
-    for position in positions:
-        yield position, base + (position in extra)
+    return ((position, base + (position in extra)) for position in positions)
+
+
+def _by_length(total: int, positions: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    left, left_length = total, sum(lengths[position] for position in positions)
+    for position in sorted(positions, key=lengths.__getitem__):
+        share = max(1, round(left * lengths[position] / left_length))
+        left, left_length = left - share, left_length - lengths[position]
+        yield position, share
+
+
+def _is_uneven(lengths: Sequence[int], tokens_each: float) -> bool:
+    """True where events cannot all hold the same number of tokens.
+
+    The variance of a sum of tokens falls with their number: by a third of the squared mean for one token of prose.
+    Events that hold 1 to 5 are beyond twice that, events that all hold as many below it.
+    """
+    if len(lengths) < _FEW_EVENTS:
+        return False
+    return pvariance(lengths) * tokens_each > _MOST_VARIANCE * fmean(lengths) ** 2
 
 
 def _length(event: Event) -> int:

@@ -64,10 +64,11 @@ class ServerView:
     """A point as the server saw it.
 
     What was in flight, waiting and in the cache is of the `num_samples` looks while requests were out: just before and
-    after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` and
-    `preemptions` are differences of counters from the look before to the look after, and so is `distinct_experts`,
-    which a decode step of a mixture of experts touched in a layer, on average of the `num_expert_looks` steps that the
-    server looked at; `expert_share` is that over what uniform routing would have touched.
+    after them a server is idle, which says nothing of the point. Means are over time. `prefix_hit_share` (of
+    `prefix_queries` prompt tokens, whoever sent them) and `preemptions` are differences of counters from the look
+    before to the look after, and so is `distinct_experts`, which a decode step of a mixture of experts touched in a
+    layer, on average of the `num_expert_looks` steps that the server looked at; `expert_share` is that over what
+    uniform routing would have touched.
     """
 
     num_samples: int
@@ -81,6 +82,7 @@ class ServerView:
     distinct_experts: float | None = None
     expert_share: float | None = None
     num_expert_looks: float | None = None  # None also in results from before they were counted
+    prefix_queries: float | None = None  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def server_view(phases: Iterable[Phase]) -> ServerView | None:
         distinct_experts=distinct / looks if distinct is not None and looks else None,
         expert_share=distinct / uniform if distinct is not None and uniform else None,
         num_expert_looks=looks,
+        prefix_queries=queries,
     )
 
 

@@ -12,6 +12,7 @@ from math import sqrt
 from statistics import median
 
 from ming_eval.metrics import latency, stats
+from ming_eval.metrics.prometheus import ServerView
 from ming_eval.types import ClientHealth, RequestRecord
 
 _FEWEST_FOR_DRIFT = 16  # requests in each half
@@ -26,6 +27,7 @@ class Trust(StrEnum):
     INVALID = "invalid"
 
 
+_MOST_OF_OTHERS = 1.1  # prompt tokens that the server looked up over those sent here
 _TEMPLATE_TOKENS = 64  # a common beginning of prompts up to this length is taken for that of a chat template
 _BLOCK_TOKENS = 16  # caches keep whole blocks, vLLM's of this length, and never the last token of a prompt
 
@@ -133,14 +135,14 @@ def assess(
     achieved: stats.Achieved | None,
     are_prompts_unique: bool,
     keeps_connections: bool,
-    server_hit_share: float | None = None,
+    server: ServerView | None = None,
 ) -> Validity | None:
     """The validity of one point; None where the client left no trace of itself.
 
     `healths` are those of its phases, over all processes: the worst of them counts. `requested` is the concurrency of a
     closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice, a connection for
     each request where the dialect `keeps_connections`: elsewhere that is meant so, and it is open before it is used.
-    `server_hit_share` is what the server's own counters say of prefix hits, for servers whose usage does not.
+    `server` has what the server's own counters say of prefix hits, for servers whose usage does not.
     """
     if not healths:
         return None
@@ -163,7 +165,7 @@ def assess(
         gc_pause_max_ms=_ms(_worst(health.gc_pause_max_s for health in healths)),
         gc_pauses_ms=_ms(sum(health.gc_pauses_s for health in healths)),
         tokens_per_event=stats.tokens_per_event(measured),
-        cached_share=_cached_share(measured, server_hit_share),
+        cached_share=_cached_share(measured, server),
         ttft_drift=_ttft_drift(measured),
     )
     limits = _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT
@@ -188,7 +190,7 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
     return replace(found, verdict=verdict, reasons=tuple(reason for _, reason in judged))
 
 
-def _cached_share(measured: Sequence[RequestRecord], server_hit_share: float | None) -> float | None:
+def _cached_share(measured: Sequence[RequestRecord], server: ServerView | None) -> float | None:
     """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
 
     What all requests have from it is left out of both sides, up to the length of a chat template, which they rightly
@@ -197,7 +199,8 @@ def _cached_share(measured: Sequence[RequestRecord], server_hit_share: float | N
     alike. Warm-up requests tell no more of the template: who was asked these prompts before was asked theirs as well.
 
     Usage goes first. vLLM says it there only when started so, and always in its counters, which see all requests as
-    one: the longest template is then taken off each of them.
+    one: the longest template is then taken off each of them. Where they saw far more prompt tokens than were sent here,
+    the hits may be anybody's: somebody else asks the server too, or it looked up requests again that it had preempted.
     """
     known = [
         (record.num_cached_tokens, record.num_prompt_tokens)
@@ -208,9 +211,12 @@ def _cached_share(measured: Sequence[RequestRecord], server_hit_share: float | N
         template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
         return _behind_template(sum(cached for cached, _ in known), [total for _, total in known], template)
     totals = [record.num_prompt_tokens for record in measured if record.ok and record.num_prompt_tokens]
-    if server_hit_share is None or any((record.turn or 1) > 1 for record in measured):
+    if not totals or server is None or server.prefix_hit_share is None or server.prefix_queries is None:
         return None
-    return _behind_template(server_hit_share * sum(totals), totals, _TEMPLATE_TOKENS)
+    sent = sum(totals) / len(totals) * len(measured)  # failed requests have no usage
+    if server.prefix_queries > _MOST_OF_OTHERS * sent or any((record.turn or 1) > 1 for record in measured):
+        return None
+    return _behind_template(server.prefix_hit_share * sum(totals), totals, _TEMPLATE_TOKENS)
 
 
 def _behind_template(cached: float, totals: Sequence[int], template: int) -> float | None:

@@ -221,9 +221,9 @@ def short_replies(summary: Summary) -> list[str]:
 
 
 def _who_ended(points: Sequence[Point]) -> str:
-    if any(reason != "length" for point in points for reason in point.finish_reasons):
-        return "the model ended them"
-    return "the server ended them (finish_reason length), as where prompt and answer fill its context"
+    if {reason for point in points for reason in point.finish_reasons} == {"length"}:
+        return "the server ended them (finish_reason length), as where prompt and answer fill its context"
+    return "the model ended them"
 
 
 def token_sources(points: Iterable[Point]) -> str | None:

@@ -226,6 +226,16 @@ def test_a_refusal_that_was_read_to_its_end_leaves_the_connection_open(fault: Fa
     assert server.num_connections == 1
 
 
+def test_a_refusal_of_a_request_that_may_not_have_been_read_closes_the_connection() -> None:
+    async def play() -> tuple[list[Exchange], FakeServer]:
+        async with FakeServer(Script(fault=Fault.HTTP_429)) as server, client_of(server) as client:
+            return [await client.send(ask("long " * 14_000)) for _ in range(2)], server
+
+    exchanges, server = run(play())
+    assert [exchange.failure for exchange in exchanges] == [Failure.HTTP_429] * 2
+    assert server.num_connections == 2
+
+
 def test_a_probe_of_a_full_pool_leaves_no_connection_behind() -> None:
     async def play() -> tuple[int, Exchange, int]:
         async with FakeServer(Script()) as server, client_of(server, connections=2) as client:

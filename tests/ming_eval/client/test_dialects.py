@@ -209,6 +209,22 @@ def test_vllm_that_is_full_says_so_in_the_stream_or_before_it() -> None:
     assert (error.kind, error.text) == (EventKind.ERROR, busy.decode())
 
 
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        ({"format": "pcm", "sample_rate_hz": 24_000, "frame_count": 2400, "channels": 1}, 0.1),
+        ({"format": "flac", "sample_rate_hz": 24_000, "frame_count": 9000, "channels": 1}, None),
+        ({"format": "pcm", "sample_rate_hz": 0}, None),
+    ],
+)
+def test_vllm_omni_states_the_rate_of_files_too(metadata: dict[str, object], seconds: float | None) -> None:
+    """vLLM-omni 0.30.0 by its source: `audio_metadata` describes the waveform before it was encoded."""
+    data = bytes(4800) if metadata["format"] == "pcm" else b"fLaC" + bytes(4796)
+    choice = {"index": 0, "delta": {"content": b64encode(data).decode()}, "audio_metadata": metadata}
+    found = events("vllm", {"modality": "audio", "choices": [choice]})
+    assert audio_s(audio_pieces(found)) == (None if seconds is None else pytest.approx(seconds))
+
+
 def test_llama_server_reasons_before_it_answers() -> None:
     found = events(
         "llamacpp",

@@ -103,6 +103,21 @@ def test_json_on_standard_output(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["suites"][0]["accuracy"] == 1.0
 
 
+def test_length_and_further_fields_are_kept_and_a_run_goes_on_with_no_others(tmp_path: Path) -> None:
+    words = (*prepare(tmp_path), "--max-tokens", "77", "--extra-body", '{"top_k": 1}')
+    with ScriptedServer.in_thread(all_right()) as server:
+        assert accuracy(tmp_path, server, *words).exit_code == 0
+        folder = run_folder(tmp_path)
+        resume = ("accuracy", "--resume", folder.name, "--out", str(folder.parent))
+        refused = invoke(*resume, "--extra-body", '{"top_k": 2}')
+        assert invoke(*resume).exit_code == 0
+    assert read(folder / "summary.json")["suites"][0]["max_tokens"] == 77
+    settings = read(folder / "manifest.json")["settings"]
+    assert (settings["max_tokens"], settings["extra_body"]) == (77, '{"top_k": 1}')
+    assert refused.exit_code == 2
+    assert "was asked by another protocol" in refused.stderr
+
+
 def test_several_suites_and_backends(tmp_path: Path) -> None:
     with ScriptedServer.in_thread({"": (Say("Answer: A"),)}) as server:
         result = accuracy(tmp_path, server, "mmlu", "mmlu-pro", "--backend", f"t={server.url}", "--limit", "6")

@@ -68,7 +68,11 @@ def test_what_the_client_said_against_itself_stands_beside_the_verdict(runs: tup
         gc_pauses_s=0.0,
     )
     validity = assess([], [health], requested=4, achieved=None, are_prompts_unique=True, keeps_connections=True)
-    points = (make_point(4, backend="a", validity=validity), make_point(4, backend="other", validity=validity))
+    other = make_point(4, backend="other", validity=validity)
+    alone = make_point(32, backend="a", validity=validity)  # a load of this run alone is in no figure
+    results.write(make_summary(make_point(4, backend="a"), other, alone), runs[1] / "summary.json")
+    assert "invalid" not in invoke("compare", *runs).stdout
+    points = (make_point(4, backend="a", validity=validity), other, alone)
     results.write(make_summary(*points), runs[1] / "summary.json")
     result = invoke("compare", *runs)
     assert result.stdout.splitlines()[0].endswith("slower (but the client was invalid in a@new).")

@@ -60,6 +60,13 @@ def test_no_usage_and_five_tokens_an_event() -> None:
     assert "several come in one event" in lost(seen)
 
 
+def test_a_list_of_models_that_is_closed_costs_no_more_than_names() -> None:
+    code, seen = examine(Script(), server={"models_status": 403})
+    assert (code, found(seen, "/v1/models")[0], seen["can_be_measured"]) == (0, "failed", True)
+    assert "give it with --model" in lost(seen)
+    assert "lets nobody in" not in lost(seen)
+
+
 def test_a_server_that_ignores_lengths() -> None:
     _, seen = examine(Script(num_tokens=20), "--dialect", "ming")
     assert found(seen, "max_completion_tokens") == ("odd", "20 tokens came where 3 were allowed")

@@ -16,7 +16,7 @@ from ming_eval.evals.data import DataOptions
 from ming_eval.evals.item import Item, Kind
 from ming_eval.evals.plan import AskOptions, Method, make_plan
 from ming_eval.evals.scored import score_all
-from ming_eval.evals.suite import Published, Sampling, Scoring, Suite
+from ming_eval.evals.suite import Published, Sampling, Scoring, Suite, find_suite
 from ming_eval.evals.summarise import Conduct, summarise
 from tests.ming_eval.evals.builders import (
     MCQ_SUITE,
@@ -234,6 +234,8 @@ def test_length_and_further_fields_are_part_of_the_protocol(tmp_path: Path) -> N
     assert len({each.asked_hash for each in (plain, longer, other)}) == 3
     with pytest.raises(UsageError, match="--max-tokens is for answers"):
         mcq_plan(tmp_path, 4, max_tokens=20, method=Method.LOGLIKELIHOOD)
+    with pytest.raises(UsageError, match="suite seed-tts has texts spoken"):  # /v1/audio/speech is sent no limit
+        make_plan(find_suite("seed-tts"), AskOptions(judge="whisper", max_tokens=20))
 
 
 def _with(suite: Suite, **changes: Any) -> Suite:

@@ -49,7 +49,10 @@ def test_a_model_that_is_asked_for_wins_and_a_strange_one_is_warned_about() -> N
 def test_a_server_without_a_model_list_needs_a_model() -> None:
     with pytest.raises(TargetError, match="404"):
         ask(FakeServer(models_status=404))
-    assert ask(FakeServer(models_status=404), model="mine")[0].model == "mine"
+    with pytest.raises(TargetError, match=r"--api-key-env VARIABLE .*name one with --model"):
+        ask(FakeServer(models_status=403))
+    for status in (403, 404):
+        assert ask(FakeServer(models_status=status), model="mine")[0].model == "mine"
     with pytest.raises(TargetError, match="--model"):
         ask(FakeServer(models=()))
 

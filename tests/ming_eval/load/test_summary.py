@@ -11,7 +11,7 @@ from ming_eval.errors import DataError
 from ming_eval.load.plan import Level, Shape
 from ming_eval.load.summary import INTERRUPTED, distribution_ms, summarise_point, summarise_run
 from ming_eval.results import Distribution
-from ming_eval.types import ClientHealth, Failure, Outage, Phase, RequestRecord, TokenSource
+from ming_eval.types import ClientHealth, Failure, Outage, Phase, RequestRecord, ServerSample, TokenSource
 from tests.ming_eval.factories import make_backend, make_manifest, make_plan, make_record
 
 FAILED = {
@@ -175,22 +175,37 @@ def test_a_manifest_of_something_else_is_a_data_error() -> None:
         summarise_run(strange, [], finished=None, cut_short=None)
 
 
+AT_EASE = ClientHealth(
+    wall_s=5.0,
+    cpu_s=0.5,
+    loop_lag_s=0.001,
+    num_loop_samples=500,
+    receive_lag_s=None,
+    num_receive_stamps=0,
+    clock_drift_s=None,
+    gc_pause_max_s=0.0,
+    gc_pauses_s=0.0,
+)
+
+
+@pytest.mark.parametrize(("looked_up", "cached_share"), [(400, (0.84 * 100 - 64) / 36), (800, None)])
+def test_counters_of_the_server_say_how_warm_its_cache_was(looked_up: int, cached_share: float | None) -> None:
+    """Four prompts of 100 tokens: the server looked up these, or as many of somebody else's beside them."""
+    records = [make_record(id=str(i), index=i, num_prompt_tokens=100, num_cached_tokens=None) for i in range(4)]
+    grown = {"prefix_hits": 0.84 * looked_up, "prefix_queries": float(looked_up)}
+    looks = (ServerSample(time_s=0.0, prefix_hits=0.0, prefix_queries=0.0), ServerSample(time_s=5.0, **grown))
+    point = summarise_point(
+        records, "a", Level(1), make_plan(requests=4), [phase(0.0, 5.0, health=AT_EASE, server=looks)]
+    )
+    assert point.validity is not None
+    assert point.validity.cached_share == (None if cached_share is None else pytest.approx(cached_share))
+
+
 @pytest.mark.parametrize(("dialect", "is_doubted"), [("vllm", True), ("llamacpp", False), ("of-a-later-time", True)])
 def test_a_connection_for_each_request_is_doubted_where_the_dialect_keeps_them(dialect: str, is_doubted: bool) -> None:
     manifest = make_manifest(make_plan(nonce=False), make_backend(dialect=dialect))
     records = [make_record(id=str(i), sent_s=float(i), reused_connection=False) for i in range(4)]
-    seen = ClientHealth(
-        wall_s=5.0,
-        cpu_s=0.5,
-        loop_lag_s=0.001,
-        num_loop_samples=500,
-        receive_lag_s=None,
-        num_receive_stamps=0,
-        clock_drift_s=None,
-        gc_pause_max_s=0.0,
-        gc_pauses_s=0.0,
-    )
-    phases = [phase(0.0, 5.0, health=seen)]
+    phases = [phase(0.0, 5.0, health=AT_EASE)]
     (point,) = summarise_run(manifest, records, phases, finished="later", cut_short=None).points
     assert point.validity is not None
     assert point.validity.connection_reuse == 0.0

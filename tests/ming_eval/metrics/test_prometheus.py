@@ -67,7 +67,7 @@ def test_view_by_hand() -> None:
     assert view is not None
     assert view.running_mean == pytest.approx(3.0)
     assert (view.running_max, view.waiting_max, view.kv_used_max) == (4, 2, pytest.approx(0.2))
-    assert view.prefix_hit_share == 0.25
+    assert (view.prefix_hit_share, view.prefix_queries) == (0.25, 100.0)
     assert (view.preemptions, view.num_samples) == (None, 2)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from ming_eval.metrics.prometheus import ServerView
 from ming_eval.metrics.stats import Achieved
 from ming_eval.metrics.validity import Trust, Validity, assess, worst_of
-from ming_eval.types import ClientHealth, RequestRecord
+from ming_eval.types import ClientHealth, Failure, RequestRecord
 from tests.ming_eval.factories import make_record
 
 
@@ -26,6 +27,12 @@ def health(**values: Any) -> ClientHealth:
         "gc_pauses_s": 0.002,
     }
     return ClientHealth(**(plain | values))
+
+
+def counted(hit_share: float, queries: float) -> ServerView:
+    """What the counters of GET /metrics grew by."""
+    unseen = dict.fromkeys(("running_mean", "running_max", "waiting_mean", "waiting_max", "kv_used_max", "preemptions"))
+    return ServerView(num_samples=0, prefix_hit_share=hit_share, prefix_queries=queries, **unseen)
 
 
 def judge(*healths: ClientHealth, records: list[RequestRecord] | None = None, **values: Any) -> Validity:
@@ -100,17 +107,29 @@ def test_a_chat_template_and_the_turns_before_are_rightly_found_in_the_cache() -
 def test_a_warm_cache_shows_in_the_servers_counters_where_usage_is_silent() -> None:
     """vLLM as it is started by default: 600 tokens a prompt, 84 % of them hits, and no word of it in the usage."""
     asked = [make_record(id=str(i), num_prompt_tokens=600, num_cached_tokens=None) for i in range(8)]
-    found = judge(health(), records=asked, server_hit_share=0.84)
+    found = judge(health(), records=asked, server=counted(0.84, 4800))
     assert found.cached_share == pytest.approx((0.84 * 600 - 64) / (600 - 64))
     assert found.verdict is Trust.SUSPECT
-    assert judge(health(), records=asked, server_hit_share=0.1).verdict is Trust.VALID  # a template of 60 tokens
+    assert judge(health(), records=asked, server=counted(0.1, 4800)).verdict is Trust.VALID  # a template of 60 tokens
     assert judge(health(), records=asked).cached_share is None
     told = [make_record(id=str(i), num_prompt_tokens=600, num_cached_tokens=0) for i in range(8)]
-    assert judge(health(), records=told, server_hit_share=0.84).cached_share == 0.0  # hits of others who ask it too
+    assert (
+        judge(health(), records=told, server=counted(0.84, 4800)).cached_share == 0.0
+    )  # hits of others who ask it too
     later = [make_record(id="t", num_prompt_tokens=900, num_cached_tokens=None, turn=2)]
-    assert judge(health(), records=[*asked, *later], server_hit_share=0.84).cached_share is None
+    assert judge(health(), records=[*asked, *later], server=counted(0.84, 5700)).cached_share is None
     short = [make_record(id=str(i), num_prompt_tokens=70, num_cached_tokens=None) for i in range(8)]
-    assert judge(health(), records=short, server_hit_share=0.9).cached_share is None
+    assert judge(health(), records=short, server=counted(0.9, 560)).cached_share is None
+
+
+def test_hits_of_somebody_elses_requests_are_no_warm_cache() -> None:
+    """A chat service that asks the server 43,200 tokens of its own meanwhile, all but 720 of them hits."""
+    asked = [make_record(id=str(i), num_prompt_tokens=600, num_cached_tokens=None) for i in range(8)]
+    shared = judge(health(), records=asked, server=counted(0.885, 48_000))
+    assert (shared.verdict, shared.cached_share) == (Trust.VALID, None)
+    refused = make_record(id="r", num_prompt_tokens=None, num_cached_tokens=None, failure=Failure.TIMEOUT_TOTAL)
+    found = judge(health(), records=[*asked, refused], server=counted(0.84, 5400))
+    assert found.verdict is Trust.SUSPECT  # the server looked up the prompt of the failed one too
 
 
 def cached_of(*counts: tuple[int, int]) -> float | None:

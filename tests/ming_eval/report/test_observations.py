@@ -98,6 +98,9 @@ def test_replies_that_the_context_cut_short_are_not_the_models_doing() -> None:
     assert "the server ended them (finish_reason length)" in cut
     ended = said(make_point(1, output_tokens=3200, finish_reasons={"length": 90, "stop": 10}))
     assert "not 64: the model ended them." in ended
+    silent = said(make_point(1, output_tokens=3200, finish_reasons={}))  # a dialect whose replies have no reason
+    assert "finish_reason" not in silent
+    assert "not 64" in silent
 
 
 def test_different_ends_of_replies_are_named() -> None:
