@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ming_eval import results
+from ming_eval.errors import DataError
 from ming_eval.results import FORMAT, Backend
 
 _PACKAGES = ("ming-eval", "aiohttp", "httptools", "msgspec", "numpy", "uvloop", "torch", "transformers", "triton")
@@ -85,6 +86,16 @@ def read(folder: Path) -> Manifest:
         DataError: there is none that this version reads.
     """
     return results.decode_versioned(folder / "manifest.json", Manifest)
+
+
+def other_kind(manifest: Manifest, wanted: str, unread: Exception) -> DataError:
+    """What to raise where `wanted` settings were looked for in a run whose settings are `unread`able as such.
+
+    A run of another command says so by its name; only in one of the right kind does it help to know which field is off.
+    """
+    made_by = next(iter(manifest.command[1:]), None)
+    why = unread if made_by is None or made_by == wanted else f"`ming-eval {made_by}` made it"
+    return DataError(f"run {manifest.run} is no run of `ming-eval {wanted}`: {why}")
 
 
 def write(manifest: Manifest, folder: Path) -> None:

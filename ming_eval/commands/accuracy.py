@@ -198,13 +198,19 @@ def _order(*, shuffled: bool, rotated: bool) -> str:
 
 
 def _start(ctx: typer.Context, typed: Mapping[str, Any], servers: Servers, out: Path) -> FinishedAccuracy:
-    from ming_eval.commands.accuracy_settings import AccuracySettings, make_plans, refuse_stored_embeddings
+    from ming_eval.commands.accuracy_settings import (
+        AccuracySettings,
+        make_plans,
+        refuse_stored_embeddings,
+        refuse_suites_twice,
+    )
     from ming_eval.commands.session import Job
     from ming_eval.manifest import redacted_command
 
     settings = AccuracySettings.parse(typed)
     refuse_stored_embeddings(settings)
     plans = make_plans(settings)
+    refuse_suites_twice(plans)
     settings = settings.with_digests(plans)
     job = Job("accuracy", redacted_command(words(ctx)), servers, out, settings.seed, asdict(settings))
     return _ask(job, plans, settings)

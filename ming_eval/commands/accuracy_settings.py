@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from ming_eval.errors import DataError, UsageError
+from ming_eval.errors import UsageError
 from ming_eval.evals.data import DataOptions
 from ming_eval.evals.ordering import OptionOrder
 from ming_eval.evals.plan import AskOptions, Method, Plan, make_plan
@@ -17,7 +18,7 @@ from ming_eval.evals.similarity import asks_with_voice
 from ming_eval.evals.suite import find_suite
 from ming_eval.load.links import Link, check_links, find_links
 from ming_eval.load.shaping import parse_body, parse_workers
-from ming_eval.manifest import Manifest
+from ming_eval.manifest import Manifest, other_kind
 
 ANSWER_WORKER = "ming_eval.commands.accuracy_worker"
 
@@ -63,7 +64,7 @@ class AccuracySettings:
         try:
             return msgspec.convert(manifest.settings, cls)
         except msgspec.ValidationError as exc:
-            raise DataError(f"run {manifest.run} is no accuracy run: {exc}") from exc
+            raise other_kind(manifest, "accuracy", exc) from exc
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> AccuracySettings:
@@ -137,6 +138,17 @@ def make_plans(settings: AccuracySettings) -> list[Plan]:
     return plans
 
 
+def refuse_suites_twice(plans: Iterable[Plan]) -> None:
+    """Replies are kept by the names of suite and item: of a suite named twice they would be taken for repeats.
+
+    Raises:
+        UsageError: two plans are of one suite.
+    """
+    for name, count in Counter(plan.suite.name for plan in plans).items():
+        if count > 1:
+            raise UsageError(f"suite {name} is named twice: name it once; --repeats asks its items more often")
+
+
 def check_workers(settings: AccuracySettings) -> None:
     """See that there can be as many processes as the settings name, and of that kind.
 
@@ -167,8 +179,10 @@ def refuse_other_protocol(before: AccuracySettings, now: AccuracySettings, run: 
     """Stop a run from going on with something else than it began with.
 
     Raises:
-        UsageError: protocol or items differ.
+        UsageError: suites, protocol or items differ.
     """
+    if before.protocol_hashes != now.protocol_hashes and before.suites != now.suites:
+        raise UsageError(f"{run} asked {', '.join(before.suites)}: name the same suites or none, or start a new run")
     if before.protocol_hashes != now.protocol_hashes:
         raise UsageError(
             f"{run} was asked by another protocol ({', '.join(before.protocol_hashes)}, "

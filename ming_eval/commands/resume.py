@@ -36,9 +36,9 @@ def resumed_job(
 
     _refuse_other_options(ctx)
     folder = find_run(run, out)
-    _refuse_complete(folder)
     manifest = manifests.read(folder)
     plan = read_plan(manifest)
+    _refuse_complete(folder)
     servers = stored_servers(manifest, headers, key_variable)
     job = Job("sweep", manifest.command, servers, folder.parent, plan.seed, manifest.settings, resume=folder)
     return job, plan

@@ -116,7 +116,10 @@ def systems_of(manifest: Manifest, records: Iterable[RequestRecord]) -> list[Sys
     for record in records:
         if not record.warmup:
             points[record.backend][PointKey.of(record)].append(record)
-    return [System(each.name, manifest, each, _ordered(points[each.name], manifest)) for each in manifest.backends]
+    return [
+        System(each.name, manifest, each, _ordered(points[each.name], manifest, each.name))
+        for each in manifest.backends
+    ]
 
 
 def pair(first: Sequence[RequestRecord], second: Sequence[RequestRecord]) -> Pairs:
@@ -127,10 +130,10 @@ def pair(first: Sequence[RequestRecord], second: Sequence[RequestRecord]) -> Pai
 
 
 def _ordered(
-    points: Mapping[PointKey, list[RequestRecord]], manifest: Manifest
+    points: Mapping[PointKey, list[RequestRecord]], manifest: Manifest, backend: str
 ) -> dict[PointKey, Sequence[RequestRecord]]:
     if not points:
-        raise DataError(f"run {manifest.run} holds no measured request of a load: nothing to compare")
+        raise DataError(f"run {manifest.run} holds no measured request of a load at {backend}: nothing to compare")
     return {
         key: sorted(points[key], key=lambda record: record.index) for key in sorted(points, key=lambda key: key.order)
     }

@@ -10,9 +10,8 @@ from operator import attrgetter
 
 import msgspec
 
-from ming_eval.errors import DataError
 from ming_eval.load.plan import Level, LoadPlan, Shape, level_of
-from ming_eval.manifest import Manifest
+from ming_eval.manifest import Manifest, other_kind
 from ming_eval.metrics import audio, latency, stats
 from ming_eval.metrics.cutting import cut_out
 from ming_eval.metrics.prometheus import energy, server_view
@@ -103,7 +102,7 @@ def read_plan(manifest: Manifest) -> LoadPlan:
     try:
         return msgspec.convert(manifest.settings, LoadPlan)
     except msgspec.ValidationError as exc:
-        raise DataError(f"run {manifest.run} holds no sweep: {exc}") from exc
+        raise other_kind(manifest, "sweep", exc) from exc
 
 
 def summarise_point(

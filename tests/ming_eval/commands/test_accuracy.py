@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.ming_eval.commands.accuracy_runs import (
+    ROOT,
     accuracy,
     all_right,
     invoke,
@@ -243,6 +244,8 @@ def test_nobody_listens(tmp_path: Path) -> None:
     [
         (["no-such-suite"], 2, "no suite 'no-such-suite'"),
         ([], 2, "name one or more suites"),
+        (["mmlu", "gsm8k", "mmlu"], 2, "suite mmlu is named twice"),
+        (["mmlu", str(ROOT / "suites" / "mmlu")], 2, "suite mmlu is named twice"),
         (["mmlu", "--protocol", "poem"], 2, "no protocol 'poem'"),
         (["mmlu", "--method", "magic"], 2, "no --method 'magic': choose one of generate, loglikelihood"),
         (["mmlu", "--shuffle-options", "--rotate-options"], 2, "cannot go together"),

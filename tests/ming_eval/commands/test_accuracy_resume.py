@@ -97,10 +97,20 @@ def test_another_protocol_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with ScriptedServer.in_thread(all_right()) as server:
         accuracy(tmp_path, server, *words)
         run = str(run_folder(tmp_path))
+        for command in (["sweep", "--resume"], ["rerun"]):
+            result = invoke(*command, run)
+            assert (result.exit_code, "`ming-eval accuracy` made it" in result.stderr) == (4, True), result.stderr
         for change, message in ((["--protocol", "cot"], "another protocol"), (["--limit", "3"], "other items")):
             result = invoke("accuracy", "--resume", run, *change)
             assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
         assert server.num_chats == 20
+
+
+def test_other_suites_in_the_same_folder_are_refused_by_name(tmp_path: Path) -> None:
+    with ScriptedServer.in_thread(all_right()) as server:
+        accuracy(tmp_path, server, *prepare(tmp_path))
+        result = invoke("accuracy", "mmlu", "--resume", str(run_folder(tmp_path)))
+    assert (result.exit_code, f"asked {tmp_path / 'fruit'}: name the same suites" in result.stderr) == (2, True)
 
 
 def test_another_model_in_the_same_folder_reuses_nothing(tmp_path: Path) -> None:

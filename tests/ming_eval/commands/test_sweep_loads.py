@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeServer, Fault, Script, count_tokens, every
+from tests.ming_eval.commands.accuracy_runs import invoke
 from tests.ming_eval.commands.sweeps import lines_of, run_folder, start, summary_of, sweep
 from tests.waiting import wait_for
 
@@ -290,6 +291,8 @@ def test_resuming_a_complete_run_or_with_other_options_is_refused(tmp_path: Path
         sweep(tmp_path, "--backend", f"s={server.url}", "--concurrency", "1", "--requests", "2", *SMALL)
     name = run_folder(tmp_path).name
     assert "nothing to resume" in sweep(tmp_path, "--resume", name).stderr
+    other = invoke("rescore", name, "--out", str(tmp_path))
+    assert (other.exit_code, "no run of `ming-eval accuracy`: `ming-eval sweep` made it" in other.stderr) == (4, True)
     refused = sweep(tmp_path, "--resume", name, "--requests", "3")
     assert (refused.exit_code, "leave out --requests" in refused.stderr) == (2, True)
 

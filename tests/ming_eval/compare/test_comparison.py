@@ -10,10 +10,11 @@ import pytest
 
 from ming_eval.compare.comparison import Comparison, PointComparison, Verdict, compare, compare_all
 from ming_eval.compare.figures import THROUGHPUT
-from ming_eval.compare.system import System
+from ming_eval.compare.system import System, systems_of
 from ming_eval.errors import DataError, UsageError
 from ming_eval.types import Failure, RequestRecord, TokenSource
 from tests.ming_eval.compare.simulation import World, simulate
+from tests.ming_eval.factories import make_backend, make_manifest, make_plan
 
 SMALL = World(concurrencies=(1, 4), num_requests=32)
 
@@ -48,6 +49,15 @@ def figure(point: PointComparison, name: str) -> float:
     (row,) = [row for row in point.figures if row.figure == name]
     assert row.effect is not None
     return row.effect.ratio
+
+
+def test_a_run_that_ended_before_its_second_backend_says_so() -> None:
+    plan = make_plan()
+    records = [record for records in simulate(SMALL, rng()).points.values() for record in records]
+    with pytest.raises(DataError, match="holds no measured request of a load at b: nothing to compare"):
+        systems_of(
+            replace(make_manifest(plan, make_backend("a")), backends=(make_backend("a"), make_backend("b"))), records
+        )
 
 
 # --- figures by hand ---------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_a_run_without_any_request_is_no_success() -> None:
 def test_a_manifest_of_something_else_is_a_data_error() -> None:
     manifest = make_manifest(make_plan())
     strange = replace(manifest, settings={})
-    with pytest.raises(DataError, match="no sweep"):
+    with pytest.raises(DataError, match="no run of `ming-eval sweep`"):
         summarise_run(strange, [], finished=None, cut_short=None)
 
 
