@@ -79,8 +79,8 @@ class PointComparison:
 class Comparison:
     """`second` against `first`. `throughput` is output tokens/s, the geometric mean of the ratios of all points.
 
-    `invalid` names the systems whose client could not be believed at these points; `doubts` are its reasons, of
-    those and of the suspect ones.
+    `invalid` names the systems whose client could not be believed at these points: there is no verdict then, nor one
+    of a figure at such a point. `doubts` are its reasons, of those and of the suspect ones.
     """
 
     first: str
@@ -127,16 +127,21 @@ def compare(
     points, ratios = [point for point, _ in compared], [ratio for _, ratio in compared if ratio is not None]
     overall = mean_log_ratio(ratios) if len(ratios) == len(points) else None
     throughput = None if overall is None else overall.effect()
-    verdict = None if throughput is None else _verdict(throughput.ratio > 1, throughput.p)
     said = {system.label: _client_of(system, pairs) for system in (first, second)}
+    invalid = tuple(label for label, each in said.items() if each is not None and each.verdict is Trust.INVALID)
+    unbelieved = {key for key in pairs if any(_is_invalid(system, key) for system in (first, second))}
+    verdict = None if throughput is None or invalid else _verdict(throughput.ratio > 1, throughput.p)
     return Comparison(
         first=first.label,
         second=second.label,
         throughput=throughput,
         verdict=verdict,
         differences=tuple(found),
-        points=tuple(_corrected(points)),
-        invalid=tuple(label for label, each in said.items() if each is not None and each.verdict is Trust.INVALID),
+        points=tuple(
+            _without_verdicts(point) if key in unbelieved else point
+            for key, point in zip(pairs, _corrected(points), strict=True)
+        ),
+        invalid=invalid,
         doubts=tuple(
             f"{label} {reason}" for label, each in said.items() if each is not None for reason in each.reasons
         ),
@@ -146,6 +151,16 @@ def compare(
 def _client_of(system: System, compared: Iterable[PointKey]) -> RunValidity | None:
     """What the client said of itself at the points that are compared."""
     return worst_of((str(key), system.validity[key]) for key in compared if key in system.validity)
+
+
+def _is_invalid(system: System, key: PointKey) -> bool:
+    found = system.validity.get(key)
+    return found is not None and found.verdict is Trust.INVALID
+
+
+def _without_verdicts(point: PointComparison) -> PointComparison:
+    """The figures of a point whose client could not be believed. That requests failed is no matter of its clock."""
+    return replace(point, figures=tuple(replace(row, verdict=None) for row in point.figures))
 
 
 def _compare_point(

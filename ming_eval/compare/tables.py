@@ -84,12 +84,15 @@ def _small(value: float | None) -> str:
 def headline(comparison: Comparison) -> str:
     """The one verdict."""
     first, second, effect = comparison.first, comparison.second, comparison.throughput
-    if effect is None or comparison.verdict is None:
+    if effect is None:
         return f"{second} against {first}: no verdict, since output tokens/s is not known at every point."
     points = "1 point" if len(comparison.points) == 1 else f"{len(comparison.points)} points"
     figures = f"{_ratio(effect.ratio)} x the output tokens/s of {first} over {points} (95 %: {_interval(effect)})"
-    invalid = f" (but the client was invalid in {' and '.join(comparison.invalid)})" if comparison.invalid else ""
-    return f"{second} gives {figures}: {_VERDICTS[comparison.verdict]}{invalid}."
+    if comparison.verdict is None:
+        return (
+            f"{second} gives {figures}: no verdict, since the client was invalid in {' and '.join(comparison.invalid)}."
+        )
+    return f"{second} gives {figures}: {_VERDICTS[comparison.verdict]}."
 
 
 DOUBTS = "The client of itself, whose limits may be in these figures:"
