@@ -68,6 +68,7 @@ def report(
         if csv_path == "-" == json_path:
             raise UsageError("--csv - and --json - cannot both go to standard output: give one of them a path")
         stored = [_read(folder) for folder in dict.fromkeys(find_run(run, out).resolve() for run in runs)]
+        _refuse_copies(stored)
         page = _write_page(stored, to or _folder(stored, out))
         summaries = [run.summary for run in stored]
         text = "\n".join(map(_text, summaries)) + f"\n{page}\n"
@@ -89,6 +90,18 @@ def _read(folder: Path) -> StoredRun:
         case _:
             summary = sweep_summary(folder)
     return StoredRun(folder, manifest, summary)
+
+
+def _refuse_copies(stored: Sequence[StoredRun]) -> None:
+    """A copy of a run has the same name in every table, and its points would be taken for the other's.
+
+    Raises:
+        UsageError: two folders hold one run.
+    """
+    folders: dict[str, Path] = {}
+    for run in stored:
+        if (other := folders.setdefault(run.manifest.run, run.folder)) != run.folder:
+            raise UsageError(f"{other} and {run.folder} are copies of one run, {run.manifest.run}: name one of them")
 
 
 def _folder(stored: Sequence[StoredRun], out: Path) -> Path:

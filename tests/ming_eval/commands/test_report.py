@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -121,6 +122,12 @@ def test_summary_as_json(run: Path) -> None:
 
 def test_a_run_named_twice_is_shown_once(run: Path) -> None:
     assert json.loads(invoke("report", run, run.name, "--out", run.parent, "--json", "-").stdout)["run"] == run.name
+
+
+def test_a_copy_of_a_run_beside_it_is_refused(run: Path) -> None:
+    copy = copytree(run, run.parent / "copy")
+    result = invoke("report", run, copy)
+    assert (result.exit_code, f"copies of one run, {run.name}" in result.stderr) == (2, True)
 
 
 def test_two_things_on_standard_output_are_exit_code_2(run: Path) -> None:
