@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 
@@ -37,6 +40,7 @@ def test_every_variant_is_right(group: str) -> None:
     found = tiny_cases(group)
     assert found
     for case in found:
+        case = replace(case, exact=cache(case.exact))  # as long as a variant, and the same for all
         assert case.num_bytes > 0
         for name, run in {**case.variants, "reference": case.reference}.items():
             error = check(case, run)
