@@ -21,6 +21,7 @@ from ming_eval.cli import app
 from ming_eval.client import wire
 from tests import fake_engine
 from tests.fakes import FakeServer, Fault, Script
+from tests.ming_eval.commands.sweeps import lines_of, run_folder, summary_of
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -55,20 +56,6 @@ def kind_of(body: dict[str, Any]) -> str:
 
 def coverage(out: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["coverage", "--out", str(out), *words])
-
-
-def run_folder(out: Path) -> Path:
-    (folder,) = out.iterdir()
-    return folder
-
-
-def summary_of(out: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run_folder(out) / "summary.json").read_text())
-    return content
-
-
-def lines_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_folder(out) / "requests.jsonl").read_text().splitlines()]
 
 
 # --- A server that can do it all ---------------------------------------------------------------------------------
