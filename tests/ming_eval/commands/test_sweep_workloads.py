@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +13,7 @@ from typer.testing import CliRunner, Result
 from ming_eval.cli import app
 from ming_eval.metrics.audio import PcmFormat, wav_header
 from tests.fakes import FakeServer, Fault, Script, every
+from tests.ming_eval.commands.sweeps import lines_of, run_folder, summary_of
 
 pytestmark = pytest.mark.slow  # files, sockets, whole runs
 
@@ -37,18 +37,9 @@ def sweep(out: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["sweep", "--out", str(out), "--max-tokens", "3", *words])
 
 
-def folder_in(out: Path) -> Path:
-    (folder,) = out.iterdir()
-    return folder
-
-
 def points_of(out: Path) -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = json.loads((folder_in(out) / "summary.json").read_text())["points"]
+    points: list[dict[str, Any]] = summary_of(out)["points"]
     return points
-
-
-def lines_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder_in(out) / "requests.jsonl").read_text().splitlines()]
 
 
 def parts_of(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,8 +65,8 @@ def test_every_request_has_a_picture_of_its_own_behind_a_number_of_its_own(tmp_p
     ]
     assert all(point["upload_ms"]["count"] == 4 and point["request_bytes"] > 500 for point in points)
     sent = b64decode(parts[1][1]["image_url"]["url"].partition(",")[2])  # behind the warm-up
-    assert (folder_in(tmp_path) / "samples" / "i2t.png").read_bytes() == sent
-    assert (folder_in(tmp_path) / "outputs" / "s-i2t-c1.jsonl").exists()
+    assert (run_folder(tmp_path) / "samples" / "i2t.png").read_bytes() == sent
+    assert (run_folder(tmp_path) / "outputs" / "s-i2t-c1.jsonl").exists()
 
 
 def test_all_tasks_in_one_run_and_speech_is_kept_to_be_heard(tmp_path: Path) -> None:
@@ -93,7 +84,7 @@ def test_all_tasks_in_one_run_and_speech_is_kept_to_be_heard(tmp_path: Path) -> 
     speech = points["V2S"]["speech"]
     assert (speech["requests"], speech["audio_s"]) == (4, pytest.approx(4 * 0.2))
     assert speech["ttfa_ms"]["count"] == speech["rtf"]["count"] == speech["rtf_gen"]["count"] == 4
-    kept = sorted(path.name for path in (folder_in(tmp_path) / "outputs").glob("*.wav"))
+    kept = sorted(path.name for path in (run_folder(tmp_path) / "outputs").glob("*.wav"))
     assert kept == [f"s-{task}-c1-{i}.wav" for task in ("t2s", "v2s") for i in range(3)]
     assert "Media and speech" in result.stdout
     types = {part["type"] for seen in server.chats for part in seen.body["messages"][0]["content"] if "type" in part}
@@ -197,7 +188,7 @@ def test_a_rerun_of_media_conversations_and_passes_asks_the_same(tmp_path: Path)
     with FakeServer.in_thread(FAST) as server:
         options = ("--task", "I2T", "--turns", "2", "--repeats", "2", "--concurrency", "1", *SMALL)
         sweep(tmp_path, "--backend", f"s={server.url}", *options)
-        result = CliRunner().invoke(app, ["rerun", folder_in(tmp_path).name, "--out", str(tmp_path)])
+        result = CliRunner().invoke(app, ["rerun", run_folder(tmp_path).name, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("request bodies: 6 of 6 are the same bytes\n")  # 2 x (1 warm-up + 2 first turns)
 
