@@ -9,7 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.kernels.paths import current
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
+from engine.kernels.push_sum import MOST_ROWS, WORD_BYTES, Mailbox, push_sum_add_norm, takes_push
+from engine.quantised import Weight
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ class PeerMemory:
     max_tokens: int
     _region: Tensor
     _turns: tuple[tuple[PeerBuffer, Tensor], tuple[PeerBuffer, Tensor]]
+    _boxes: tuple[Mailbox, Mailbox]
     _embedding: tuple[PeerBuffer, Tensor]
     _logits: tuple[PeerBuffer, Tensor]
     _next: int = field(default=0)
@@ -39,11 +43,13 @@ class PeerMemory:
         """Whether `share` lies where the next sum looks for it."""
         return share.data_ptr() == self._turns[self._next][1].data_ptr()
 
-    def sum_add_norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Residual stream [T, D] plus the ranks' shares, and its norm."""
-        buffer = self._turns[self._next][0]
+    def sum_add_norm(self, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None) -> tuple[Tensor, Tensor]:
+        """Residual stream [T, D] plus the ranks' shares, and its norm; `ahead` is what multiplies that."""
+        (buffer, data), box = self._turns[self._next], self._boxes[self._next]
         self._next = 1 - self._next
-        return peer_sum_add_norm(buffer, x, weight, eps)
+        if current().push_sums and takes_push(x, len(box.meetings)):
+            return push_sum_add_norm(box, data[: len(x)], x, weight, eps, ahead)
+        return peer_sum_add_norm(buffer, x, weight, eps, ahead)
 
     def embedding_share(self, num_tokens: int) -> Tensor:
         """Where this rank's rows [T, D] of the embedding go."""
@@ -73,7 +79,10 @@ def open_peers(
     """
     rows = max_tokens
     widths = (hidden_size, hidden_size, hidden_size, vocab_share)
-    offsets, total = _offsets(rows, size, widths, dtype.itemsize)
+    offsets, mail_at = _offsets(rows, size, widths, dtype.itemsize)
+    mail_rows = min(rows, MOST_ROWS)
+    mail_bytes = mail_rows * size * (hidden_size // 2) * WORD_BYTES
+    total = mail_at + 2 * mail_bytes
     found = _allocate(total, device)
     reachable = torch.tensor([found is not None], dtype=torch.int32)
     dist.all_reduce(reachable, op=dist.ReduceOp.MIN)
@@ -90,9 +99,14 @@ def open_peers(
         meetings = torch.zeros(rows, dtype=torch.int32, device=device)
         return PeerBuffer(bases, rank, size, flags, data, meetings), view
 
+    def mailbox(index: int) -> Mailbox:
+        meetings = torch.zeros(mail_rows, dtype=torch.int32, device=device)
+        return Mailbox(bases, rank, size, mail_at + index * mail_bytes, meetings)
+
+    turns, boxes = (buffer(0), buffer(1)), (mailbox(0), mailbox(1))
     torch.cuda.synchronize(device)
     dist.barrier()  # nobody may meet in flags that another has not cleared
-    return PeerMemory(max_tokens, region, (buffer(0), buffer(1)), buffer(2), buffer(3))
+    return PeerMemory(max_tokens, region, turns, boxes, buffer(2), buffer(3))
 
 
 def _offsets(rows: int, size: int, widths: tuple[int, ...], item: int) -> tuple[list[tuple[int, int]], int]:

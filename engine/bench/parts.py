@@ -42,6 +42,7 @@ _OWN: Final[Mapping[str, Part]] = {
     "_rope_table_kernel": Part.ENDS,
     "_rms_norm_kernel": Part.NORMS,
     "_sum_add_norm_kernel": Part.NORMS,
+    "_push_sum_kernel": Part.NORMS,
     "_qk_norm_rope_kernel": Part.HEADS,
     "_decode_kernel": Part.ATTENTION,
     "_gate_kernel": Part.GATE,

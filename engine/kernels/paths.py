@@ -28,6 +28,8 @@ class Paths:
     `single_experts`: the experts of one token from whole rows in registers, as the thin products.
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.
+    `ahead`: kernels that wait for something else than memory ask the second-level cache for the next weights.
+    `push_sums`: ranks send each other what they sum, in place of a flag and a read.
     """
 
     join_attention: bool = False
@@ -35,17 +37,24 @@ class Paths:
     thin_products: bool = False
     single_experts: bool = False
     programmatic: bool = False
+    ahead: bool = False
+    push_sums: bool = False
 
 
 VARIANTS: Final[Mapping[str, Paths]] = {
     "measured": Paths(),
-    "all": Paths(True, True, True, True, programmatic=True),
+    "all": Paths(True, True, True, True, programmatic=True, ahead=True, push_sums=True),
+    "lean": Paths(thin_products=True, single_experts=True, programmatic=True, ahead=True, push_sums=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
     "single": Paths(single_experts=True),
     "programmatic": Paths(programmatic=True),
-    "all but programmatic": Paths(True, True, True, True),
+    "ahead": Paths(ahead=True),
+    "push": Paths(push_sums=True),
+    "all but programmatic": Paths(True, True, True, True, ahead=True, push_sums=True),
+    "all but ahead": Paths(True, True, True, True, programmatic=True, push_sums=True),
+    "all but push": Paths(True, True, True, True, programmatic=True, ahead=True),
 }
 # The only combination whose layers have run on a GPU. `engine.bench --variants` says when that should change.
 DEFAULT: Final = "measured"

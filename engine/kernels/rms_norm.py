@@ -6,8 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
+from engine.quantised import Weight
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -46,12 +48,21 @@ def _rms_norm_kernel(
     weight_ptr,
     total_ptr,
     out_ptr,
+    ahead_ptr,
+    ahead_bytes,
+    num_rows,
     eps,
     dim: tl.constexpr,
     ADD: tl.constexpr,
     BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    """One row; behind the rows, `ahead`."""
+    if AHEAD and tl.program_id(0) >= num_rows:
+        ask_ahead(ahead_ptr, ahead_bytes, tl.program_id(0) - num_rows, tl.num_programs(0) - num_rows, PIECE)
+        return
     row = tl.program_id(0).to(tl.int64) * dim  # int64: T * D passes 2**31 on long prompts
     cols = tl.arange(0, BLOCK)
     mask = cols < dim
@@ -79,12 +90,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return rms_norm_reference(x, weight, eps)
     x = x.contiguous()
     out = torch.empty_like(x)
-    _launch(x, x, weight, x, out, eps, add=False)
+    _launch(x, x, weight, x, out, eps, None, add=False)
     return out
 
 
-def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(
+    x: Tensor, delta: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
+) -> tuple[Tensor, Tensor]:
     """Add to the residual stream and normalise it in one pass: -> the sum and its norm.
+
+    `ahead` is what the kernels behind this one read (`ahead.py`).
 
     Raises:
         ValueError: the two differ in shape or dtype, or do not fit `weight`.
@@ -98,11 +113,21 @@ def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[
         return add_rms_norm_reference(x, delta, weight, eps)
     x, delta = x.contiguous(), delta.contiguous()
     total, out = torch.empty_like(x), torch.empty_like(x)
-    _launch(x, delta, weight, total, out, eps, add=True)
+    _launch(x, delta, weight, total, out, eps, ahead, add=True)
     return total, out
 
 
-def _launch(x: Tensor, delta: Tensor, weight: Tensor, total: Tensor, out: Tensor, eps: float, *, add: bool) -> None:
+def _launch(
+    x: Tensor,
+    delta: Tensor,
+    weight: Tensor,
+    total: Tensor,
+    out: Tensor,
+    eps: float,
+    ahead: Weight | None,
+    *,
+    add: bool,
+) -> None:
     """One program a row; pointers that `add` does not use are passed and never read."""
     dim = x.shape[-1]
     num_rows = x.numel() // dim
@@ -111,7 +136,21 @@ def _launch(x: Tensor, delta: Tensor, weight: Tensor, total: Tensor, out: Tensor
     block = next_power_of_2(dim)
     # 8 elements a thread and load are 16 bytes of bfloat16.
     warps = min(max(block // 256, 1), 16)
-    options = launch_options(x.device)
-    _rms_norm_kernel[(num_rows,)](
-        x, delta, weight, total, out, eps, dim, ADD=add, BLOCK=block, num_warps=warps, **options
+    asked, num_bytes, programs = ahead_of(ahead, x)
+    _rms_norm_kernel[(num_rows + programs,)](
+        x,
+        delta,
+        weight,
+        total,
+        out,
+        asked,
+        num_bytes,
+        num_rows,
+        eps,
+        dim,
+        ADD=add,
+        BLOCK=block,
+        num_warps=warps,
+        **ahead_options(programs),
+        **launch_options(x.device),
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.parallel import TensorParallel
+from engine.quantised import Weight
 
 
 class RMSNorm(nn.Module):
@@ -35,13 +36,16 @@ class ResidualNorm(nn.Module):
         self.eps = eps
         self.tp = tp
 
-    def forward(self, x: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Residual stream [T, D] and this rank's share of the sum [T, D] (None: nothing) -> the new one, its norm."""
+    def forward(self, x: Tensor, share: Tensor | None, ahead: Weight | None = None) -> tuple[Tensor, Tensor]:
+        """Residual stream [T, D] and this rank's share of the sum [T, D] (None: nothing) -> the new one, its norm.
+
+        `ahead` is the weight that multiplies the result: a small step asks for it while ranks wait for each other.
+        """
         if share is None:
             return x, rms_norm(x, self.weight, self.eps)
         peers = self.tp.peers_for(len(x))
         if peers is None:
-            return add_rms_norm(x, self.tp.all_reduce(share), self.weight, self.eps)
+            return add_rms_norm(x, self.tp.all_reduce(share), self.weight, self.eps, ahead)
         if not peers.holds(share):
             peers.share(len(x)).copy_(share)
-        return peers.sum_add_norm(x, self.weight, self.eps)
+        return peers.sum_add_norm(x, self.weight, self.eps, ahead)

@@ -19,6 +19,7 @@ from engine.kernels.pair_rope import rotate_pairs
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.prefill_attention import prefill_attention
+from engine.kernels.push_sum import Mailbox, push_sum_add_norm, takes_push
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rotary
@@ -50,7 +51,7 @@ def cache(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def norms(num_tokens: int, dtype: torch.dtype) -> None:
     x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
     rms_norm(x, weight, 1e-6)
-    add_rms_norm(x, x, weight, 1e-6)
+    add_rms_norm(x, x, weight, 1e-6, empty(D, D, dtype=dtype))
 
 
 def heads(num_tokens: int, dtype: torch.dtype) -> None:
@@ -84,7 +85,8 @@ def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
 
 def decode(num_tokens: int, dtype: torch.dtype) -> None:
     q = empty(num_tokens, H, C, dtype=dtype)
-    decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q))
+    ahead = empty(D, H * C, dtype=dtype)
+    decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q), ahead=ahead)
 
 
 def prefill(num_tokens: int, dtype: torch.dtype) -> None:
@@ -138,10 +140,22 @@ def stage(num_rows: int) -> None:
 def peers(num_tokens: int, dtype: torch.dtype) -> None:
     """Sums and gathers of the second of two ranks."""
     buffer = PeerBuffer(ints(2), 1, 2, 0, 4096, empty(64, dtype=torch.int32))
-    x = empty(num_tokens, D, dtype=dtype)
-    peer_sum_add_norm(buffer, x, empty(D, dtype=dtype), 1e-6)
+    x, ahead = empty(num_tokens, D, dtype=dtype), packed("fp8", D, D)
+    peer_sum_add_norm(buffer, x, empty(D, dtype=dtype), 1e-6, ahead)
+    if takes_push(x, 64):
+        box = Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32))
+        push_sum_add_norm(box, x, x, empty(D, dtype=dtype), 1e-6, ahead)
     peer_sum(buffer, x)
     peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
+
+
+def waiting(num_tokens: int, dtype: torch.dtype) -> None:
+    """Kernels that wait for something else than memory, with the weights that come next."""
+    x, weight, ahead = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype), empty(D, H * C, dtype=dtype)
+    decode(num_tokens, dtype)
+    add_rms_norm(x, x, weight, 1e-6, ahead)
+    peer_sum_add_norm(PeerBuffer(ints(2), 1, 2, 0, 4096, empty(64, dtype=torch.int32)), x, weight, 1e-6, ahead)
+    push_sum_add_norm(Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32)), x, x, weight, 1e-6, ahead)
 
 
 def step(num_tokens: int, dtype: torch.dtype, path: str) -> None:

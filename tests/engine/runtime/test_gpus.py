@@ -110,9 +110,13 @@ def test_two_ranks_equal_one_at_full_width(full_width: Path) -> None:
 
 
 @pytest.mark.multi_gpu
-@pytest.mark.parametrize("peer_sums", [True, False], ids=["shared-memory", "nccl"])
-def test_bfloat16_logits_of_two_ranks_at_full_width(full_width: Path, tmp_path: Path, peer_sums: bool) -> None:
+@pytest.mark.parametrize(
+    "sums",
+    [{"decode_paths": "measured"}, {"decode_paths": "all"}, {"peer_sums": False}],
+    ids=["flags", "words", "nccl"],
+)
+def test_bfloat16_logits_of_two_ranks_at_full_width(full_width: Path, tmp_path: Path, sums: dict[str, Any]) -> None:
     """At forced tokens, with one rank's choice of experts, every step is within 2e-2 relative L2."""
-    options = {"device": "cuda", "dtype": "bfloat16", "load_format": "generated", "peer_sums": peer_sums}
+    options = {"device": "cuda", "dtype": "bfloat16", "load_format": "generated"} | sums
     (errors,) = difference_of_ranks(tmp_path, 2, model=str(full_width), **options).values()
     assert max(errors) < 2e-2, sorted(errors)[-5:]

@@ -1,0 +1,168 @@
+"""Sums over ranks in one way across the link: each rank sends its share, and a word says itself that it has come.
+
+`peer_sum` meets through flags and then reads: the flag goes over, then the read and its answer. Here a rank writes its
+share into the others' memory in words of 8 bytes, half of them two values, half the number of the meeting. A word
+arrives whole, so whoever finds the number has the values, and nothing is ordered before or after anything (the
+low-latency protocol of NCCL). The sum runs in rank order: every rank gets the same bits.
+
+A word is written again two meetings later at the earliest, since meetings take turns with two buffers: as with
+`peer_sum`, whoever sends in the second one has finished reading the first.
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
+from engine.kernels.programmatic import launch_options, wait_then_release
+from engine.kernels.rms_norm import weigh
+from engine.kernels.triton_support import jit, next_power_of_2, tl
+from engine.quantised import Weight
+
+MOST_ROWS = 64  # twice the bytes cross the link: from some size on reading is as fast
+WORD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """Where ranks leave words for each other: int64 [rows, size, D / 2] in every rank's memory, at one offset.
+
+    `bases` int64 [size] are the addresses of the ranks' memory, `meetings` int32 [rows] is this rank's own count.
+    """
+
+    bases: Tensor
+    rank: int
+    size: int
+    offset: int
+    meetings: Tensor
+
+
+@jit
+def _low(pair):
+    """The first of two bfloat16 in 32 bits, as float32."""
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@jit
+def _high(pair):
+    """The second one."""
+    return (pair & -65536).to(tl.float32, bitcast=True)
+
+
+@jit
+def _pair(low, high):
+    """Two float32, rounded to bfloat16, as 32 bits."""
+    first = low.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    second = high.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16
+    return first | second
+
+
+@jit
+def _push_sum_kernel(
+    bases_ptr,
+    meetings_ptr,
+    share_ptr,
+    x_ptr,
+    weight_ptr,
+    total_ptr,
+    out_ptr,
+    ahead_ptr,
+    ahead_bytes,
+    mail_offset,
+    num_rows,
+    eps,
+    dim: tl.constexpr,
+    RANK: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAIRS: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PIECE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One row [D], D = 2 * PAIRS, of pairs in 32 bits: its sum over the ranks, the residual sum, and its norm."""
+    row = tl.program_id(0)
+    if AHEAD and row >= num_rows:
+        ask_ahead(ahead_ptr, ahead_bytes, row - num_rows, tl.num_programs(0) - num_rows, PIECE)
+        return
+    col = tl.arange(0, PAIRS)
+    cell = row.to(tl.int64) * PAIRS + col
+    weight = tl.load(weight_ptr + col)
+    wait_then_release(PDL)
+    own = tl.load(share_ptr + cell)
+    number = tl.load(meetings_ptr + row) + 1
+    word = (number.to(tl.int64) << 32) | (own.to(tl.int64) & 0xFFFFFFFF)
+    for peer in tl.static_range(SIZE):
+        if peer != RANK:
+            theirs = (tl.load(bases_ptr + peer) + mail_offset).to(tl.pointer_type(tl.int64))
+            tl.store(theirs + (row * SIZE + RANK).to(tl.int64) * PAIRS + col, word)
+    tl.debug_barrier()  # what the others wait for is on its way before this one waits
+    x = tl.load(x_ptr + cell)
+    mail = (tl.load(bases_ptr + RANK) + mail_offset).to(tl.pointer_type(tl.int64))
+    low, high = tl.zeros([PAIRS], tl.float32), tl.zeros([PAIRS], tl.float32)
+    for peer in tl.static_range(SIZE):
+        bits = own
+        if peer != RANK:
+            at = mail + (row * SIZE + peer).to(tl.int64) * PAIRS + col
+            found = tl.load(at, volatile=True)
+            while tl.max(((found >> 32).to(tl.int32) != number).to(tl.int32), 0) != 0:
+                found = tl.load(at, volatile=True)
+            bits = found.to(tl.int32)
+        low += _low(bits)
+        high += _high(bits)
+    tl.store(meetings_ptr + row, number)
+    # Each sum is rounded once, as `sum_add_norm_reference` does.
+    low = _low(x) + low.to(tl.bfloat16).to(tl.float32)
+    high = _high(x) + high.to(tl.bfloat16).to(tl.float32)
+    total = _pair(low, high)
+    tl.store(total_ptr + cell, total)
+    low, high = _low(total), _high(total)
+    scale = tl.rsqrt(tl.sum(low * low + high * high, 0) / dim + eps)
+    low = weigh(low, scale, _low(weight), tl.bfloat16).to(tl.float32)
+    high = weigh(high, scale, _high(weight), tl.bfloat16).to(tl.float32)
+    tl.store(out_ptr + cell, _pair(low, high))
+
+
+def takes_push(x: Tensor, most_rows: int) -> bool:
+    """Whether rows like these [T, D] go that way: pairs of bfloat16, a power of two of them, and not too many rows."""
+    width = x.shape[1]
+    return x.dtype == torch.bfloat16 and width == next_power_of_2(width) and width >= 2 and 0 < len(x) <= most_rows
+
+
+def push_sum_add_norm(
+    box: Mailbox, share: Tensor, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
+) -> tuple[Tensor, Tensor]:
+    """`sum_add_norm_reference` of every rank's `share` [T, D]: all of them must call it with the same T.
+
+    `ahead` is what the kernels behind this one read (`ahead.py`).
+    """
+    num_rows, dim = x.shape
+    assert takes_push(x, len(box.meetings)), "the mailbox was made for other rows"
+    assert share.is_contiguous()
+    assert x.is_contiguous()
+    assert weight.is_contiguous()
+    assert weight.dtype == x.dtype
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    pairs = [tensor.view(torch.int32) for tensor in (share, x, weight, total, out)]
+    asked, num_bytes, programs = ahead_of(ahead, x)
+    _push_sum_kernel[(num_rows + programs,)](
+        box.bases,
+        box.meetings,
+        *pairs,
+        asked,
+        num_bytes,
+        box.offset,
+        num_rows,
+        eps,
+        dim,
+        RANK=box.rank,
+        SIZE=box.size,
+        PAIRS=dim // 2,
+        num_warps=min(max(dim // 256, 1), 16),
+        **ahead_options(programs),
+        **launch_options(x.device),
+    )
+    return total, out
