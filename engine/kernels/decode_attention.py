@@ -32,6 +32,8 @@ class DecodeTuning:
     """How the keys are walked: `block_keys` at a time, with `programs_per_sm` programs for each multiprocessor.
 
     One program joins at most `most_joined` parts: beyond that a second kernel is faster, or fewer and longer parts.
+    Where the last program joins, a part has at least `least_joined` keys: to walk through them takes less time than to
+    join, and a short context is one part.
     """
 
     block_keys: int = 64
@@ -39,6 +41,7 @@ class DecodeTuning:
     num_stages: int = 3
     programs_per_sm: int = 2
     most_joined: int = 32
+    least_joined: int = 256
 
 
 @jit
@@ -84,6 +87,7 @@ def _decode_kernel(
     WIDTH: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
     GROUP: tl.constexpr,
+    LEAST: tl.constexpr,
     JOIN: tl.constexpr,
     AHEAD: tl.constexpr,
     PIECE: tl.constexpr,
@@ -104,6 +108,8 @@ def _decode_kernel(
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens_ptr + seq).to(tl.int32)
     share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    if JOIN:
+        share = tl.maximum(share, LEAST)
     used = tl.maximum(tl.cdiv(length, tl.maximum(share, 1)), 1)  # a sequence of length 0 still gets its zeros
     if JOIN and split >= used:
         return
@@ -263,6 +269,7 @@ def decode_attention(
         **sizes,
         BLOCK_KEYS=tuning.block_keys,
         GROUP=next_power_of_2(group),
+        LEAST=cdiv(tuning.least_joined, tuning.block_keys) * tuning.block_keys,
         JOIN=join,
         **ahead_options(programs),
         num_warps=tuning.num_warps,

@@ -38,6 +38,7 @@ class FewTuning:
     """Weight rows and columns of a tile in the two products.
 
     `rows` tokens that chose the expert are multiplied at once; 0 is all tokens, those that did not choose it included.
+    `down_stages` 0 is as the first.
     """
 
     block_f: int
@@ -47,6 +48,7 @@ class FewTuning:
     num_warps: int = 4
     num_stages: int = 4
     rows: int = 0
+    down_stages: int = 0
 
 
 @jit
@@ -378,7 +380,7 @@ def down_few(h: Tensor, w2: Weight, shared: Weight | None, ids: Tensor, tuning: 
         BLOCK_D=tuning.block_d,
         BLOCK_K=narrowed(tuning.down_k, w2),
         num_warps=tuning.num_warps,
-        num_stages=tuning.num_stages,
+        num_stages=tuning.down_stages or tuning.num_stages,
         **launch_options(h.device),
     )
     return y

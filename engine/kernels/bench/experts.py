@@ -53,14 +53,15 @@ FEW_TUNINGS = {
     "few f32": FewTuning(32, 128, 64, 128),
     "few f32 k256": FewTuning(32, 256, 64, 256, num_stages=3),
     "few f64": FewTuning(64, 128, 128, 128, num_stages=3),
-    "few f32 k512 s2": FewTuning(32, 512, 64, 512, num_stages=2),
-    "few f64 k256 s2": FewTuning(64, 256, 128, 256, num_stages=2),
-    "few f64 k64": FewTuning(64, 64, 128, 64, num_stages=4),
-    "few f64 k64 s6": FewTuning(64, 64, 128, 64, num_stages=6),
     "few f64 d64": FewTuning(64, 128, 64, 128, num_stages=4),
-    "few f128 warps 8": FewTuning(128, 64, 128, 128, num_warps=8, num_stages=4),
+    "few f64 s3 d64 s4": FewTuning(64, 128, 64, 128, num_stages=3, down_stages=4),
+    "few f64 s4 d128 s3": FewTuning(64, 128, 128, 128, num_stages=4, down_stages=3),
+    "few f64 k64 d64": FewTuning(64, 64, 64, 128, num_stages=4),
+    "few f64 k64 s4 d128": FewTuning(64, 64, 128, 64, num_stages=4),
     "few f64 gathered": FewTuning(64, 128, 128, 128, num_stages=3, rows=16),
-    "few f64 k64 gathered": FewTuning(64, 64, 128, 64, num_stages=6, rows=16),
+    "few f64 d64 gathered": FewTuning(64, 128, 64, 128, num_stages=4, rows=16),
+    "few f64 s3 d64 s4 gathered": FewTuning(64, 128, 64, 128, num_stages=3, rows=16, down_stages=4),
+    "few f64 k64 s5 d64 gathered": FewTuning(64, 64, 64, 128, num_stages=5, rows=16, down_stages=4),
     "few f16 gathered": FewTuning(16, 128, 64, 128, rows=16),
     "few f32 gathered": FewTuning(32, 128, 64, 128, rows=16),
 }
@@ -73,6 +74,9 @@ SINGLE_TUNINGS = {
 GROUPED_TUNINGS = {
     "rows 16": GroupedTuning(16, 64, 128, 64, 128, 4, 3),
     "rows 16 f32": GroupedTuning(16, 32, 128, 64, 128, 4, 4),
+    "rows 16 s4": GroupedTuning(16, 64, 128, 64, 128, 4, 4),
+    "rows 16 d128": GroupedTuning(16, 64, 128, 128, 128, 4, 3),
+    "rows 16 k64": GroupedTuning(16, 64, 64, 64, 128, 4, 5),
     "rows 32": GroupedTuning(32, 64, 128, 64, 128, 4, 3),
 }
 LARGE_TUNINGS = {

@@ -71,7 +71,7 @@ def test_decode(heads: tuple[int, int, int], programs_per_sm: int, path: str, dt
     paged = Paged(lengths, heads, dtype)
     q = paged.queries(len(lengths))
     out = torch.empty_like(q)
-    tuning = DecodeTuning(block_keys=16, programs_per_sm=programs_per_sm)
+    tuning = DecodeTuning(block_keys=16, programs_per_sm=programs_per_sm, least_joined=16)
     decode_attention(q, paged.k, paged.v, paged.tables, torch.tensor(lengths), out, tuning)
     assert_near(out, torch.cat([paged.dense(q[i : i + 1], i) for i in range(len(lengths))]))
 
@@ -87,7 +87,8 @@ def test_a_sequence_that_pads_the_batch_gives_zeros(longest: int, path: str, dty
     paged = Paged([longest, 0, 3], GROUPED, dtype)
     q = paged.queries(3)
     out = torch.empty_like(q)
-    decode_attention(q, paged.k, paged.v, paged.tables, torch.tensor([longest, 0, 3]), out, DecodeTuning(block_keys=16))
+    tuning = DecodeTuning(block_keys=16, least_joined=16)
+    decode_attention(q, paged.k, paged.v, paged.tables, torch.tensor([longest, 0, 3]), out, tuning)
     assert torch.equal(out[1], torch.zeros_like(out[1]))
     assert_near(out[2:], paged.dense(q[2:], 2))
 
@@ -105,13 +106,15 @@ def test_table_wider_than_its_sequences(path: str, dtype: torch.dtype) -> None:
     assert_near(out, torch.cat([paged.dense(q[i : i + 1], i) for i in range(2)]))
 
 
-@pytest.mark.parametrize("most_joined", [2, 8])
-def test_the_last_program_joins_and_resets_what_it_counted(most_joined: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("most_joined", "least_joined"), [(2, 16), (8, 16), (8, 33), (8, 256)])
+def test_the_last_program_joins_and_resets_what_it_counted(
+    most_joined: int, least_joined: int, dtype: torch.dtype
+) -> None:
     """Many launches on the same counters, of lengths that leave other shares empty: each is right, each the same."""
     lengths = [70, 3, 0, 33, 17, 128]
     paged = Paged(lengths, GROUPED, dtype)
     q = paged.queries(len(lengths))
-    tuning = DecodeTuning(block_keys=16, most_joined=most_joined)
+    tuning = DecodeTuning(block_keys=16, most_joined=most_joined, least_joined=least_joined)
     found = []
     for used in (lengths, [16, 1, 0, 32, 17, 90], lengths, lengths):
         out = torch.empty_like(q)
