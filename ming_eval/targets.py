@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -22,7 +22,8 @@ class Dialect:
     `transcript_is_text`: streamed speech brings its words only as `audio.transcript`, not also as content.
     `default_voice`: sent when the request names none; None leaves the choice to the server.
     `pcm_sample_rate_hz`: rate of header-less PCM when the response does not say; None is unknown.
-    `api`: "generate" is M*'s own route: a form goes out, lines of JSON come back.
+    `api`: "generate" is M*'s own route: a form goes out, lines of JSON come back. "completions" takes raw prompts; no
+    dialect has it by itself, it is another way to ask a server that has chats (`for_completions`).
     `says_finish`: replies carry a finish reason; without, the end of the body is all there is.
     `ignore_eos_key`: the field that fixes output lengths, None where there is none. transformers takes a whole
     generation configuration as JSON in a string, in which no token ends an answer.
@@ -44,7 +45,7 @@ class Dialect:
     transcript_is_text: bool = False
     default_voice: str | None = None
     pcm_sample_rate_hz: int | None = None
-    api: Literal["chat", "generate"] = "chat"
+    api: Literal["chat", "completions", "generate"] = "chat"
     says_finish: bool = True
     bars_eos: bool = False
     keeps_alive: bool = True
@@ -59,7 +60,17 @@ class Dialect:
     @property
     def names_model(self) -> bool:
         """True when a request says which model is asked."""
-        return self.api == "chat"
+        return self.api != "generate"
+
+    def for_completions(self) -> Dialect:
+        """How the same servers spell `/v1/completions`; the newer name of the token limit is known to chats alone.
+
+        Raises:
+            UsageError: they have no such route.
+        """
+        if self.api == "generate":
+            raise UsageError(f"the dialect {self.name} has no /v1/completions: leave out --api completions")
+        return replace(self, api="completions", max_tokens_key="max_tokens")
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -197,7 +208,15 @@ class Target:
         """Where measured requests go."""
         if self.dialect.api == "generate":
             return f"{self.root_url}/generate"
-        return f"{self.base_url}/chat/completions"
+        return f"{self.base_url}/{'completions' if self.dialect.api == 'completions' else 'chat/completions'}"
+
+    def for_completions(self) -> Target:
+        """The same server, asked through `/v1/completions`.
+
+        Raises:
+            UsageError: it has no such route.
+        """
+        return replace(self, dialect=self.dialect.for_completions())
 
     def all_headers(self) -> tuple[tuple[str, str], ...]:
         """The user's headers and, where there is a key, the Authorization header. Holds secrets."""
@@ -229,7 +248,8 @@ def _split_url(url: str) -> SplitResult:
 
 
 def _api_path(path: str) -> str:
-    path = path.rstrip("/").removesuffix("/chat/completions").removesuffix("/generate")
+    path = path.rstrip("/").removesuffix("/chat/completions").removesuffix("/completions")
+    path = path.removesuffix("/generate")
     return path if path.endswith("/v1") else f"{path}/v1"
 
 

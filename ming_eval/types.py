@@ -70,7 +70,8 @@ class Request:
     """One thing to ask a server, independent of its dialect.
 
     `id` is stable over repeats of a run (it pairs records of two systems). `extra` is merged into the JSON body last.
-    `turn` is None outside a conversation.
+    `turn` is None outside a conversation. `prompt_ids` are the whole prompt in token ids, in place of
+    `messages`; only the completions route takes them.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Request:
     voice: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     turn: Turn | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
     @property
     def wants_audio(self) -> bool:

@@ -123,6 +123,7 @@ class FakeServer:
     models_body: Any = None  # instead of the list of `models`
     health_status: int = 200
     tokenizes: bool = False  # POST /tokenize; words of more than 6 letters are two tokens
+    tokenizer_info: Any = None  # what GET /tokenizer_info answers; None: there is no such route
     metrics: str | None = None  # the Prometheus page; None: there is no such route
     generates: tuple[bytes, ...] = ()  # what POST /generate (M*) answers, each in a write of its own
     ssl: Any = None
@@ -144,6 +145,11 @@ class FakeServer:
     def chats(self) -> list[SeenRequest]:
         """The chat requests, in order of arrival."""
         return [request for request in self.seen if request.path.endswith("/chat/completions")]
+
+    @property
+    def completions(self) -> list[SeenRequest]:
+        """Those of raw prompts, in order of arrival."""
+        return [request for request in self.seen if request.path == "/v1/completions"]
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.ssl, backlog=2048)
@@ -201,7 +207,7 @@ class FakeServer:
         """Answer one request; True when the connection stays open."""
         self.seen.append(request)
         match request.path.removeprefix("/v1"):
-            case "/chat/completions":
+            case "/chat/completions" | "/completions":
                 return await self._chat(request, reader, writer)
             case "/generate" if self.generates:
                 await _send_lines(writer, self.generates)
@@ -213,6 +219,8 @@ class FakeServer:
                 await _send_page(writer, self.health_status, {"status": "ok"})
             case "/tokenize" if self.tokenizes:
                 await _send_page(writer, 200, _tokenized(request.body))
+            case "/tokenizer_info" if self.tokenizer_info is not None:
+                await _send_page(writer, 200, self.tokenizer_info)
             case "/metrics" if self.metrics is not None:
                 await _send_page(writer, 200, self.metrics, as_text=True)
             case "/version":
@@ -222,7 +230,7 @@ class FakeServer:
         return True
 
     async def _chat(self, request: SeenRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        script = self.script if isinstance(self.script, Script) else self.script(len(self.chats) - 1)
+        script = self.script if isinstance(self.script, Script) else self.script(len(self.chats + self.completions) - 1)
         self.num_running += 1
         self.max_concurrent = max(self.max_concurrent, self.num_running)
         try:
@@ -328,7 +336,8 @@ class _Reply:
         if script.fault is Fault.EMPTY:
             message["content"] = ""
         reply: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "fake-model"}
-        reply["choices"] = [{"index": 0, "message": message, "finish_reason": script.finish_reason}]
+        said = {"text": message["content"]} if "prompt" in self.body else {"message": message}
+        reply["choices"] = [{"index": 0, "finish_reason": script.finish_reason} | said]
         if script.usage:
             reply["usage"] = self._usage(self.num_tokens)
         if script.fault is Fault.INBAND_ERROR:
@@ -410,7 +419,8 @@ class _Reply:
         raise _CutError
 
     async def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, usage: Any = None) -> None:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        said = {"text": delta.get("content", "")} if "prompt" in self.body else {"delta": delta}
+        choice = {"index": 0, "logprobs": None, "finish_reason": finish_reason} | said
         chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake-model"}
         await self._event(json.dumps(chunk | {"choices": [choice]} | ({} if usage is None else {"usage": usage})))
 

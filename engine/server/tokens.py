@@ -94,5 +94,6 @@ def tokenizer_info(serving: Serving) -> dict[str, object]:
         "pad_token": texts.get(tokenizer.pad_token_id),
         "chat_template": tokenizer.chat_template,
         "vocab_size": tokenizer.vocab_size,
+        "special_token_ids": sorted(tokenizer.special_ids.values()),
         "max_model_len": serving.info.max_model_len,
     }

@@ -85,6 +85,22 @@ async def count_tokens(target: Target, text: str) -> int | None:
     return len(tokens) if isinstance(tokens, list) and tokens else None  # llama.cpp lists them and does not count
 
 
+async def fetch_text_ids(target: Target) -> list[int] | None:
+    """The token ids that are text rather than control tokens, by GET /tokenizer_info; None where it does not say.
+
+    Raises:
+        TargetError: nobody listens.
+    """
+    status, body = await _get(target, f"{target.root_url}/tokenizer_info")
+    content = _json(body) if status == 200 else None
+    if not isinstance(content, dict):
+        return None
+    size, special = content.get("vocab_size"), content.get("special_token_ids")
+    if not isinstance(size, int) or not isinstance(special, list):
+        return None
+    return sorted(set(range(size)).difference(special))
+
+
 async def count_prompt_tokens(target: Target, text: str) -> int | None:
     """Prompt tokens of a chat with `text` alone, template included, by the usage of an answer of one token.
 

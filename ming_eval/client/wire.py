@@ -1,4 +1,4 @@
-"""The chat API on the wire: `Request` -> JSON body, JSON -> `Event`s. Pure; the dialect is a value.
+"""The chat and completions API on the wire: `Request` -> JSON body, JSON -> `Event`s. Pure; the dialect is a value.
 
 JSON is decoded into structs that name only what is read: unknown fields cost nothing and change nothing.
 A field of the wrong type is a malformed reply, never a guess.
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ming_eval.client import generate
+from ming_eval.client import completions, generate
 from ming_eval.errors import DataError
 from ming_eval.targets import Dialect
 from ming_eval.types import Event, EventKind, Media, Message, Part, Request, Text, TokenLogprob, Usage
@@ -52,12 +52,15 @@ def encode(request: Request, model: str | None, dialect: Dialect) -> bytes:
     """The body of one request: JSON, or the form of a dialect that takes one.
 
     Raises:
-        DataError: a media part cannot be written in this dialect.
+        DataError: a part of the request cannot be written in this dialect.
     """
     if dialect.api == "generate":
         return generate.encode_form(request)
     body: dict[str, Any] = {} if model is None else {"model": model}
-    body["messages"] = [_message(message, dialect) for message in request.messages]
+    if dialect.api == "completions":
+        body["prompt"] = completions.prompt_of(request)
+    else:
+        body["messages"] = _messages(request, dialect)
     body |= _sampling(request, dialect) | _output(request, dialect) | dict(request.extra)
     return msgspec.json.encode(body)
 
@@ -77,6 +80,8 @@ def _output(request: Request, dialect: Dialect) -> dict[str, Any]:
     fields: dict[str, Any] = {"stream": request.stream}
     if request.stream:
         fields["stream_options"] = {"include_usage": True}
+    if dialect.api == "completions":
+        return fields
     if request.wants_audio:
         voice = request.voice or dialect.default_voice
         audio = {"format": "pcm16" if request.stream else "wav"}
@@ -85,6 +90,12 @@ def _output(request: Request, dialect: Dialect) -> dict[str, Any]:
     elif dialect.always_modalities:
         fields["modalities"] = ["text"]
     return fields
+
+
+def _messages(request: Request, dialect: Dialect) -> list[dict[str, Any]]:
+    if request.prompt_ids is not None:
+        raise DataError("a chat takes no token ids: send them through /v1/completions")
+    return [_message(message, dialect) for message in request.messages]
 
 
 def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
@@ -191,6 +202,7 @@ class _Choice(msgspec.Struct, gc=False):
     audio_metadata: _AudioMetadata | None = None
     delta: _Delta | None = None
     message: _Delta | None = None
+    text: str | None = None  # of the completions route, in chunks and whole
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
@@ -222,6 +234,8 @@ def decode_chunk(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
         chunk = _decode_json(data)
     except ValueError as exc:  # bad JSON, wrong types, bad UTF-8
         raise _unreadable(data, exc) from exc
+    if dialect.api == "completions":
+        return _completion_events(chunk, time_s)
     if text := _text_alone(chunk):
         return [Event(_TEXT, time_s, text)]
     events: list[Event] = []
@@ -246,6 +260,8 @@ def decode_reply(data: bytes, time_s: float, dialect: Dialect) -> list[Event]:
     if dialect.api == "generate":
         return _decode_generated(generate.decode_outputs, data, time_s)
     chunk = _decode(data)
+    if dialect.api == "completions":
+        return _completion_events(chunk, time_s)
     events: list[Event] = []
     for choice in chunk.choices or ():
         if choice.message is not None:
@@ -271,6 +287,17 @@ def _text_alone(chunk: _Chunk) -> str | None:
     if delta.reasoning or delta.reasoning_content or delta.tool_calls or delta.audio is not None:
         return None
     return delta.content
+
+
+def _completion_events(chunk: _Chunk, time_s: float) -> list[Event]:
+    """Of `/v1/completions`, where chunks and whole replies have one form."""
+    events: list[Event] = []
+    for choice in chunk.choices or ():
+        if choice.text:
+            events.append(Event(_TEXT, time_s, choice.text))
+        if choice.finish_reason is not None:
+            events.append(Event(EventKind.FINISH, time_s, choice.finish_reason))
+    return _closed(chunk, events, time_s)
 
 
 def _decode(data: bytes) -> _Chunk:

@@ -11,11 +11,15 @@ from ming_eval.client import wire
 from ming_eval.commands.duration import Experience, find_experience
 from ming_eval.errors import UsageError
 from ming_eval.load.lengths import Lengths, parse_lengths
-from ming_eval.load.plan import OPEN_SHAPES, Level, LoadPlan, Shape
-from ming_eval.load.synthetic import guessed_vocabulary
-from ming_eval.load.workload import load_prompts, plan_points
+from ming_eval.load.plan import OPEN_SHAPES, Api, Level, LoadPlan, Shape
+from ming_eval.load.synthetic import Vocabulary, guessed_vocabulary
+from ming_eval.load.token_ids import TokenIds, given_token_ids
+from ming_eval.load.workload import Prompt, load_prompts, plan_points
 from ming_eval.report.grid import Grid, number
 from ming_eval.targets import Target, find_dialect
+
+_GUESS = "a guess"
+_GUESSED_IDS = 1000
 
 
 def dry_run_text(plan: LoadPlan, targets: Sequence[Target], out: Path, *, guess_dialect: bool = False) -> str:
@@ -76,24 +80,38 @@ def _seconds(level: Level, plan: LoadPlan) -> float | None:
 
 
 def _first_request(plan: LoadPlan, targets: Sequence[Target], *, guess_dialect: bool) -> str:
-    vocabulary = None
     prompts = load_prompts(plan.prompts)
-    if plan.input_tokens is not None:  # the real one is measured at the server
-        vocabulary = guessed_vocabulary(prompt.text for prompt in prompts)
+    vocabulary = _vocabulary(plan, prompts)
     point = next(plan_points(plan, prompts, vocabulary), None)
     if point is None:
         raise UsageError("the plan has no point")
     target = targets[0] if targets else None
+    dialect = target.dialect if target else find_dialect("ming")
+    if plan.api is Api.COMPLETIONS:
+        target, dialect = target.for_completions() if target else None, dialect.for_completions()
     request = point.measured[0]
-    body = wire.encode(request, target.model if target else None, target.dialect if target else find_dialect("ming"))
+    body = wire.encode(request, target.model if target else None, dialect)
     where = target.request_url if target else "the bundled engine"
     asked = [] if target and target.model else ["the model"]
     if target and guess_dialect:
         asked.append("the dialect, here that of OpenAI")
+    if isinstance(vocabulary, TokenIds) and vocabulary.source == _GUESS:
+        asked.append(f"its token ids, here {len(vocabulary.ids)}")
     note = f" (asked of the server: {'; '.join(asked)})" if asked else ""
     return f"{request.id}, to {where}{note}, {len(body)} bytes:\n{_without_files(body.decode(errors='replace'))}"
 
 
+def _vocabulary(plan: LoadPlan, prompts: Sequence[Prompt]) -> Vocabulary | TokenIds | None:
+    """As far as it is known without the server, at which the real one is measured."""
+    if plan.input_tokens is None:
+        return None
+    if plan.draws_ids:
+        known = given_token_ids(plan.vocabulary, None if plan.tokenizer is None else Path(plan.tokenizer))
+        return known or TokenIds(range(_GUESSED_IDS), _GUESS)
+    return guessed_vocabulary(prompt.text for prompt in prompts)
+
+
 def _without_files(body: str) -> str:
-    """`body` with the middle of encoded files left out."""
+    """`body` with the middle of encoded files and of long prompts in token ids left out."""
+    body = re.sub(r"((?:\d+,){64})(?:\d+,){64,}", r"\1...,", body)
     return re.sub(r"([A-Za-z0-9+/]{24})[A-Za-z0-9+/]{200,}={0,2}", r"\1...", body)

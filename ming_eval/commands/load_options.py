@@ -94,6 +94,22 @@ InputTokensOption = Annotated[
         help="Synthetic prompts: 512, 128..1024 (uniform) or 512~64 (normal) tokens, without the chat template.",
     ),
 ]
+ApiOption = Annotated[
+    str,
+    typer.Option(
+        metavar="chat|completions",
+        help="completions: raw prompts through /v1/completions, without a chat template; with --input-tokens they are "
+        "token ids, as many as asked and nothing else.",
+    ),
+]
+VocabularyOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Draw token ids from 0 to N-1. [default: those of --tokenizer, or that the server says are text]",
+    ),
+]
 OutputTokensOption = Annotated[
     str | None,
     typer.Option(

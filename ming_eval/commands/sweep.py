@@ -68,8 +68,9 @@ Examples:
       conversations of four turns
   ming-eval sweep --repeats 5 --concurrency 8
       five passes, with intervals over them
-  ming-eval sweep --concurrency 1..64 --arrivals waves --input-tokens 64 --max-tokens 128 --temperature 1
-      drawn answers, each request with a seed of its own; full waves, as offline benchmarks decode
+  ming-eval sweep --concurrency 1..64 --arrivals waves --api completions --input-tokens 64 --max-tokens 128 \
+    --temperature 1
+      what offline benchmarks do: random token ids in full waves, drawn answers, each with a seed of its own
   ming-eval sweep --config nightly.yaml --seed 7
       options from a YAML or TOML file (max-tokens: 128), the seed from here
   ming-eval sweep --resume 20260615T101500Z-sweep-a
@@ -112,6 +113,8 @@ def sweep(
     input_tokens: load_options.InputTokensOption = None,
     output_tokens: load_options.OutputTokensOption = None,
     tokenizer: load_options.TokenizerOption = None,
+    api: load_options.ApiOption = "chat",
+    vocabulary: load_options.VocabularyOption = None,
     task: workload_options.TaskOption = None,
     dataset: workload_options.DatasetOption = None,
     dataset_dir: workload_options.DatasetDirOption = None,
@@ -160,7 +163,7 @@ def sweep(
             _finish(_run(job, plan), json_path)
         from ming_eval.commands.capacity import choose_extras
         from ming_eval.load.conversations import History
-        from ming_eval.load.plan import Order, Shape
+        from ming_eval.load.plan import Api, Order, Shape
         from ming_eval.load.profiles import find_profile, override, plan_load
         from ming_eval.load.shaping import ShapeOptions, choose, shape_load
 
@@ -203,6 +206,8 @@ def sweep(
             logprobs=logprobs,
             temperature=temperature,
             seed_per_request=seed_per_request,
+            api=choose(Api, "--api", api) or Api.CHAT,
+            vocabulary=vocabulary,
         )
         base = plan_load(chosen, seed=seed, max_error_rate=max_error_rate, timeout_s=timeout)
         plan = shape_load(base, options)

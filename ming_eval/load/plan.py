@@ -38,6 +38,13 @@ class Shape(StrEnum):
 OPEN_SHAPES = frozenset({Shape.CONSTANT, Shape.POISSON, Shape.GAMMA})
 
 
+class Api(StrEnum):
+    """Through which route requests go. `completions` takes raw prompts, without a chat template."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+
+
 class Order(StrEnum):
     """In which order the points are visited. `interleaved` takes the lowest, the highest, the second lowest, ..."""
 
@@ -86,6 +93,8 @@ class LoadPlan:
     that no prefix cache helps. `slos` are limits by name, in seconds or as a factor.
     `input_tokens` and `output_tokens` are lengths as typed (`load.lengths`), drawn for each request; without them, the
     bundled prompts and `max_tokens`. `tokenizer` is a file to count with where the server does not.
+    `api` is the route. Through completions, prompts of `input_tokens` are token ids: those below `vocabulary`, of
+    `tokenizer`, or that the server says are text.
     `extra` goes into the JSON body of every request, over what is there.
     `workers` processes share each point, on the hosts of the Ray cluster `cluster` where one is named; None is one for
     each of its hosts.
@@ -136,6 +145,8 @@ class LoadPlan:
     logprobs: int | None = None
     temperature: float = 0.0
     seed_per_request: bool = False
+    api: Api = Api.CHAT
+    vocabulary: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = 1
     cluster: str | None = None
@@ -144,6 +155,11 @@ class LoadPlan:
     def is_shared(self) -> bool:
         """True when other processes than this one make the load."""
         return self.workers != 1 or self.cluster is not None
+
+    @property
+    def draws_ids(self) -> bool:
+        """True when prompts are token ids and not text."""
+        return self.api is Api.COMPLETIONS and self.input_tokens is not None
 
     def levels(self) -> tuple[Level, ...]:
         """The points, rising, task by task."""

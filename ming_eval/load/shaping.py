@@ -15,7 +15,7 @@ from ming_eval.errors import UsageError
 from ming_eval.load.conversations import History
 from ming_eval.load.lengths import parse_lengths
 from ming_eval.load.media import MediaShape
-from ming_eval.load.plan import OPEN_SHAPES, LoadPlan, Order, Shape, parse_rates
+from ming_eval.load.plan import OPEN_SHAPES, Api, LoadPlan, Order, Shape, parse_rates
 from ming_eval.load.trace import mean_rate, read_trace
 from ming_eval.metrics.slo import check_slos, parse_slos
 from ming_eval.types import Task
@@ -60,6 +60,8 @@ class ShapeOptions:
     logprobs: int | None = None
     temperature: float = 0.0
     seed_per_request: bool | None = None
+    api: Api = Api.CHAT
+    vocabulary: int | None = None
 
 
 def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
@@ -76,6 +78,7 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
     _check_lengths(options)
     tasks = _tasks(options)
     _check_workload(options, shape, tasks)
+    _check_api(options, tasks)
     plan = replace(
         plan,
         shape=shape,
@@ -103,6 +106,8 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         history=options.history or History.REPLIES,
         repeats=options.repeats,
         logprobs=options.logprobs,
+        api=options.api,
+        vocabulary=options.vocabulary,
         temperature=options.temperature,
         seed_per_request=options.temperature > 0 if options.seed_per_request is None else options.seed_per_request,
     )
@@ -229,6 +234,20 @@ def _check_workload(options: ShapeOptions, shape: Shape, tasks: Sequence[Task]) 
     parse_lengths(options.turns, "--turns")
     if shape is Shape.WAVES:
         raise UsageError("--arrivals waves and --turns do not go together: a wave ends with its slowest request")
+
+
+def _check_api(options: ShapeOptions, tasks: Sequence[Task]) -> None:
+    if options.vocabulary is not None and (options.api is Api.CHAT or options.input_tokens is None):
+        raise UsageError("--vocabulary is for prompts in token ids: give --api completions and --input-tokens")
+    if options.vocabulary is not None and options.tokenizer is not None:
+        raise UsageError("--vocabulary and --tokenizer both say which token ids there are: give one of them")
+    if options.api is Api.CHAT:
+        return
+    if options.dataset is not None or tuple(tasks) != (Task.T2T,):
+        raise UsageError("--api completions is text to text: leave out --dataset, and tasks other than T2T")
+    for is_given, option in ((options.turns is not None, "--turns"), (options.logprobs is not None, "--logprobs")):
+        if is_given:
+            raise UsageError(f"{option} is for chats: leave out --api completions")
 
 
 def _implied(options: ShapeOptions) -> Shape:

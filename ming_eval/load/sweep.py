@@ -19,11 +19,12 @@ from ming_eval.load.breaker import Breaker
 from ming_eval.load.conversations import unbroken
 from ming_eval.load.kept import Kept
 from ming_eval.load.monitor import Monitor
-from ming_eval.load.plan import Level, LoadPlan, Shape
+from ming_eval.load.plan import Api, Level, LoadPlan, Shape
 from ming_eval.load.runner import Bodies, OnExchange, send_all
 from ming_eval.load.share import Gate, OpenGate, Share, Sliced
 from ming_eval.load.stopping import Stopper, StopRules
-from ming_eval.load.synthetic import Vocabulary, find_vocabulary
+from ming_eval.load.synthetic import LengthSource, Vocabulary, find_vocabulary
+from ming_eval.load.token_ids import TokenIds, find_token_ids
 from ming_eval.load.trace import read_trace
 from ming_eval.load.watching import Watcher
 from ming_eval.load.workload import PointWork, Prompt, load_prompts, plan_points
@@ -72,7 +73,7 @@ class Sweep:
         gate: Gate = ALONE,
     ) -> None:
         self._plan = plan
-        self._targets = tuple(targets)
+        self._targets = tuple(targets if plan.api is Api.CHAT else (target.for_completions() for target in targets))
         self._log = log
         self._observer = observer
         self._kept = kept
@@ -105,12 +106,17 @@ class Sweep:
                 is_first = False
                 await self._run_point(target, work)
 
-    async def _find_vocabulary(self, prompts: Sequence[Prompt]) -> Vocabulary | None:
+    async def _find_vocabulary(self, prompts: Sequence[Prompt]) -> Vocabulary | TokenIds | None:
         """By the first server; all others get the same texts."""
         plan = self._plan
         if plan.input_tokens is None:
             return None
         path = None if plan.tokenizer is None else Path(plan.tokenizer)
+        if plan.draws_ids:
+            drawn = await find_token_ids(self._targets[0], plan.vocabulary, path)
+            self._length_source = LengthSource.IDS.value
+            self._observer.say(f"prompts: drawn from {len(drawn.ids):,} token ids, by {drawn.source}")
+            return drawn
         found = await find_vocabulary(self._targets[0], (prompt.text for prompt in prompts), path)
         self._length_source = found.source.value
         self._observer.say(f"lengths of prompts: {found.source.value}, {found.tokens_per_word:.3g} tokens a word")

@@ -31,6 +31,7 @@ class LengthSource(StrEnum):
     SERVER = "server"  # POST /tokenize
     TOKENIZER = "tokenizer"  # a tokenizer.json on this host
     ESTIMATE = "estimate"  # prompt tokens of two requests of known lengths
+    IDS = "ids"  # nothing is counted: prompts are token ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _by_file(path: Path) -> Count:
         tokenizers = import_module("tokenizers")
     except ImportError as exc:
         raise UsageError("--tokenizer needs the package tokenizers: pip install tokenizers") from exc
-    tokenizer = tokenizers.Tokenizer.from_str(_tokenizer_json(path))
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json(path))
 
     async def count(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -101,8 +102,12 @@ def _by_file(path: Path) -> Count:
     return count
 
 
-def _tokenizer_json(path: Path) -> str:
-    """The file's text, looked at first: the package has no error class of its own for a file that is something else."""
+def tokenizer_json(path: Path) -> str:
+    """The file's text, looked at first: the package has no error class of its own for a file that is something else.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content = msgspec.json.decode(text)

@@ -17,6 +17,7 @@ from ming_eval.load.conversations import Conversations, History, Layout
 from ming_eval.load.lengths import Lengths, parse_lengths
 from ming_eval.load.plan import Level, LoadPlan
 from ming_eval.load.synthetic import Vocabulary, guessed_vocabulary
+from ming_eval.load.token_ids import TokenIds
 from ming_eval.load.trace import TraceRow, read_trace
 from ming_eval.types import Message, Part, Request, Task, Text
 
@@ -152,11 +153,26 @@ class DrawnTexts:
         return self._vocabulary.text(self._lengths.draw(rng), rng)
 
 
-def plan_points(plan: LoadPlan, prompts: Sequence[Prompt], vocabulary: Vocabulary | None = None) -> Iterator[PointWork]:
+class DrawnIds:
+    """Prompts in token ids by number, of drawn lengths; prompt i depends on nothing but the seed and the vocabulary."""
+
+    def __init__(self, vocabulary: TokenIds, lengths: Lengths, seed: int) -> None:
+        self._vocabulary = vocabulary
+        self._lengths = lengths
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        rng = random.Random(f"ids {self._seed} {index}")
+        return self._vocabulary.draw(self._lengths.draw(rng), rng)
+
+
+def plan_points(
+    plan: LoadPlan, prompts: Sequence[Prompt], vocabulary: Vocabulary | TokenIds | None = None
+) -> Iterator[PointWork]:
     """The requests of each point of `plan` in the order of visits, a function of the arguments alone.
 
     `prompts` are for text to text; other tasks have sets of their own. `vocabulary` is there when the plan asks for
-    lengths of the prompts.
+    lengths of the prompts: token ids where it draws those.
     """
     rows = read_trace(Path(plan.trace)) if plan.trace is not None else ()
     writers = {task: _Writer(plan, task, prompts, vocabulary) for task in plan.tasks}
@@ -188,16 +204,27 @@ def _starts(plan: LoadPlan) -> Iterator[int]:
 class _Writer:
     """User turns of one task by number: media, words, and in front of both the nonce."""
 
-    def __init__(self, plan: LoadPlan, task: Task, prompts: Sequence[Prompt], vocabulary: Vocabulary | None) -> None:
+    def __init__(
+        self, plan: LoadPlan, task: Task, prompts: Sequence[Prompt], vocabulary: Vocabulary | TokenIds | None
+    ) -> None:
         self._plan = plan
         self.task = task
         own = _SET_OF_INPUT.get(task.value[0], "speech" if task is Task.T2S else None)
         own_prompts = prompts if own is None else load_prompts(own)
         self._texts: Texts | DrawnTexts = Texts(own_prompts, plan.seed, nonce=plan.nonce)
+        self._ids: DrawnIds | None = None
         if plan.input_tokens is not None:
             assert vocabulary is not None
-            self._texts = DrawnTexts(vocabulary, parse_lengths(plan.input_tokens, "--input-tokens"), plan.seed)
+            lengths = parse_lengths(plan.input_tokens, "--input-tokens")
+            if isinstance(vocabulary, TokenIds):
+                self._ids = DrawnIds(vocabulary, lengths, plan.seed)
+            else:
+                self._texts = DrawnTexts(vocabulary, lengths, plan.seed)
         self._asks_text_only = plan.dataset is None and task.value[0] == "T"
+
+    def ids(self, index: int) -> tuple[int, ...] | None:
+        """The whole prompt in token ids; None where it is made of messages."""
+        return None if self._ids is None else self._ids[index]
 
     def parts(self, index: int, *, is_later_turn: bool) -> tuple[Part, ...]:
         """Later turns bring no media, and need no nonce: the conversation before them has one."""
@@ -259,11 +286,14 @@ def _maker(
 
     def make(index: int) -> Request:
         turn = None if layout is None else layout.turn(index)
+        ids = writer.ids(start + index)
+        messages: tuple[Message, ...] = ()
+        if ids is None:
+            parts = writer.parts(start + index, is_later_turn=turn is not None and turn.number > 1)
+            messages = (Message("user", parts),)
         request = Request(
             id=f"{prefix}{index}",
-            messages=(
-                Message("user", writer.parts(start + index, is_later_turn=turn is not None and turn.number > 1)),
-            ),
+            messages=messages,
             task=writer.task,
             # Drawn by number: request i is as long on every system.
             max_tokens=lengths.draw(random.Random(f"length {plan.seed} {start + index}")),
@@ -272,6 +302,7 @@ def _maker(
             ignore_eos=plan.ignore_eos,
             extra=_logprobs(plan) | dict(plan.extra),
             turn=turn,
+            prompt_ids=ids,
         )
         return _as_recorded(request, rows[index]) if rows else request
 
@@ -288,10 +319,11 @@ def _logprobs(plan: LoadPlan) -> dict[str, Any]:
 
 
 def _conversations(
-    plan: LoadPlan, make: Callable[[int], Request], vocabulary: Vocabulary | None, prompts: Sequence[Prompt]
+    plan: LoadPlan, make: Callable[[int], Request], vocabulary: Vocabulary | TokenIds | None, prompts: Sequence[Prompt]
 ) -> Conversations:
     if plan.history is History.REPLIES:
         return Conversations(make, plan.think_s)
+    assert not isinstance(vocabulary, TokenIds), "conversations are chats"
     words = vocabulary or guessed_vocabulary(prompt.text for prompt in prompts)
 
     def scripted(index: int) -> str:
@@ -301,5 +333,7 @@ def _conversations(
 
 
 def _as_recorded(request: Request, row: TraceRow) -> Request:
-    messages = request.messages if row.text is None else (Message("user", (Text(row.text),)),)
-    return replace(request, messages=messages, max_tokens=row.output_tokens or request.max_tokens)
+    request = replace(request, max_tokens=row.output_tokens or request.max_tokens)
+    if row.text is None:
+        return request
+    return replace(request, messages=(Message("user", (Text(row.text),)),), prompt_ids=None)

@@ -1,11 +1,12 @@
 """The same work through HTTP as offline: `python -m tests.benchmarks.http_against_offline OFFLINE OUT -- OPTIONS`.
 
 OFFLINE is a file of `python -m engine.bench`. A server with OPTIONS is started, and `ming-eval sweep` sends
-full waves at the batch sizes of that file: temperature 1, a seed for each request, as many output tokens. A prompt has
-37 tokens of the chat template around its own, 16 of which the prefix cache knows: with 21 fewer of its own than offline
-as many are computed. OUT gets, for each size, both rates, their ratio and the distinct experts that the server saw.
-Exit code 1: a request failed, a point is more than 7 % below offline, its streams shared experts, or the sweep was
-ended early (SIGTERM to the whole process group, as `timeout` sends it): OUT then holds the points that there are.
+full waves at the batch sizes of that file: prompts of as many random token ids through /v1/completions, as many output
+tokens, temperature 1, a seed for each request. (Chats would be another workload: the template that all of them begin
+with makes streams share experts.) OUT gets, for each size, both rates, their ratio and the distinct experts that the
+server saw. Exit code 1: a request failed, a prompt was longer or shorter or cached, a point is more than 7 % below
+offline, its streams shared experts, or the sweep was ended early (SIGTERM to the whole process group, as `timeout`
+sends it): OUT then holds the points that there are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from typing import Any
 from tests.end_to_end.server import RunningServer, environment, running_server
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE_TOKENS, CACHED_TOKENS = 37, 16
 # Kernels are chosen by rows and compiled for multiples of 16 and others: some of each on either side of each border.
 PROMPT_SIZES = (3, 16, 35, 48, 67, 96, 203, 304, 403, 512, 1603, 2048, 4003, 8000)
 LEAST_RATIO = 0.93
@@ -105,12 +105,12 @@ def _compile(server: RunningServer, max_model_len: int) -> None:
 
 def _sweep(server: RunningServer, offline: dict[str, Any], sizes: Sequence[int], results: Path) -> dict[str, Any]:
     """Waves at every size, the first two of which do not count: in them kernels are compiled and chosen."""
-    own = offline["prompt_tokens"] - TEMPLATE_TOKENS + CACHED_TOKENS
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "summary.json"
         command = [sys.executable, "-c", SWEEP, "sweep", "--backend", f"ming={server.url}"]
         command += ["--concurrency", ",".join(map(str, sizes)), "--arrivals", "waves", "--temperature", "1"]
-        command += ["--input-tokens", str(own), "--max-tokens", str(offline["output_tokens"])]
+        command += ["--api", "completions", "--input-tokens", str(offline["prompt_tokens"])]
+        command += ["--max-tokens", str(offline["output_tokens"])]
         command += ["--warmup", "2", "--out", str(results), "--json", str(path)]
         code = _run_to_its_end(command)
         if not path.is_file():
@@ -131,13 +131,16 @@ def _run_to_its_end(command: Sequence[str]) -> int:
 def compare(offline: dict[str, Any], summary: dict[str, Any]) -> list[dict[str, Any]]:
     """One row for each point of the sweep."""
     rates = {row["batch"]: row["output_tok_s"] for row in offline["rows"]}
-    return [_compared(point, rates[point["concurrency"]]) for point in summary["points"]]
+    num_prompt = offline["prompt_tokens"]
+    return [_compared(point, rates[point["concurrency"]], num_prompt) for point in summary["points"]]
 
 
-def _compared(point: dict[str, Any], offline_tok_s: float) -> dict[str, Any]:
+def _compared(point: dict[str, Any], offline_tok_s: float, num_prompt: int) -> dict[str, Any]:
     server = point["server"] or {}
     rate, share = point["output_tokens_per_s"], server.get("expert_share")
     ratio = None if rate is None else rate / offline_tok_s
+    num_good = point["requests"] - point["failed"]
+    computed = ((point["prompt_tokens"] or 0) - (point["cached_tokens"] or 0)) / max(num_good, 1)
     return {
         "concurrency": point["concurrency"],
         "requests": point["requests"],
@@ -145,10 +148,11 @@ def _compared(point: dict[str, Any], offline_tok_s: float) -> dict[str, Any]:
         "output_tok_s": rate,
         "offline_tok_s": offline_tok_s,
         "ratio": ratio,
-        "computed_prompt_tokens": (point["prompt_tokens"] - (point["cached_tokens"] or 0)) / max(point["requests"], 1),
+        "computed_prompt_tokens": computed,
         "distinct_experts": server.get("distinct_experts"),
         "expert_share": share,
         "ok": not point["failed"]
+        and computed == num_prompt
         and ratio is not None
         and ratio >= LEAST_RATIO
         and share is not None

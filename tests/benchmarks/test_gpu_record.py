@@ -16,20 +16,24 @@ from tests.benchmarks.http_against_offline import compare, line
 SCRIPT = Path(__file__).parent / "gpu_record.sh"
 
 
-def point(concurrency: int, tok_s: float | None, share: float | None, failed: int = 0) -> dict[str, Any]:
+def point(
+    concurrency: int, tok_s: float | None, share: float | None, failed: int = 0, cached: int = 0
+) -> dict[str, Any]:
     server = None if share is None else {"distinct_experts": 100 * share, "expert_share": share}
-    counts = {"requests": 4, "failed": failed, "prompt_tokens": 320, "cached_tokens": 64}
+    counts = {"requests": 4, "failed": failed, "prompt_tokens": 64 * (4 - failed), "cached_tokens": cached}
     return {"concurrency": concurrency, "output_tokens_per_s": tok_s, "server": server} | counts
 
 
 def test_a_point_must_be_near_offline_with_as_many_experts() -> None:
-    offline = {"rows": [{"batch": b, "output_tok_s": 100.0 * b} for b in (1, 2, 4, 8, 16, 32)]}
+    rates = [{"batch": b, "output_tok_s": 100.0 * b} for b in (1, 2, 4, 8, 16, 32, 64)]
+    offline = {"rows": rates, "prompt_tokens": 64}
     points = [point(1, 94, 1.0), point(2, 185, 1.0), point(4, 500, 0.5), point(8, 790, 0.96, failed=1)]
-    rows = compare(offline, {"points": [*points, point(16, None, None), point(32, 3200, 0.95)]})
-    assert [row["ok"] for row in rows] == [True, False, False, False, False, True]
+    points += [point(16, None, None), point(32, 3200, 0.95), point(64, 6400, 1.0, cached=64)]
+    rows = compare(offline, {"points": points})
+    assert [row["ok"] for row in rows] == [True, False, False, False, False, True, False]
     assert [row["ratio"] for row in rows[:2]] == [0.94, 0.925]
-    assert {row["computed_prompt_tokens"] for row in rows} == {64.0}
-    assert [line(row).endswith("MISSED") for row in rows] == [False, True, True, True, True, False]
+    assert [row["computed_prompt_tokens"] for row in rows] == [64.0] * 6 + [48.0]
+    assert [line(row).endswith("MISSED") for row in rows] == [False, True, True, True, True, False, True]
 
 
 def record(out: Path, *steps: str, **variables: str) -> str:

@@ -17,6 +17,7 @@ from ming_eval.targets import DIALECTS, Target, find_dialect
         ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
         ("http://localhost:8000/v1?key=1#top", "http://localhost:8000/v1"),
         ("http://localhost:8000/v1/chat/completions", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/completions", "http://localhost:8000/v1"),
         ("https://example.org/openai/v1", "https://example.org/openai/v1"),
         ("https://example.org/openai", "https://example.org/openai/v1"),
         ("http://[::1]:8000", "http://[::1]:8000/v1"),
@@ -85,3 +86,12 @@ def test_unknown_dialect_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="openai, ming, vllm, sglang"):
         find_dialect("gguf")
     assert find_dialect("vllm") is DIALECTS["vllm"]
+
+
+def test_completions_are_another_route_of_a_server_that_has_chats() -> None:
+    asked = Target.at("http://a/v1", dialect="vllm").for_completions()
+    assert asked.request_url == "http://a/v1/completions"
+    assert (asked.dialect.name, asked.dialect.max_tokens_key, asked.dialect.names_model) == ("vllm", "max_tokens", True)
+    assert DIALECTS["vllm"].api == "chat"
+    with pytest.raises(UsageError, match="mstar-native has no /v1/completions"):
+        Target.at("http://a", dialect="mstar-native").for_completions()

@@ -10,7 +10,7 @@ import pytest
 from engine.ipc import Failed
 from engine.source import engine_version
 from tests.engine.server.endpoint import MODEL, chat_body, endpoint, on_loop
-from tests.engine.server.fake_engine import CONTEXT, EOS, FakeEngine, says
+from tests.engine.server.fake_engine import CONTEXT, EOS, TOKENIZER, FakeEngine, says
 
 
 @on_loop
@@ -144,6 +144,8 @@ async def test_tokenizer_info() -> None:
     assert info["eos_token"] == info["pad_token"] == "<|role_end|>"
     assert info["bos_token"] is None
     assert {"chat_template", "tokenizer_class"} <= info.keys()
+    assert info["special_token_ids"] == sorted(TOKENIZER.special_ids.values())
+    assert info["vocab_size"] == TOKENIZER.vocab_size > max(info["special_token_ids"])
 
 
 def samples(text: str) -> dict[str, float]:

@@ -35,6 +35,20 @@ def test_the_first_request_is_the_one_that_is_sent_first(tmp_path: Path) -> None
     assert shown == sent.body
 
 
+def test_token_ids_are_those_of_the_run_where_the_server_is_not_asked(tmp_path: Path) -> None:
+    raw = ("--api", "completions", "--input-tokens", "20", "--vocabulary", "9")
+    with FakeServer.in_thread(Script()) as server:
+        options = ("--backend", f"s={server.url}", "--concurrency", "1", "--requests", "1", "--warmup", "0", *raw)
+        shown = sweep(tmp_path, *options, "--model", "fake-model", "--dry-run").stdout
+        sweep(tmp_path, *options)
+        (sent,) = server.completions
+    assert json.loads(shown.splitlines()[-1]) == sent.body
+    assert f"to {server.url}/v1/completions" in shown
+    guessed = sweep(tmp_path, "--api", "completions", "--input-tokens", "900", "--dry-run").stdout
+    assert "asked of the server: the model; its token ids, here 1000" in guessed
+    assert len(guessed.splitlines()[-1]) < 600
+
+
 @pytest.mark.slow
 def test_a_closed_loop_has_a_time_once_the_server_was_measured(tmp_path: Path) -> None:
     """Requests of 4 tokens took some time at one in flight; 8 of 8 tokens at two in flight: 4 waves of twice that."""

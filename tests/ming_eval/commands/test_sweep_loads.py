@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow  # real processes, real files
 
 FAST = Script(gap_s=0.001)
 SMALL = ("--max-tokens", "3", "--warmup", "0")
+VLLM_CARD = {"object": "list", "data": [{"id": "fake-model", "owned_by": "vllm"}]}
 
 
 def measured(out: Path) -> list[dict[str, Any]]:
@@ -113,6 +114,14 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
         (("--slo", "rtf=0.5"), "spoken"),
         (("--max-in-flight", "3"), "--concurrency"),
         (("--trace", "/no/such/file"), "cannot read the trace"),
+        (("--api", "responses"), "choose one of chat, completions"),
+        (("--api", "completions", "--task", "I2T"), "text to text"),
+        (("--api", "completions", "--dataset", "food101"), "text to text"),
+        (("--api", "completions", "--turns", "2"), "--turns is for chats"),
+        (("--api", "completions", "--logprobs", "2"), "--logprobs is for chats"),
+        (("--vocabulary", "9", "--input-tokens", "5"), "--api completions"),
+        (("--vocabulary", "9", "--api", "completions"), "--input-tokens"),
+        (("--api", "completions", "--dialect", "mstar-native", "--dry-run"), "no /v1/completions"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
@@ -315,6 +324,45 @@ def test_lengths_are_drawn_for_each_request_and_equal_on_every_system(tmp_path: 
     assert {length for _, length in asked[0]} <= set(range(2, 7))
     assert len({length for _, length in asked[0]}) > 2
     assert [point["length_source"] for point in summary_of(tmp_path)["points"]] == ["server", "server"]
+
+
+def test_prompts_in_token_ids_are_equal_on_every_system_and_survive_a_cut(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST, models_body=VLLM_CARD) as a, FakeServer.in_thread(FAST) as b:
+        options = ("--concurrency", "2", "--requests", "6", "--api", "completions", "--input-tokens", "20..40", *SMALL)
+        servers = ("--backend", f"a={a.url}", "--backend", f"b={b.url}")
+        result = sweep(tmp_path, *servers, *options, "--vocabulary", "50", "--temperature", "1", "--workers", "2")
+        assert result.exit_code == 0, result.stderr
+        folder = run_folder(tmp_path)
+        stored = (folder / "requests.jsonl").read_text().splitlines(keepends=True)
+        (folder / "requests.jsonl").write_text("".join(line for line in stored if '"id":"c2-3"' not in line))
+        for name in ("summary.json", "phases.jsonl"):
+            (folder / name).unlink()
+        resumed = sweep(tmp_path, "--resume", folder.name)
+        assert resumed.exit_code == 0, resumed.stderr
+    assert a.chats == b.chats == []
+    asked = [[json.dumps(request.body["prompt"]) for request in server.completions] for server in (a, b)]
+    assert [len(set(each)) for each in asked] == [6, 6]
+    assert [len(each) for each in asked] == [7, 7], "what is missing is asked again, and nothing else"
+    assert set(asked[0]) == set(asked[1])
+    prompts = [json.loads(prompt) for prompt in asked[0]]
+    assert {len(prompt) for prompt in prompts} <= set(range(20, 41))
+    assert {token for prompt in prompts for token in prompt} <= set(range(50))
+    bodies = [server.completions[0].body for server in (a, b)]
+    assert [(body["max_tokens"], body["temperature"], body.get("ignore_eos")) for body in bodies] == [
+        (3, 1.0, True),
+        (3, 1.0, None),
+    ]
+    assert not any({"messages", "modalities"} & body.keys() for body in bodies)
+    assert [point["length_source"] for point in summary_of(tmp_path)["points"]] == ["ids", "ids"]
+
+
+def test_a_server_that_does_not_say_its_token_ids_is_told_of_before_anything_is_sent(tmp_path: Path) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        options = ("--concurrency", "1", "--requests", "2", "--api", "completions", "--input-tokens", "20")
+        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+        assert server.completions == []
+    assert result.exit_code == 3
+    assert "give --vocabulary N" in result.stderr
 
 
 def tokens_of(body: dict[str, Any]) -> int:
