@@ -87,6 +87,22 @@ def test_chunks_and_whole_replies_have_one_form() -> None:
     assert decode_chunk(said_in_a_chat, 2.0, VLLM) == []
 
 
+def test_stream_of_llama_server_as_it_came() -> None:
+    """llama.cpp in xllamacpp 2026.10.11549: usage stands on the chunk with the finish reason."""
+    pieces = (
+        b'{"choices":[{"text":"leep","index":0,"logprobs":null,"finish_reason":null}],"created":1795682662,'
+        b'"model":"tiny.gguf","system_fingerprint":"b0-unknown","object":"text_completion","id":"chatcmpl-VXxN"}',
+        b'{"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],"created":1795682662,'
+        b'"model":"tiny.gguf","system_fingerprint":"b0-unknown","object":"text_completion","usage":'
+        b'{"completion_tokens":3,"prompt_tokens":3,"total_tokens":6,"prompt_tokens_details":{"cached_tokens":0}},'
+        b'"id":"chatcmpl-VXxN","timings":{"cache_n":0,"prompt_n":3,"prompt_ms":0.699,"predicted_n":3}}',
+    )
+    found = [event for piece in pieces for event in decode_chunk(piece, 1.0, DIALECTS["llamacpp"].for_completions())]
+    usage = Usage(3, 3, 0)
+    assert [event.kind for event in found] == [EventKind.TEXT, EventKind.FINISH, EventKind.USAGE]
+    assert (found[0].text, found[1].text, found[2].usage) == ("leep", "length", usage)
+
+
 def exchange_with(script: Script, request: Request) -> Exchange:
     async def play() -> Exchange:
         async with FakeServer(script) as server:
