@@ -117,7 +117,11 @@ OutputTokensOption = Annotated[
     ),
 ]
 TokenizerOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A tokenizer.json that counts where the server has no /tokenize.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A tokenizer.json that counts where the server has no /tokenize, or whose ids --api completions draws.",
+    ),
 ]
 ExtraBodyOption = Annotated[
     str | None,
