@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.paths import current
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.push_sum import MOST_ROWS, WORD_BYTES, Mailbox, push_sum_add_norm, takes_push
@@ -39,16 +40,19 @@ class PeerMemory:
         """Where this rank's share [T, D] of the next sum goes."""
         return self._turns[self._next][1][:num_tokens]
 
-    def holds(self, share: Tensor) -> bool:
-        """Whether `share` lies where the next sum looks for it."""
-        return share.data_ptr() == self._turns[self._next][1].data_ptr()
-
-    def sum_add_norm(self, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None) -> tuple[Tensor, Tensor]:
+    def sum_add_norm(
+        self, x: Tensor, share: Tensor | ExpertRows, weight: Tensor, eps: float, ahead: Weight | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Residual stream [T, D] plus the ranks' shares, and its norm; `ahead` is what multiplies that."""
         (buffer, data), box = self._turns[self._next], self._boxes[self._next]
         self._next = 1 - self._next
         if current().push_sums and takes_push(x, len(box.meetings)):
-            return push_sum_add_norm(box, data[: len(x)], x, weight, eps, ahead)
+            return push_sum_add_norm(box, share, x, weight, eps, ahead)
+        place = data[: len(x)]
+        if isinstance(share, ExpertRows):
+            share.summed(place)
+        elif share.data_ptr() != place.data_ptr():
+            place.copy_(share)
         return peer_sum_add_norm(buffer, x, weight, eps, ahead)
 
     def embedding_share(self, num_tokens: int) -> Tensor:

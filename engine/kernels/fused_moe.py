@@ -9,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.linear import linear
 from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single, up_few
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
 from engine.kernels.moe_single import fits_single, moe_single
 from engine.kernels.paths import current
-from engine.kernels.programmatic import launch_options, wait_then_release
-from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
+from engine.kernels.triton_support import use_kernel
 from engine.quantised import Quantised, Weight, dequantised
 
 FEW_TOKENS = 64  # up to here reading weights is everything; behind it rows are worth sorting
 FEW_TOKENS_QUANTISED = 32  # of packed weights: measured at 64, sorting takes 9 % less
-SUM_BLOCK = 1024
 
 # Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
 # same weights twice.
@@ -75,34 +74,6 @@ def gated_mlp(x: Tensor, w13: Weight, w2: Weight) -> Tensor:
     return linear(F.silu(gate) * up, w2)
 
 
-@jit
-def _sum_kernel(
-    y_ptr,
-    weights_ptr,
-    shared_ptr,
-    out_ptr,
-    dim: tl.constexpr,
-    top_k: tl.constexpr,
-    SHARED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Weigh and add the experts' rows of one token, [k, D] -> [D]."""
-    wait_then_release(PDL)
-    token = tl.program_id(0).to(tl.int64)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = col < dim
-    dtype = out_ptr.dtype.element_ty
-    total = tl.zeros([BLOCK], tl.float32)
-    for k in tl.static_range(top_k):
-        y = tl.load(y_ptr + (token * top_k + k) * dim + col, mask=mask, other=0.0)
-        total += y.to(tl.float32) * tl.load(weights_ptr + token * top_k + k)
-    if SHARED:
-        shared = tl.load(shared_ptr + token * dim + col, mask=mask, other=0.0)
-        total = total.to(dtype).to(tl.float32) + shared.to(tl.float32)
-    tl.store(out_ptr + token * dim + col, total, mask=mask)
-
-
 def fused_moe(
     x: Tensor,
     w13: Weight,
@@ -129,10 +100,21 @@ def fused_moe(
         found = fused_moe_reference(x, w13, w2, ids, weights, shared)
         return found if out is None else out.copy_(found)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    return _summed(experts_unsummed(x, w13, w2, ids, weights, shared, out), out) if x.shape[0] else out
+
+
+def experts_unsummed(
+    x: Tensor, w13: Weight, w2: Weight, ids: Tensor, weights: Tensor, shared: SharedExpert | None, out: Tensor
+) -> Tensor | ExpertRows:
+    """`fused_moe` by kernels, for arguments that it takes: -> the experts' rows, or `out` where summing is no step."""
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
     if x.shape[0] > (FEW_TOKENS_QUANTISED if isinstance(w13, Quantised) else FEW_TOKENS):
-        return moe_grouped(x, w13, w2, ids, weights, shared, out=out)
-    return moe_few(x, w13, w2, ids, weights, shared, out=out) if x.shape[0] else out
+        return rows_grouped(x, w13, w2, ids, weights, shared)
+    return rows_few(x, w13, w2, ids, weights, shared, None, out)
+
+
+def _summed(found: Tensor | ExpertRows, out: Tensor) -> Tensor:
+    return found.summed(out) if isinstance(found, ExpertRows) else found
 
 
 def moe_few(
@@ -146,8 +128,22 @@ def moe_few(
     out: Tensor | None = None,
 ) -> Tensor:
     """`fused_moe` of few tokens: two launches for one, three for more. A shared expert of equal width joins in."""
-    tuning = tuning or choose_few_tuning(len(x), x.element_size(), w13)
     out = torch.empty_like(x) if out is None else out
+    return _summed(rows_few(x, w13, w2, ids, weights, shared, tuning, out), out)
+
+
+def rows_few(
+    x: Tensor,
+    w13: Weight,
+    w2: Weight,
+    ids: Tensor,
+    weights: Tensor,
+    shared: SharedExpert | None,
+    tuning: FewTuning | None,
+    out: Tensor,
+) -> Tensor | ExpertRows:
+    """The same up to the sum, which the second launch of a single token makes itself, into `out`."""
+    tuning = tuning or choose_few_tuning(len(x), x.element_size(), w13)
     joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_blocks(shared.w2, w2)
     s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
     if len(x) == 1 and (joins or shared is None) and current().single_experts and fits_single(w13, w2):
@@ -158,8 +154,8 @@ def moe_few(
         return down_single(h, w2, s2, ids, weights, out)
     y = down_few(h, w2, s2, ids, tuning)
     if joins:
-        return weighted_sum(y[: ids.numel()], weights, y[ids.numel() :], out)
-    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2), out)
+        return ExpertRows(y[: ids.numel()], weights, y[ids.numel() :])
+    return ExpertRows(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
 
 
 def moe_grouped(
@@ -173,31 +169,25 @@ def moe_grouped(
     out: Tensor | None = None,
 ) -> Tensor:
     """`fused_moe` of many tokens; the shared expert, a plain product here, is left to the linear algebra library."""
-    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13)
     out = torch.empty_like(x) if out is None else out
+    return rows_grouped(x, w13, w2, ids, weights, shared, tuning).summed(out)
+
+
+def rows_grouped(
+    x: Tensor,
+    w13: Weight,
+    w2: Weight,
+    ids: Tensor,
+    weights: Tensor,
+    shared: SharedExpert | None,
+    tuning: GroupedTuning | None = None,
+) -> ExpertRows:
+    """The same up to the sum."""
+    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13)
     grouping = group_pairs(ids, w13.shape[0], tuning.rows)
     h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
     y = down_grouped(h, w2, grouping, tuning)
-    return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2), out)
-
-
-def weighted_sum(y: Tensor, weights: Tensor, shared: Tensor | None, out: Tensor) -> Tensor:
-    """Rows [T * k, D] weighted by [T, k] and summed in float32, and `shared` [T, D] in their dtype, to `out`."""
-    num_tokens, top_k = weights.shape
-    dim = y.shape[1]
-    block = min(SUM_BLOCK, next_power_of_2(dim))
-    _sum_kernel[(num_tokens, cdiv(dim, block))](
-        y,
-        weights,
-        y if shared is None else shared,
-        out,
-        dim,
-        top_k,
-        SHARED=shared is not None,
-        BLOCK=block,
-        **launch_options(y.device),
-    )
-    return out
+    return ExpertRows(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
 
 
 def _same_blocks(a: Weight, b: Weight) -> bool:

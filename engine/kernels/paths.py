@@ -29,6 +29,7 @@ class Paths:
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.
     `ahead`: kernels that wait for something else than memory ask the second-level cache for the next weights.
+    `late_sum`: the weighted sum of a token's experts is made where it is added to the residual stream.
     `push_sums`: ranks send each other what they sum, in place of a flag and a read.
     """
 
@@ -39,12 +40,13 @@ class Paths:
     programmatic: bool = False
     ahead: bool = False
     push_sums: bool = False
+    late_sum: bool = False
 
 
 VARIANTS: Final[Mapping[str, Paths]] = {
     "measured": Paths(),
-    "all": Paths(True, True, True, True, programmatic=True, ahead=True, push_sums=True),
-    "lean": Paths(thin_products=True, single_experts=True, programmatic=True, ahead=True, push_sums=True),
+    "all": Paths(True, True, True, True, True, True, True, True),
+    "lean": Paths(True, False, True, True, programmatic=True, push_sums=True, late_sum=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
@@ -52,9 +54,11 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "programmatic": Paths(programmatic=True),
     "ahead": Paths(ahead=True),
     "push": Paths(push_sums=True),
-    "all but programmatic": Paths(True, True, True, True, ahead=True, push_sums=True),
-    "all but ahead": Paths(True, True, True, True, programmatic=True, push_sums=True),
-    "all but push": Paths(True, True, True, True, programmatic=True, ahead=True),
+    "late": Paths(late_sum=True),
+    "push late": Paths(push_sums=True, late_sum=True),
+    "lean ahead": Paths(True, False, True, True, programmatic=True, ahead=True, push_sums=True, late_sum=True),
+    "lean but programmatic": Paths(True, False, True, True, push_sums=True, late_sum=True),
+    "all but programmatic": Paths(True, True, True, True, ahead=True, push_sums=True, late_sum=True),
 }
 # The only combination whose layers have run on a GPU. `engine.bench --variants` says when that should change.
 DEFAULT: Final = "measured"

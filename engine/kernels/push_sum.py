@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
+from engine.kernels.expert_sum import ExpertRows, weighted_pairs
+from engine.kernels.pairs import as_pairs, high_of, low_of, paired
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import weigh
 from engine.kernels.triton_support import jit, next_power_of_2, tl
@@ -42,30 +44,12 @@ class Mailbox:
 
 
 @jit
-def _low(pair):
-    """The first of two bfloat16 in 32 bits, as float32."""
-    return (pair << 16).to(tl.float32, bitcast=True)
-
-
-@jit
-def _high(pair):
-    """The second one."""
-    return (pair & -65536).to(tl.float32, bitcast=True)
-
-
-@jit
-def _pair(low, high):
-    """Two float32, rounded to bfloat16, as 32 bits."""
-    first = low.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-    second = high.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16
-    return first | second
-
-
-@jit
 def _push_sum_kernel(
     bases_ptr,
     meetings_ptr,
     share_ptr,
+    expert_weights_ptr,
+    shared_ptr,
     x_ptr,
     weight_ptr,
     total_ptr,
@@ -79,11 +63,16 @@ def _push_sum_kernel(
     RANK: tl.constexpr,
     SIZE: tl.constexpr,
     PAIRS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SHARED: tl.constexpr,
     AHEAD: tl.constexpr,
     PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One row [D], D = 2 * PAIRS, of pairs in 32 bits: its sum over the ranks, the residual sum, and its norm."""
+    """One row [D] of PAIRS pairs: its sum over the ranks, the residual sum, and its norm.
+
+    With TOP_K this rank's share is the weighted sum of so many rows at `share_ptr`.
+    """
     row = tl.program_id(0)
     if AHEAD and row >= num_rows:
         ask_ahead(ahead_ptr, ahead_bytes, row - num_rows, tl.num_programs(0) - num_rows, PIECE)
@@ -92,7 +81,11 @@ def _push_sum_kernel(
     cell = row.to(tl.int64) * PAIRS + col
     weight = tl.load(weight_ptr + col)
     wait_then_release(PDL)
-    own = tl.load(share_ptr + cell)
+    if TOP_K:
+        token = row.to(tl.int64)
+        own = weighted_pairs(share_ptr, expert_weights_ptr, shared_ptr, token, col, PAIRS, TOP_K, SHARED)
+    else:
+        own = tl.load(share_ptr + cell)
     number = tl.load(meetings_ptr + row) + 1
     word = (number.to(tl.int64) << 32) | (own.to(tl.int64) & 0xFFFFFFFF)
     for peer in tl.static_range(SIZE):
@@ -111,19 +104,19 @@ def _push_sum_kernel(
             while tl.max(((found >> 32).to(tl.int32) != number).to(tl.int32), 0) != 0:
                 found = tl.load(at, volatile=True)
             bits = found.to(tl.int32)
-        low += _low(bits)
-        high += _high(bits)
+        low += low_of(bits)
+        high += high_of(bits)
     tl.store(meetings_ptr + row, number)
     # Each sum is rounded once, as `sum_add_norm_reference` does.
-    low = _low(x) + low.to(tl.bfloat16).to(tl.float32)
-    high = _high(x) + high.to(tl.bfloat16).to(tl.float32)
-    total = _pair(low, high)
+    low = low_of(x) + low.to(tl.bfloat16).to(tl.float32)
+    high = high_of(x) + high.to(tl.bfloat16).to(tl.float32)
+    total = paired(low, high)
     tl.store(total_ptr + cell, total)
-    low, high = _low(total), _high(total)
+    low, high = low_of(total), high_of(total)
     scale = tl.rsqrt(tl.sum(low * low + high * high, 0) / dim + eps)
-    low = weigh(low, scale, _low(weight), tl.bfloat16).to(tl.float32)
-    high = weigh(high, scale, _high(weight), tl.bfloat16).to(tl.float32)
-    tl.store(out_ptr + cell, _pair(low, high))
+    low = weigh(low, scale, low_of(weight), tl.bfloat16).to(tl.float32)
+    high = weigh(high, scale, high_of(weight), tl.bfloat16).to(tl.float32)
+    tl.store(out_ptr + cell, paired(low, high))
 
 
 def takes_push(x: Tensor, most_rows: int) -> bool:
@@ -133,24 +126,29 @@ def takes_push(x: Tensor, most_rows: int) -> bool:
 
 
 def push_sum_add_norm(
-    box: Mailbox, share: Tensor, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
+    box: Mailbox, share: Tensor | ExpertRows, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
 ) -> tuple[Tensor, Tensor]:
     """`sum_add_norm_reference` of every rank's `share` [T, D]: all of them must call it with the same T.
 
-    `ahead` is what the kernels behind this one read (`ahead.py`).
+    A share may be the rows of experts, which are summed first. `ahead` is what the kernels behind this one read.
     """
     num_rows, dim = x.shape
     assert takes_push(x, len(box.meetings)), "the mailbox was made for other rows"
-    assert share.is_contiguous()
     assert x.is_contiguous()
     assert weight.is_contiguous()
     assert weight.dtype == x.dtype
     total, out = torch.empty_like(x), torch.empty_like(x)
-    pairs = [tensor.view(torch.int32) for tensor in (share, x, weight, total, out)]
+    own = share.arguments() if isinstance(share, ExpertRows) else (share, share, share)
+    rows, expert_weights, shared = own
+    constants = share.constants() if isinstance(share, ExpertRows) else {"TOP_K": 0, "SHARED": False}
+    pairs = [as_pairs(tensor) for tensor in (x, weight, total, out)]
     asked, num_bytes, programs = ahead_of(ahead, x)
     _push_sum_kernel[(num_rows + programs,)](
         box.bases,
         box.meetings,
+        as_pairs(rows),
+        expert_weights,
+        as_pairs(shared),
         *pairs,
         asked,
         num_bytes,
@@ -161,7 +159,8 @@ def push_sum_add_norm(
         RANK=box.rank,
         SIZE=box.size,
         PAIRS=dim // 2,
-        num_warps=min(max(dim // 256, 1), 16),
+        **constants,
+        num_warps=min(max(dim // 512, 1), 16),
         **ahead_options(programs),
         **launch_options(x.device),
     )

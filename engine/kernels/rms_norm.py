@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
+from engine.kernels.expert_sum import ExpertRows, weighted
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 from engine.quantised import Weight
@@ -45,6 +46,8 @@ def weigh(x, scale, weight, dtype: tl.constexpr):
 def _rms_norm_kernel(
     x_ptr,
     delta_ptr,
+    expert_weights_ptr,
+    shared_ptr,
     weight_ptr,
     total_ptr,
     out_ptr,
@@ -54,12 +57,14 @@ def _rms_norm_kernel(
     eps,
     dim: tl.constexpr,
     ADD: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,
     PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One row; behind the rows, `ahead`."""
+    """One row; behind the rows, `ahead`. With TOP_K what is added is the weighted sum of so many rows of experts."""
     if AHEAD and tl.program_id(0) >= num_rows:
         ask_ahead(ahead_ptr, ahead_bytes, tl.program_id(0) - num_rows, tl.num_programs(0) - num_rows, PIECE)
         return
@@ -70,7 +75,13 @@ def _rms_norm_kernel(
     wait_then_release(PDL)
     x = tl.load(x_ptr + row + cols, mask=mask, other=0.0)
     if ADD:
-        delta = tl.load(delta_ptr + row + cols, mask=mask, other=0.0)
+        if TOP_K:
+            token = tl.program_id(0).to(tl.int64)
+            delta = weighted(
+                delta_ptr, expert_weights_ptr, shared_ptr, token, cols, mask, dim, TOP_K, SHARED, x.dtype
+            ).to(x.dtype)
+        else:
+            delta = tl.load(delta_ptr + row + cols, mask=mask, other=0.0)
         x = (x.to(tl.float32) + delta.to(tl.float32)).to(x.dtype)
         tl.store(total_ptr + row + cols, x, mask=mask)
     x32 = x.to(tl.float32)
@@ -95,23 +106,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(
-    x: Tensor, delta: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
+    x: Tensor, delta: Tensor | ExpertRows, weight: Tensor, eps: float, ahead: Weight | None = None
 ) -> tuple[Tensor, Tensor]:
     """Add to the residual stream and normalise it in one pass: -> the sum and its norm.
 
-    `ahead` is what the kernels behind this one read (`ahead.py`).
+    `delta` may be the rows of experts, which only kernels make and which are summed first. `ahead` is what the kernels
+    behind this one read (`ahead.py`).
 
     Raises:
         ValueError: the two differ in shape or dtype, or do not fit `weight`.
     """
-    if weight.shape != x.shape[-1:] or x.shape != delta.shape or x.dtype != delta.dtype:
+    added = delta.rows if isinstance(delta, ExpertRows) else delta
+    shape = (delta.num_tokens, added.shape[-1]) if isinstance(delta, ExpertRows) else added.shape
+    if weight.shape != x.shape[-1:] or x.shape != shape or x.dtype != added.dtype:
         raise ValueError(
-            f"add_rms_norm: {x.dtype} {tuple(x.shape)} + {delta.dtype} {tuple(delta.shape)}, "
-            f"weight {tuple(weight.shape)}"
+            f"add_rms_norm: {x.dtype} {tuple(x.shape)} + {added.dtype} {tuple(shape)}, weight {tuple(weight.shape)}"
         )
     if not use_kernel(x):
+        assert isinstance(delta, Tensor), "only kernels leave rows of experts unsummed"
         return add_rms_norm_reference(x, delta, weight, eps)
-    x, delta = x.contiguous(), delta.contiguous()
+    x = x.contiguous()
+    delta = delta.contiguous() if isinstance(delta, Tensor) else delta
     total, out = torch.empty_like(x), torch.empty_like(x)
     _launch(x, delta, weight, total, out, eps, ahead, add=True)
     return total, out
@@ -119,7 +134,7 @@ def add_rms_norm(
 
 def _launch(
     x: Tensor,
-    delta: Tensor,
+    delta: Tensor | ExpertRows,
     weight: Tensor,
     total: Tensor,
     out: Tensor,
@@ -137,9 +152,11 @@ def _launch(
     # 8 elements a thread and load are 16 bytes of bfloat16.
     warps = min(max(block // 256, 1), 16)
     asked, num_bytes, programs = ahead_of(ahead, x)
+    added = delta.arguments() if isinstance(delta, ExpertRows) else (delta, delta, delta)
+    constants = delta.constants() if isinstance(delta, ExpertRows) else {"TOP_K": 0, "SHARED": False}
     _rms_norm_kernel[(num_rows + programs,)](
         x,
-        delta,
+        *added,
         weight,
         total,
         out,
@@ -149,6 +166,7 @@ def _launch(
         eps,
         dim,
         ADD=add,
+        **constants,
         BLOCK=block,
         num_warps=warps,
         **ahead_options(programs),

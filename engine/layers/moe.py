@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import Quant
-from engine.kernels.fused_moe import SharedExpert, fused_moe
+from engine.kernels.expert_sum import ExpertRows
+from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
 from engine.kernels.gate import gate_logits
 from engine.kernels.gate_choice import gate_choice
+from engine.kernels.paths import current
 from engine.kernels.router import RoutingRule, route
+from engine.kernels.triton_support import use_kernel
 from engine.layers.batch import Batch
 from engine.layers.linear import GatedMLP
 from engine.layers.quantised import Stored, quantise_parameter
@@ -49,11 +52,17 @@ class Experts(nn.Module):
         self.w13 = quantise_parameter(self, "w13", format, (along, across), parts=2)
         self.w2 = quantise_parameter(self, "w2", format, (across, along))
 
-    def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor:
-        """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included."""
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None) -> Tensor | ExpertRows:
+        """[T, D] with the router's choice -> [T, D], a partial sum over ranks, the shared expert's share included.
+
+        By the path of a late sum it is the rows that are yet to be weighted and added.
+        """
         peers = self.tp.peers_for(len(x))
         out = None if peers is None else peers.share(len(x))
-        return fused_moe(x, weight_of(self.w13), weight_of(self.w2), ids, weights, shared, out)
+        w13, w2 = weight_of(self.w13), weight_of(self.w2)
+        if current().late_sum and use_kernel(x) and len(x):
+            return experts_unsummed(x, w13, w2, ids, weights, shared, torch.empty_like(x) if out is None else out)
+        return fused_moe(x, w13, w2, ids, weights, shared, out)
 
 
 class MultiRouter(nn.Module):
@@ -99,12 +108,12 @@ class SparseMoE(nn.Module):
         """What every token reads first: of the routed experts nobody knows yet who is chosen."""
         return None if self.shared_experts is None else weight_of(self.shared_experts.gate_up_weight)
 
-    def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """[T, D] -> [T, D], a partial sum over ranks of both terms."""
+    def forward(self, x: Tensor, batch: Batch) -> Tensor | ExpertRows:
+        """[T, D] -> [T, D], a partial sum over ranks of both terms, or what is yet to be summed to that."""
         ids, weights = self.router(x, batch)
         mlp = self.shared_experts
         shared = None if mlp is None else SharedExpert(weight_of(mlp.gate_up_weight), weight_of(mlp.down_weight))
-        out: Tensor = self.experts(x, ids, weights, shared)
+        out: Tensor | ExpertRows = self.experts(x, ids, weights, shared)
         return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from engine.kernels.expert_sum import ExpertRows
 from engine.layers.attention import Attention
 from engine.layers.batch import Batch, LayerCache
 from engine.layers.embedding import ParallelHead, VocabParallelEmbedding
@@ -31,8 +32,8 @@ class DecoderLayer(nn.Module):
         self.mlp = DenseMLP(cfg, tp) if index < cfg.first_k_dense_replace else SparseMoE(cfg, tp)
 
     def forward(
-        self, x: Tensor, share: Tensor | None, rotation: Rotation, cache: LayerCache, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, share: Tensor | ExpertRows | None, rotation: Rotation, cache: LayerCache, batch: Batch
+    ) -> tuple[Tensor, Tensor | ExpertRows]:
         """Residual stream [T, D] and this rank's share of what is yet to be added to it -> the same, a layer on."""
         x, normed = self.input_layernorm(x, share, weight_of(self.attention.query_key_value.weight))
         attended = self.attention(normed, rotation, cache, batch)

@@ -12,11 +12,11 @@ from torch import Tensor
 from engine.kernels.bench.attention import Batch
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.decode_attention import decode_attention
-from engine.kernels.fused_moe import SharedExpert, fused_moe
+from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
 from engine.kernels.gate import gate_parts
 from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
 from engine.kernels.linear import linear
-from engine.kernels.paths import VARIANTS, Paths, taking
+from engine.kernels.paths import VARIANTS, Paths, current, taking
 from engine.kernels.programmatic import supported
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm
@@ -159,7 +159,8 @@ class Layer:
         attended = linear(attended.flatten(start_dim=1), self.dense)
         x, normed = add_rms_norm(x, attended, self.norm, EPS, self.shared.w13)
         ids, weights = gate_choice(normed, self.gate, self.bias, self.rule)
-        delta = fused_moe(normed, self.w13, self.w2, ids, weights, self.shared)
+        experts = (normed, self.w13, self.w2, ids, weights, self.shared)
+        delta = experts_unsummed(*experts, torch.empty_like(x)) if current().late_sum else fused_moe(*experts)
         return add_rms_norm(x, delta, self.norm, EPS, following)
 
     def num_bytes(self, num_tokens: int, context: int) -> int:

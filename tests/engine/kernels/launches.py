@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.kernels.argmax import argmax
 from engine.kernels.decode_attention import decode_attention
 from engine.kernels.embed import embed
+from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate_choice import gate_choice
 from engine.kernels.gumbel import Kept, gumbel_draw
@@ -158,6 +159,14 @@ def waiting(num_tokens: int, dtype: torch.dtype) -> None:
     push_sum_add_norm(Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32)), x, x, weight, 1e-6, ahead)
 
 
+def late_sums(num_tokens: int, dtype: torch.dtype) -> None:
+    """The weighted sums of experts where they are added to the residual stream."""
+    x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
+    found = ExpertRows(empty(num_tokens * TOP_K, D, dtype=dtype), empty(num_tokens, TOP_K), x)
+    add_rms_norm(x, found, weight, 1e-6)
+    push_sum_add_norm(Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32)), found, x, weight, 1e-6)
+
+
 def step(num_tokens: int, dtype: torch.dtype, path: str) -> None:
     """The kernels of a decode step's layer on one of the newer ways, the second of two ranks."""
     with taking(VARIANTS[path]):
@@ -182,5 +191,6 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
     found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
+    found["late sums 32"] = partial(late_sums, 32, dtype)
     found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
     return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}

@@ -102,7 +102,7 @@ def test_without_early_starts_nothing_waits() -> None:
 ASK_AHEAD = {"_decode_kernel": 1, "_sum_add_norm_kernel": 1, "_push_sum_kernel": 1, "_rms_norm_kernel": 1}
 
 
-@pytest.mark.parametrize(("path", "asks"), [("all", True), ("all but ahead", False)])
+@pytest.mark.parametrize(("path", "asks"), [("all", True), ("lean", False)])
 def test_kernels_that_wait_ask_for_the_next_weights(path: str, asks: bool) -> None:
     """In bulk, by programs that end there: in front of the wait, which is not theirs."""
     with taking(VARIANTS[path]):

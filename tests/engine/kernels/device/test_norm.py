@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.kernels.expert_sum import ExpertRows, expert_sum_reference
 from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from tests.engine.kernels.device.helpers import assert_near
 
@@ -34,6 +35,22 @@ def test_residual_sum_and_norm(shape: tuple[int, ...], dtype: torch.dtype) -> No
     assert torch.equal(total, want_total)
     assert_near(normed, want_normed)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("with_shared", [True, False])
+@pytest.mark.parametrize(("num_tokens", "top_k", "dim"), [(1, 8, 96), (5, 3, 257)])
+def test_the_sum_of_experts_alone_and_on_the_way(
+    num_tokens: int, top_k: int, dim: int, with_shared: bool, dtype: torch.dtype
+) -> None:
+    shared = torch.randn(num_tokens, dim, dtype=dtype) if with_shared else None
+    found = ExpertRows(torch.randn(num_tokens * top_k, dim, dtype=dtype), torch.rand(num_tokens, top_k), shared)
+    want = expert_sum_reference(found)
+    assert_near(found.summed(torch.empty_like(want)), want)
+    x, weight = torch.randn(num_tokens, dim, dtype=dtype), torch.randn(dim, dtype=dtype)
+    total, normed = add_rms_norm(x, found, weight, 1e-6)
+    want_total, want_normed = add_rms_norm_reference(x, want, weight, 1e-6)
+    assert_near(total, want_total)
+    assert_near(normed, want_normed)
 
 
 def test_epsilon_counts_where_rows_are_tiny() -> None:

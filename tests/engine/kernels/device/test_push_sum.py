@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.kernels.expert_sum import ExpertRows, expert_sum_reference
 from engine.kernels.peer_sum import sum_add_norm_reference
 from engine.kernels.push_sum import Mailbox, push_sum_add_norm, takes_push
 from tests.engine.kernels.device.helpers import assert_near
@@ -50,6 +51,20 @@ def test_each_rank_sends_its_words_and_sums_in_rank_order() -> None:
         assert torch.equal(ranks.words(0, 1), words_of(shares[1], number))
         assert torch.equal(ranks.words(1, 0), words_of(shares[0], number))
         assert [box.meetings.tolist() for box in ranks.boxes] == [[number] * ROWS] * 2
+
+
+@pytest.mark.parametrize("with_shared", [True, False])
+def test_a_share_that_is_the_rows_of_experts(with_shared: bool) -> None:
+    ranks, weight, x = Ranks(), whole_numbers(DIM), whole_numbers(ROWS, DIM)
+    weights = torch.randint(1, 3, (ROWS, 4)).float()
+    found = ExpertRows(whole_numbers(ROWS * 4, DIM), weights, whole_numbers(ROWS, DIM) if with_shared else None)
+    theirs, own = whole_numbers(ROWS, DIM), expert_sum_reference(found)
+    ranks.words(1, 0).copy_(words_of(theirs, 1))
+    total, normed = push_sum_add_norm(ranks.boxes[1], found, x, weight, 1e-6)
+    want_total, want = sum_add_norm_reference([theirs, own], x, weight, 1e-6)
+    assert torch.equal(total, want_total)
+    assert_near(normed, want)
+    assert torch.equal(ranks.words(0, 1), words_of(own, 1))
 
 
 def test_fewer_rows_meet_on_their_own() -> None:
