@@ -38,6 +38,8 @@ class FewTuning:
     """Weight rows and columns of a tile in the two products.
 
     `rows` tokens that chose the expert are multiplied at once; 0 is all tokens, those that did not choose it included.
+    `split` is fp8 weights times rows in two parts by the fp8 matrix unit (`moe_split`) in place of widening them, the
+    second product with `down_warps` and `down_stages` of its own (0: as the first).
     """
 
     block_f: int
@@ -47,6 +49,9 @@ class FewTuning:
     num_warps: int = 4
     num_stages: int = 4
     rows: int = 0
+    split: bool = False
+    down_warps: int = 0
+    down_stages: int = 0
 
 
 @jit

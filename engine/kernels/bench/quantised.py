@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.bench.experts import MOST_FEW, Routed, Tunings, both_paths
-from engine.kernels.fused_moe import SharedExpert, fused_moe_reference
+from engine.kernels.fused_moe import FEW_QUANTISED, SharedExpert, fused_moe_reference
 from engine.kernels.linear import LinearTuning, linear, linear_reference, skinny
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
@@ -25,6 +25,21 @@ FEW_TUNINGS = {
     "few f32 w4 all": FewTuning(32, 128, 64, 128, num_warps=4),
     "few f64 w2 all": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3),
 }
+SPLIT_TUNINGS = {
+    "widened f32 w2 s3": FEW_QUANTISED,  # what `few` was before it split rows
+    "split d64 w4 s3": FewTuning(64, 128, 64, 128, 4, 3, 16, split=True),
+    "split d64 w4 s4": FewTuning(64, 128, 64, 128, 4, 4, 16, split=True),
+    "split d64 w4 s6": FewTuning(64, 128, 64, 128, 4, 6, 16, split=True, down_stages=4),
+    "split d128 w4 s3": FewTuning(64, 128, 128, 128, 4, 3, 16, split=True),
+    "split d128 w4 s4": FewTuning(64, 128, 128, 128, 4, 4, 16, split=True),
+    "split d128 w4 s6": FewTuning(64, 128, 128, 128, 4, 6, 16, split=True, down_stages=4),
+    "split d128 w8 s4": FewTuning(64, 128, 128, 128, 4, 4, 16, split=True, down_warps=8),
+    "split d256 w8 s4": FewTuning(64, 128, 256, 128, 4, 4, 16, split=True, down_warps=8, down_stages=3),
+    "split f128 w8 s3": FewTuning(128, 128, 128, 128, 8, 3, 16, split=True, down_warps=4),
+    "split f32 w2 s4": FewTuning(32, 128, 32, 128, 2, 4, 16, split=True),
+    "split rows 8": FewTuning(64, 128, 128, 128, 4, 3, 8, split=True),
+    "split rows 32": FewTuning(64, 128, 128, 128, 4, 3, 32, split=True),
+}
 GROUPED_TUNINGS = {
     "rows 16 f32 w2": GroupedTuning(16, 32, 128, 32, 128, 2, 4),
     "rows 16 f64 w2": GroupedTuning(16, 64, 128, 64, 128, 2, 4),
@@ -37,7 +52,10 @@ LARGE_TUNINGS = {
     "rows 128 f64 k64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
     "rows 128 f128 k64": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
 }
-TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)
+TUNINGS: dict[Format, Tunings] = {
+    "fp8": Tunings(FEW_TUNINGS | SPLIT_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
+    "int4": Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
+}
 LINEAR_TUNINGS = {
     "n16 w1": LinearTuning(16, 128, 1, 6),
     "n32 w2": LinearTuning(32, 128, 2, 4),
@@ -86,7 +104,7 @@ def _experts_case(source: Source, num_tokens: int, w13: Quantised, w2: Quantised
         int(routed.distinct * of_an_expert) + of_the_shared + 2 * num_tokens * s.dim * source.item_bytes,
         6 * s.expert_width * s.dim * num_tokens * (s.rule.top_k + 1),
         s.num_sets,
-        both_paths(source, routed, w13, w2, shared, TUNINGS),
+        both_paths(source, routed, w13, w2, shared, TUNINGS[w13.format]),
         partial(reference, source.dtype),
         partial(reference, torch.float32),
     )

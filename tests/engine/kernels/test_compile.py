@@ -39,7 +39,8 @@ def test_float32_fits_the_machine(name: str) -> None:
         assert kernel.shared_bytes <= SHARED_LIMIT, kernel
 
 
-READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel"}
+SPLIT = {"_split_up_kernel", "_split_down_kernel"}
+READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel", *SPLIT}
 READS = ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32", "experts-fp8 32", "experts-int4 32"]
 
 
@@ -60,6 +61,17 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
     found = compiled(name)[kernel]
     assert found.count("HGMMA") > 0
     assert found.count("HMMA") == 0
+
+
+def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit() -> None:
+    """No instruction loads a weight into a register or widens it: products read both operands where copies left them."""
+    found = {name: kernel for name, kernel in compiled("experts-fp8 32").items() if name in SPLIT}
+    assert set(found) == SPLIT
+    for kernel in found.values():
+        assert kernel.count("QGMMA") > 0, kernel
+        assert kernel.count("HMMA") == kernel.count("HGMMA") == kernel.count("LDSM") == 0, kernel
+        assert kernel.registers <= 168, f"{kernel}: fewer than three programs on a multiprocessor"
+        assert 3 * (kernel.shared_bytes + 1024) <= 228 * 1024, kernel
 
 
 READ_EARLY = {"_thin_kernel", "_gate_choice_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
