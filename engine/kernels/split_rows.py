@@ -3,9 +3,9 @@
 A bfloat16 value has 8 significant bits and an e4m3 one has 4: x = s * (hi + lo / 16), where hi is x / s rounded to e4m3
 and lo what is left, times 16. s is a power of two for each row that puts the row's largest value into [128, 256). What
 is left of a normal hi has at most four bits, and once it is times 16 none below 2^-9, the last place of e4m3: so values
-down to 2^-13 of the row's largest come back bit by bit. Smaller ones are off by at most 2^-14 * s, 2^-21 of the largest,
-and a sum that the largest takes part in rounds at 2^-9. A row that holds NaN or infinity gets s = NaN, and so do all
-its products.
+down to 2^-13 of the row's largest come back bit by bit. Smaller ones are off by 2^-14 * s at most, or 2^-21 of the
+largest, and a sum that the largest takes part in rounds at 2^-9. A row that holds NaN or infinity gets s = NaN, and so
+do all its products.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

@@ -39,7 +39,8 @@ def split_product(
 ):  # fmt: skip
     """Rows first..first + BLOCK of w [height, dim] times ROWS rows over columns begin..end.
 
-    `x_row` (int64) are the rows, -1 one of zeros; `x_ptr` are `SplitRows.parts` and `xs_ptr` its scales: -> float32 [BLOCK, ROWS].
+    `x_row` (int64) are the rows, -1 one of zeros; `x_ptr` are `SplitRows.parts` and `xs_ptr` its scales.
+    -> float32 [BLOCK, ROWS].
     """
     even_rows: tl.constexpr = height % BLOCK == 0
     even_cols: tl.constexpr = dim % BLOCK_K == 0

@@ -64,7 +64,7 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
 
 
 def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit() -> None:
-    """No instruction loads a weight into a register or widens it: products read both operands where copies left them."""
+    """No instruction loads a weight into a register or widens it: products read both where copies left them."""
     found = {name: kernel for name, kernel in compiled("experts-fp8 32").items() if name in SPLIT}
     assert set(found) == SPLIT
     for kernel in found.values():
