@@ -30,7 +30,7 @@ FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16)
 
 # The fp8 matrix unit reads tiles of 64 rows from shared memory. Three programs a multiprocessor hide each other's
 # beginnings; the second product, which is short, has larger tiles, so that there are fewer beginnings.
-FEW_SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True)
+FEW_SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True, registers=168)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ def _split_experts(
     """Rows [T * k (+ T), D] of all experts by the fp8 matrix unit, not yet weighted."""
     if not (splits(w13) and splits(w2) and (s13 is None or splits(s13)) and (s2 is None or splits(s2))):
         raise ValueError("moe_few: the fp8 matrix unit reads weights in e4m3, in blocks of 32 columns or more")
-    h = up_split(split_rows(x), w13, s13, ids, x.dtype, tuning)
-    return down_split(split_rows(h), w2, s2, ids, x.dtype, tuning)
+    h, plan = up_split(split_rows(x), w13, s13, ids, x.dtype, tuning)
+    return down_split(split_rows(h), w2, s2, plan, x.dtype, tuning)
 
 
 def _weighed(

@@ -39,7 +39,8 @@ class FewTuning:
 
     `rows` tokens that chose the expert are multiplied at once; 0 is all tokens, those that did not choose it included.
     `split` is fp8 weights times rows in two parts by the fp8 matrix unit (`moe_split`) in place of widening them, the
-    second product with `down_warps` and `down_stages` of its own (0: as the first).
+    second product with `down_warps` and `down_stages` of its own (0: as the first). A thread has at most `registers` so
+    that a multiprocessor holds as many programs as its shared memory does (0: as many as it takes).
     """
 
     block_f: int
@@ -52,6 +53,7 @@ class FewTuning:
     split: bool = False
     down_warps: int = 0
     down_stages: int = 0
+    registers: int = 0
 
 
 @jit

@@ -73,35 +73,34 @@ def split_up_tile(
 ):  # fmt: skip
     """`silu(gate x) * up x` for features first..first + BLOCK_F of [2 width, dim], rounded to `dtype` after each step.
 
-    Operands as in `split_product`: -> float32 [BLOCK_F, ROWS].
+    Rows of gate and up are one tile of 2 * BLOCK_F, so that the matrix unit is asked once. Operands as in
+    `split_product`: -> float32 [BLOCK_F, ROWS].
     """
     even_rows: tl.constexpr = width % BLOCK_F == 0
     even_cols: tl.constexpr = dim % BLOCK_K == 0
-    col, feature = tl.arange(0, BLOCK_K), first + tl.arange(0, BLOCK_F)
+    col, place = tl.arange(0, BLOCK_K), tl.arange(0, 2 * BLOCK_F)
+    is_up, feature = place // BLOCK_F, first + place % BLOCK_F
     part = _parts_of(x_row)
-    w_ptrs = w_ptr + feature[:, None] * dim + col[None, :]
+    w_ptrs = w_ptr + (is_up * width + feature)[:, None] * dim + col[None, :]
     x_ptrs = x_ptr + part[None, :] * dim + col[:, None]
     x_scale = tl.load(xs_ptr + x_row, mask=x_row >= 0, other=0.0)
     up_scales = s_ptr + (width // RB) * ((dim + CB - 1) // CB)
     row = _rows_in(feature, width)
-    gate = tl.zeros([BLOCK_F, 2 * ROWS], tl.float32)
-    up = tl.zeros([BLOCK_F, 2 * ROWS], tl.float32)
+    acc = tl.zeros([2 * BLOCK_F, 2 * ROWS], tl.float32)
     s_gate = _scale(s_ptr, first, row, 0, dim, RB, CB, BLOCK_F)
     s_up = _scale(up_scales, first, row, 0, dim, RB, CB, BLOCK_F)
     for at in range(0, dim, BLOCK_K):
-        w_gate = _load(w_ptrs, feature < width, at + col, dim, even_rows, even_cols)
-        w_up = _load(w_ptrs + width * dim, feature < width, at + col, dim, even_rows, even_cols)
+        w = _load(w_ptrs, feature < width, at + col, dim, even_rows, even_cols)
         if even_cols:
             x = tl.load(x_ptrs, mask=(part >= 0)[None, :], other=0.0)
         else:
             x = tl.load(x_ptrs, mask=(part >= 0)[None, :] & (at + col < dim)[:, None], other=0.0)
         next_gate = _scale(s_ptr, first, row, at + BLOCK_K, dim, RB, CB, BLOCK_F)
         next_up = _scale(up_scales, first, row, at + BLOCK_K, dim, RB, CB, BLOCK_F)
-        gate += tl.dot(w_gate, x) * s_gate
-        up += tl.dot(w_up, x) * s_up
+        acc += tl.dot(w, x) * tl.where(is_up[:, None] == 0, s_gate, s_up)
         s_gate, s_up = next_gate, next_up
         w_ptrs += BLOCK_K
         x_ptrs += BLOCK_K
-    gate, up = _joined(gate, x_scale, ROWS, BLOCK_F), _joined(up, x_scale, ROWS, BLOCK_F)
-    gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
+    both = _joined(acc, x_scale, ROWS, 2 * BLOCK_F).to(dtype).to(tl.float32)
+    gate, up = tl.split(both.reshape(2, BLOCK_F, ROWS).permute(1, 2, 0))
     return (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * up

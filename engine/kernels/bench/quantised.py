@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,20 +26,24 @@ FEW_TUNINGS = {
     "few f32 w4 all": FewTuning(32, 128, 64, 128, num_warps=4),
     "few f64 w2 all": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3),
 }
+SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True, registers=168)
+# Names: features of a tile in the first and in the second product, warps, stages; three programs of 168 registers fit.
 SPLIT_TUNINGS = {
-    "widened f32 w2 s3": FEW_QUANTISED,  # what `few` was before it split rows
-    "split d64 w4 s3": FewTuning(64, 128, 64, 128, 4, 3, 16, split=True),
-    "split d64 w4 s4": FewTuning(64, 128, 64, 128, 4, 4, 16, split=True),
-    "split d64 w4 s6": FewTuning(64, 128, 64, 128, 4, 6, 16, split=True, down_stages=4),
-    "split d128 w4 s3": FewTuning(64, 128, 128, 128, 4, 3, 16, split=True),
-    "split d128 w4 s4": FewTuning(64, 128, 128, 128, 4, 4, 16, split=True),
-    "split d128 w4 s6": FewTuning(64, 128, 128, 128, 4, 6, 16, split=True, down_stages=4),
-    "split d128 w8 s4": FewTuning(64, 128, 128, 128, 4, 4, 16, split=True, down_warps=8),
-    "split d256 w8 s4": FewTuning(64, 128, 256, 128, 4, 4, 16, split=True, down_warps=8, down_stages=3),
-    "split f128 w8 s3": FewTuning(128, 128, 128, 128, 8, 3, 16, split=True, down_warps=4),
-    "split f32 w2 s4": FewTuning(32, 128, 32, 128, 2, 4, 16, split=True),
-    "split rows 8": FewTuning(64, 128, 128, 128, 4, 3, 8, split=True),
-    "split rows 32": FewTuning(64, 128, 128, 128, 4, 3, 32, split=True),
+    "widened f32 w2 s3": FEW_QUANTISED,  # what `few` is where rows cannot be split
+    "split f64 d64 s3": replace(SPLIT, block_d=64),
+    "split f64 d64 s4": replace(SPLIT, block_d=64, num_stages=4),
+    "split f64 d64 s6": replace(SPLIT, block_d=64, num_stages=6, down_stages=4, registers=0),
+    "split f64 d128 s3": SPLIT,
+    "split f64 d128 s4": replace(SPLIT, num_stages=4, registers=0),
+    "split f64 d128 s6": replace(SPLIT, num_stages=6, down_stages=4, registers=0),
+    "split f64 d128 s4/3": replace(SPLIT, num_stages=4, down_stages=3, registers=0),
+    "split f64 w8 s3": replace(SPLIT, num_warps=8, registers=0),
+    "split f128 w8 s3": replace(SPLIT, block_f=128, num_warps=8, down_warps=4, registers=0),
+    "split f32 d64 s4": replace(SPLIT, block_f=32, block_d=64, num_stages=4, registers=0),
+    "split f32 d64 s6": replace(SPLIT, block_f=32, block_d=64, num_stages=6, down_stages=4, registers=0),
+    "split f16 d32 w2": FewTuning(16, 128, 32, 128, 2, 4, 16, split=True),  # no warpgroup: Triton widens to float16
+    "split rows 8": replace(SPLIT, rows=8, registers=0),
+    "split rows 32": replace(SPLIT, rows=32, registers=0),
 }
 GROUPED_TUNINGS = {
     "rows 16 f32 w2": GroupedTuning(16, 32, 128, 32, 128, 2, 4),

@@ -120,11 +120,11 @@ def test_products_of_experts(num_tokens: int, size: str, tuning: str) -> None:
     expert = torch.cat([ids.flatten(), torch.full((num_tokens,), 4)])
     all13, all2 = ([*w, s] for w, s in ((w13, shared.w13), (w2, shared.w2)))
     tokens = torch.cat([x.repeat_interleave(2, dim=0), x])
-    h = up_split(split_rows(x), w13, shared.w13, ids, torch.float32, TUNINGS[tuning])
+    h, plan = up_split(split_rows(x), w13, shared.w13, ids, torch.float32, TUNINGS[tuning])
     want = torch.stack([up_exactly(row, all13[e]) for row, e in zip(tokens, expert.tolist(), strict=True)])
     assert errors(h, want).max() < TOLERANCE
     h = h.bfloat16()
-    y = down_split(split_rows(h), w2, shared.w2, ids, torch.float32, TUNINGS[tuning])
+    y = down_split(split_rows(h), w2, shared.w2, plan, torch.float32, TUNINGS[tuning])
     want = torch.stack([row.double() @ wide(all2[e]).mT for row, e in zip(h, expert.tolist(), strict=True)])
     assert errors(y, want).max() < TOLERANCE
 
