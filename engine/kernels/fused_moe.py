@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.kernels.linear import linear
 from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single, up_few
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
+from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
 from engine.kernels.moe_single import fits_single, moe_single
 from engine.kernels.moe_split import down_split, up_split
 from engine.kernels.paths import current
@@ -21,8 +22,9 @@ from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_ke
 from engine.quantised import Quantised, Weight, dequantised
 
 FEW_TOKENS = 64  # up to here reading weights is everything; behind it rows are worth sorting
-FEW_TOKENS_QUANTISED = 32  # of packed weights: measured at 64, sorting takes 9 % less
+FEW_TOKENS_WIDENED = 32  # where packed weights are widened: measured at 64, sorting takes 9 % less
 SUM_BLOCK = 1024
+NO_SPLIT = "the fp8 matrix unit reads weights in e4m3, in blocks of 32 columns or more"
 
 # Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
 # same weights twice.
@@ -136,7 +138,8 @@ def fused_moe(
         return found if out is None else out.copy_(found)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
-    if x.shape[0] > (FEW_TOKENS_QUANTISED if isinstance(w13, Quantised) else FEW_TOKENS):
+    widens = isinstance(w13, Quantised) and not can_split(x, w13, w2)
+    if x.shape[0] > (FEW_TOKENS_WIDENED if widens else FEW_TOKENS):
         return moe_grouped(x, w13, w2, ids, weights, shared, out=out)
     return moe_few(x, w13, w2, ids, weights, shared, out=out) if x.shape[0] else out
 
@@ -175,7 +178,7 @@ def _split_experts(
 ) -> Tensor:
     """Rows [T * k (+ T), D] of all experts by the fp8 matrix unit, not yet weighted."""
     if not (splits(w13) and splits(w2) and (s13 is None or splits(s13)) and (s2 is None or splits(s2))):
-        raise ValueError("moe_few: the fp8 matrix unit reads weights in e4m3, in blocks of 32 columns or more")
+        raise ValueError(NO_SPLIT)
     h, plan = up_split(split_rows(x), w13, s13, ids, x.dtype, tuning)
     return down_split(split_rows(h), w2, s2, plan, x.dtype, tuning)
 
@@ -200,11 +203,18 @@ def moe_grouped(
     out: Tensor | None = None,
 ) -> Tensor:
     """`fused_moe` of many tokens; the shared expert, a plain product here, is left to the linear algebra library."""
-    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13)
+    if tuning is None:
+        tuning = choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13, can_split(x, w13, w2))
     out = torch.empty_like(x) if out is None else out
     grouping = group_pairs(ids, w13.shape[0], tuning.rows)
-    h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
-    y = down_grouped(h, w2, grouping, tuning)
+    if tuning.split:
+        if not (splits(w13) and splits(w2)):
+            raise ValueError(NO_SPLIT)
+        h = up_grouped_split(split_rows(x), w13, grouping, ids.shape[1], x.dtype, tuning)
+        y = down_grouped_split(split_rows(h), w2, grouping, x.dtype, tuning)
+    else:
+        h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
+        y = down_grouped(h, w2, grouping, tuning)
     return weighted_sum(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2), out)
 
 
@@ -257,12 +267,14 @@ def choose_few_tuning(
     return FewTuning(64, 128, 128, 128, num_stages=3)
 
 
-def choose_grouped_tuning(rows_per_expert: float, element_bytes: int, weight: Weight | None = None) -> GroupedTuning:
+def choose_grouped_tuning(
+    rows_per_expert: float, element_bytes: int, weight: Weight | None = None, split: bool = False
+) -> GroupedTuning:
     """Tiles that waste few rows on experts with few tokens, and few weight reads on experts with many."""
     if element_bytes > 2:
         return GroupedTuning(16, 16, 64, 16, 64, 4, 2)
     if isinstance(weight, Quantised):
-        return _choose_grouped_quantised(rows_per_expert)
+        return _choose_grouped_split(rows_per_expert) if split else _choose_grouped_quantised(rows_per_expert)
     if rows_per_expert <= 12:
         return GroupedTuning(16, 64, 128, 64, 128, 4, 3)
     if rows_per_expert <= 96:
@@ -276,3 +288,9 @@ def _choose_grouped_quantised(rows_per_expert: float) -> GroupedTuning:
     if rows_per_expert <= 96:
         return GroupedTuning(64, 64, 128, 64, 128, 4, 3)
     return GroupedTuning(128, 64, 128, 128, 128, 8, 3)
+
+
+def _choose_grouped_split(rows_per_expert: float) -> GroupedTuning:
+    if rows_per_expert <= 12:
+        return GroupedTuning(16, 64, 128, 128, 128, 4, 3, split=True)
+    return _choose_grouped_quantised(rows_per_expert)

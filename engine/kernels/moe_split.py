@@ -163,8 +163,8 @@ def up_split(
         x.parts,
         x.scales,
         ids,
-        *_numbers(w13),
-        *_numbers(w13 if shared is None else shared),
+        *w13.numbers,
+        *(w13 if shared is None else shared).numbers,
         h,
         plan,
         num_tokens,
@@ -195,8 +195,8 @@ def down_split(
         h.parts,
         h.scales,
         plan,
-        *_numbers(w2),
-        *_numbers(w2 if shared is None else shared),
+        *w2.numbers,
+        *(w2 if shared is None else shared).numbers,
         y,
         dim,
         width,
@@ -216,11 +216,6 @@ def down_split(
 
 def _registers(tuning: FewTuning) -> dict[str, int]:
     return {"maxnreg": tuning.registers} if tuning.registers else {}
-
-
-def _numbers(weight: Quantised) -> tuple[Tensor, Tensor]:
-    """The packed bytes as the numbers that they are, and their scales."""
-    return weight.packed.view(torch.float8_e4m3fn), weight.scales
 
 
 def _blocks(weight: Quantised) -> dict[str, int]:

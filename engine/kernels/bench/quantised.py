@@ -57,8 +57,20 @@ LARGE_TUNINGS = {
     "rows 128 f64 k64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
     "rows 128 f128 k64": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
 }
+SPLIT_GROUPED = {
+    "split rows 16 f64 w4": GroupedTuning(16, 64, 128, 128, 128, 4, 3, split=True),
+    "split rows 16 f64 d64": GroupedTuning(16, 64, 128, 64, 128, 4, 4, split=True),
+    "split rows 32 f64 w4": GroupedTuning(32, 64, 128, 128, 128, 4, 3, split=True),
+}
+SPLIT_LARGE = {
+    "split rows 32 w4": GroupedTuning(32, 64, 128, 64, 128, 4, 3, split=True),
+    "split rows 64 w4": GroupedTuning(64, 32, 128, 64, 128, 4, 3, split=True),
+    "split rows 64 w8": GroupedTuning(64, 64, 128, 128, 128, 8, 3, split=True),
+    "split rows 64 d64": GroupedTuning(64, 64, 128, 64, 128, 8, 3, down_warps=4, split=True),
+    "split rows 64 f32": GroupedTuning(64, 32, 128, 64, 128, 4, 4, split=True),
+}
 TUNINGS: dict[Format, Tunings] = {
-    "fp8": Tunings(FEW_TUNINGS | SPLIT_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
+    "fp8": Tunings(FEW_TUNINGS | SPLIT_TUNINGS, GROUPED_TUNINGS | SPLIT_GROUPED, LARGE_TUNINGS | SPLIT_LARGE),
     "int4": Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
 }
 LINEAR_TUNINGS = {

@@ -63,11 +63,18 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
     assert found.count("HMMA") == 0
 
 
-def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit() -> None:
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("experts-fp8 32", SPLIT),
+        ("experts-fp8 64", SPLIT),
+        ("experts-fp8 200", {"_grouped_split_up_kernel", "_grouped_split_down_kernel"}),
+    ],
+)
+def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit(name: str, kernels: set[str]) -> None:
     """No instruction loads a weight into a register or widens it: products read both where copies left them."""
-    found = {name: kernel for name, kernel in compiled("experts-fp8 32").items() if name in SPLIT}
-    assert set(found) == SPLIT
-    for kernel in found.values():
+    found = compiled(name)
+    for kernel in (found[name] for name in kernels):
         assert kernel.count("QGMMA") > 0, kernel
         assert kernel.count("HMMA") == kernel.count("HGMMA") == kernel.count("LDSM") == 0, kernel
         assert kernel.registers <= 168, f"{kernel}: fewer than three programs on a multiprocessor"

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few
+from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
 from engine.kernels.moe_few import FewTuning
+from engine.kernels.moe_grouped import GroupedTuning, group_pairs
+from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
 from engine.kernels.moe_split import down_split, up_split
 from engine.kernels.split_rows import can_split, split_rows, split_rows_reference
 from engine.quantised import Quantised, QuantisedWeight
@@ -129,6 +131,24 @@ def test_products_of_experts(num_tokens: int, size: str, tuning: str) -> None:
     assert errors(y, want).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("size", ["even", "ragged"])
+def test_products_of_sorted_rows(size: str) -> None:
+    """The same where pairs are sorted: h in their order, y in that of the pairs."""
+    w13, w2, _ = experts(*SIZES[size])
+    x, (ids, _) = rows_of_all_sizes(21, w13.shape[2]), choose(21, 4, 2)
+    tuning = GroupedTuning(16, 32, 64, 64, 32, 4, 3, split=True)
+    grouping = group_pairs(ids, 4, tuning.rows)
+    pairs = grouping.pairs.long()
+    expert, tokens = ids.flatten(), x.repeat_interleave(2, dim=0)
+    h = up_grouped_split(split_rows(x), w13, grouping, 2, torch.float32, tuning)
+    want = torch.stack([up_exactly(tokens[p], w13[int(expert[p])]) for p in pairs.tolist()])
+    assert errors(h, want).max() < TOLERANCE
+    h = h.bfloat16()
+    y = down_grouped_split(split_rows(h), w2, grouping, torch.float32, tuning)
+    want = torch.stack([h[i].double() @ wide(w2[int(expert[p])]).mT for i, p in enumerate(pairs.tolist())])
+    assert errors(y[pairs], want).max() < TOLERANCE
+
+
 def model_rows(num_tokens: int, dim: int) -> Tensor:
     """Rows whose products bfloat16 holds, with outliers."""
     x = torch.randn(num_tokens, dim).bfloat16()
@@ -175,4 +195,6 @@ def test_what_the_matrix_unit_cannot_read_is_widened_or_refused() -> None:
     assert not can_split(x, int4)
     with pytest.raises(ValueError, match="e4m3"):
         moe_few(x, int4, w2, ids, weights, None, TUNINGS["gathered"])
+    with pytest.raises(ValueError, match="e4m3"):
+        moe_grouped(x, int4, w2, ids, weights, None, GroupedTuning(16, 32, 64, 64, 32, 4, 3, split=True))
     assert bool(moe_few(x.float(), w13, w2, ids, weights, shared).isfinite().all())
