@@ -61,6 +61,11 @@ class Quantised:
         """What a kernel that reads everything reads."""
         return self.packed.nbytes + self.scales.nbytes
 
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """Of fp8: the packed bytes as the numbers that they are, and the scales."""
+        return self.packed.view(torch.float8_e4m3fn), self.scales
+
     def is_contiguous(self) -> bool:
         """Whether kernels can read it."""
         return self.packed.is_contiguous() and self.scales.is_contiguous()

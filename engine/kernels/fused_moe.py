@@ -13,17 +13,25 @@ from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.linear import linear
 from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single, up_few
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
+from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
 from engine.kernels.moe_single import fits_single, moe_single
+from engine.kernels.moe_split import down_split, up_split
 from engine.kernels.paths import current
+from engine.kernels.split_rows import can_split, split_rows, splits
 from engine.kernels.triton_support import use_kernel
 from engine.quantised import Quantised, Weight, dequantised
 
 FEW_TOKENS = 64  # up to here reading weights is everything; behind it rows are worth sorting
-FEW_TOKENS_QUANTISED = 32  # of packed weights: measured at 64, sorting takes 9 % less
+FEW_TOKENS_WIDENED = 32  # where packed weights are widened: measured at 64, sorting takes 9 % less
+NO_SPLIT = "the fp8 matrix unit reads weights in e4m3, in blocks of 32 columns or more"
 
 # Packed weights: two warps, each with weight rows of its own, and tiles of 16 tokens. More of either would widen the
 # same weights twice.
 FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16)
+
+# The fp8 matrix unit reads tiles of 64 rows from shared memory. Three programs a multiprocessor hide each other's
+# beginnings; the second product, which is short, has larger tiles, so that there are fewer beginnings.
+FEW_SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True, registers=168)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,8 @@ def experts_unsummed(
 ) -> Tensor | ExpertRows:
     """`fused_moe` by kernels, for arguments that it takes: -> the experts' rows, or `out` where summing is no step."""
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
-    if x.shape[0] > (FEW_TOKENS_QUANTISED if isinstance(w13, Quantised) else FEW_TOKENS):
+    widens = isinstance(w13, Quantised) and not can_split(x, w13, w2)
+    if x.shape[0] > (FEW_TOKENS_WIDENED if widens else FEW_TOKENS):
         return rows_grouped(x, w13, w2, ids, weights, shared)
     return rows_few(x, w13, w2, ids, weights, shared, None, out)
 
@@ -143,16 +152,34 @@ def rows_few(
     out: Tensor,
 ) -> Tensor | ExpertRows:
     """The same up to the sum, which the second launch of a single token makes itself, into `out`."""
-    tuning = tuning or choose_few_tuning(len(x), x.element_size(), w13)
     joins = shared is not None and shared.w2.shape == w2.shape[1:] and _same_blocks(shared.w2, w2)
     s13, s2 = (shared.w13, shared.w2) if joins and shared is not None else (None, None)
+    if tuning is None:
+        all_split = can_split(x, *(weight for weight in (w13, w2, s13, s2) if weight is not None))
+        tuning = choose_few_tuning(len(x), x.element_size(), w13, all_split)
     if len(x) == 1 and (joins or shared is None) and current().single_experts and fits_single(w13, w2):
         both = None if s13 is None or s2 is None else (s13, s2)
         return moe_single(x, w13, w2, ids, weights, both, out)  # type: ignore[arg-type]
+    if tuning.split:
+        return _rows(_split_experts(x, w13, w2, s13, s2, ids, tuning), x, ids, weights, shared, joins)
     h = up_few(x, w13, s13, ids, tuning)
     if len(x) == 1 and (joins or shared is None) and _fits_single(w2):
         return down_single(h, w2, s2, ids, weights, out)
-    y = down_few(h, w2, s2, ids, tuning)
+    return _rows(down_few(h, w2, s2, ids, tuning), x, ids, weights, shared, joins)
+
+
+def _split_experts(
+    x: Tensor, w13: Weight, w2: Weight, s13: Weight | None, s2: Weight | None, ids: Tensor, tuning: FewTuning
+) -> Tensor:
+    """Rows [T * k (+ T), D] of all experts by the fp8 matrix unit, not yet weighted."""
+    if not (splits(w13) and splits(w2) and (s13 is None or splits(s13)) and (s2 is None or splits(s2))):
+        raise ValueError(NO_SPLIT)
+    h, plan = up_split(split_rows(x), w13, s13, ids, x.dtype, tuning)
+    return down_split(split_rows(h), w2, s2, plan, x.dtype, tuning)
+
+
+def _rows(y: Tensor, x: Tensor, ids: Tensor, weights: Tensor, shared: SharedExpert | None, joins: bool) -> ExpertRows:
+    """The experts' rows of `y`; the shared one's are behind them if it `joins`, or are made here."""
     if joins:
         return ExpertRows(y[: ids.numel()], weights, y[ids.numel() :])
     return ExpertRows(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
@@ -183,10 +210,17 @@ def rows_grouped(
     tuning: GroupedTuning | None = None,
 ) -> ExpertRows:
     """The same up to the sum."""
-    tuning = tuning or choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13)
+    if tuning is None:
+        tuning = choose_grouped_tuning(ids.numel() / w13.shape[0], x.element_size(), w13, can_split(x, w13, w2))
     grouping = group_pairs(ids, w13.shape[0], tuning.rows)
-    h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
-    y = down_grouped(h, w2, grouping, tuning)
+    if tuning.split:
+        if not (splits(w13) and splits(w2)):
+            raise ValueError(NO_SPLIT)
+        h = up_grouped_split(split_rows(x), w13, grouping, ids.shape[1], x.dtype, tuning)
+        y = down_grouped_split(split_rows(h), w2, grouping, x.dtype, tuning)
+    else:
+        h = up_grouped(x, w13, grouping, ids.shape[1], tuning)
+        y = down_grouped(h, w2, grouping, tuning)
     return ExpertRows(y, weights, None if shared is None else gated_mlp(x, shared.w13, shared.w2))
 
 
@@ -202,26 +236,32 @@ def _fits_single(w2: Weight) -> bool:
     return isinstance(w2, Tensor) or (w2.format == "fp8" and w2.block[0] % SINGLE_ROWS == 0)
 
 
-def choose_few_tuning(num_tokens: int, element_bytes: int, weight: Weight | None = None) -> FewTuning:
+def choose_few_tuning(
+    num_tokens: int, element_bytes: int, weight: Weight | None = None, split: bool = False
+) -> FewTuning:
     """Tiles that give a Hopper GPU two programs or more for each multiprocessor at the released sizes.
+
+    `split` says that rows and weights allow the fp8 matrix unit.
 
     Measured on one H100 against its own limit (docs/performance.md): 81 % at 1 token, 86 % at 2, 97 % from 8 on.
     """
     if element_bytes > 2:
         return FewTuning(16, 64, 16, 64, num_stages=2, rows=16 if isinstance(weight, Quantised) else 0)
     if isinstance(weight, Quantised):
-        return FEW_QUANTISED
+        return FEW_SPLIT if split and num_tokens > 1 else FEW_QUANTISED
     if num_tokens == 1:
         return FewTuning(32, 128, 64, 128)
     return FewTuning(64, 128, 128, 128, num_stages=3)
 
 
-def choose_grouped_tuning(rows_per_expert: float, element_bytes: int, weight: Weight | None = None) -> GroupedTuning:
+def choose_grouped_tuning(
+    rows_per_expert: float, element_bytes: int, weight: Weight | None = None, split: bool = False
+) -> GroupedTuning:
     """Tiles that waste few rows on experts with few tokens, and few weight reads on experts with many."""
     if element_bytes > 2:
         return GroupedTuning(16, 16, 64, 16, 64, 4, 2)
     if isinstance(weight, Quantised):
-        return _choose_grouped_quantised(rows_per_expert)
+        return _choose_grouped_split(rows_per_expert) if split else _choose_grouped_quantised(rows_per_expert)
     if rows_per_expert <= 12:
         return GroupedTuning(16, 64, 128, 64, 128, 4, 3)
     if rows_per_expert <= 96:
@@ -235,3 +275,9 @@ def _choose_grouped_quantised(rows_per_expert: float) -> GroupedTuning:
     if rows_per_expert <= 96:
         return GroupedTuning(64, 64, 128, 64, 128, 4, 3)
     return GroupedTuning(128, 64, 128, 128, 128, 8, 3)
+
+
+def _choose_grouped_split(rows_per_expert: float) -> GroupedTuning:
+    if rows_per_expert <= 12:
+        return GroupedTuning(16, 64, 128, 128, 128, 4, 3, split=True)
+    return _choose_grouped_quantised(rows_per_expert)

@@ -38,7 +38,10 @@ class FewTuning:
     """Weight rows and columns of a tile in the two products.
 
     `rows` tokens that chose the expert are multiplied at once; 0 is all tokens, those that did not choose it included.
-    `down_stages` 0 is as the first.
+    `split` is fp8 weights times rows in two parts by the fp8 matrix unit (`moe_split`) in place of widening them, where
+    the second product may have `down_warps` of its own; it always may have `down_stages` (0: as the first). A thread
+    has at most `registers` so that a multiprocessor holds as many programs as its shared memory does (0: as many as it
+    takes).
     """
 
     block_f: int
@@ -48,7 +51,10 @@ class FewTuning:
     num_warps: int = 4
     num_stages: int = 4
     rows: int = 0
+    split: bool = False
+    down_warps: int = 0
     down_stages: int = 0
+    registers: int = 0
 
 
 @jit

@@ -33,7 +33,8 @@ class GroupedTuning:
     """Rows of a tile, and weight rows and columns of a tile in the two products.
 
     The second product takes few steps along its short inner side, so that its beginnings and ends weigh: with tiles
-    and `down_warps` (0: as the first) small enough, one program's end hides behind another's products.
+    and `down_warps` (0: as the first) small enough, one program's end hides behind another's products. `split` is fp8
+    weights times rows in two parts by the fp8 matrix unit (`moe_grouped_split`) in place of widening them.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class GroupedTuning:
     num_warps: int
     num_stages: int
     down_warps: int = 0
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)

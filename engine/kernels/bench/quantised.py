@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.bench.experts import MOST_FEW, Routed, Tunings, both_paths
-from engine.kernels.fused_moe import SharedExpert, fused_moe_reference
+from engine.kernels.fused_moe import FEW_QUANTISED, SharedExpert, fused_moe_reference
 from engine.kernels.linear import LinearTuning, linear, linear_reference, skinny
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
@@ -25,6 +26,25 @@ FEW_TUNINGS = {
     "few f32 w4 all": FewTuning(32, 128, 64, 128, num_warps=4),
     "few f64 w2 all": FewTuning(64, 128, 64, 128, num_warps=2, num_stages=3),
 }
+SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True, registers=168)
+# Names: features of a tile in the first and in the second product, warps, stages; three programs of 168 registers fit.
+SPLIT_TUNINGS = {
+    "widened f32 w2 s3": FEW_QUANTISED,  # what `few` is where rows cannot be split
+    "split f64 d64 s3": replace(SPLIT, block_d=64),
+    "split f64 d64 s4": replace(SPLIT, block_d=64, num_stages=4),
+    "split f64 d64 s6": replace(SPLIT, block_d=64, num_stages=6, down_stages=4, registers=0),
+    "split f64 d128 s3": SPLIT,
+    "split f64 d128 s4": replace(SPLIT, num_stages=4, registers=0),
+    "split f64 d128 s6": replace(SPLIT, num_stages=6, down_stages=4, registers=0),
+    "split f64 d128 s4/3": replace(SPLIT, num_stages=4, down_stages=3, registers=0),
+    "split f64 w8 s3": replace(SPLIT, num_warps=8, registers=0),
+    "split f128 w8 s3": replace(SPLIT, block_f=128, num_warps=8, down_warps=4, registers=0),
+    "split f32 d64 s4": replace(SPLIT, block_f=32, block_d=64, num_stages=4, registers=0),
+    "split f32 d64 s6": replace(SPLIT, block_f=32, block_d=64, num_stages=6, down_stages=4, registers=0),
+    "split f16 d32 w2": FewTuning(16, 128, 32, 128, 2, 4, 16, split=True),  # no warpgroup: Triton widens to float16
+    "split rows 8": replace(SPLIT, rows=8, registers=0),
+    "split rows 32": replace(SPLIT, rows=32, registers=0),
+}
 GROUPED_TUNINGS = {
     "rows 16 f32 w2": GroupedTuning(16, 32, 128, 32, 128, 2, 4),
     "rows 16 f64 w2": GroupedTuning(16, 64, 128, 64, 128, 2, 4),
@@ -37,7 +57,22 @@ LARGE_TUNINGS = {
     "rows 128 f64 k64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
     "rows 128 f128 k64": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
 }
-TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)
+SPLIT_GROUPED = {
+    "split rows 16 f64 w4": GroupedTuning(16, 64, 128, 128, 128, 4, 3, split=True),
+    "split rows 16 f64 d64": GroupedTuning(16, 64, 128, 64, 128, 4, 4, split=True),
+    "split rows 32 f64 w4": GroupedTuning(32, 64, 128, 128, 128, 4, 3, split=True),
+}
+SPLIT_LARGE = {
+    "split rows 32 w4": GroupedTuning(32, 64, 128, 64, 128, 4, 3, split=True),
+    "split rows 64 w4": GroupedTuning(64, 32, 128, 64, 128, 4, 3, split=True),
+    "split rows 64 w8": GroupedTuning(64, 64, 128, 128, 128, 8, 3, split=True),
+    "split rows 64 d64": GroupedTuning(64, 64, 128, 64, 128, 8, 3, down_warps=4, split=True),
+    "split rows 64 f32": GroupedTuning(64, 32, 128, 64, 128, 4, 4, split=True),
+}
+TUNINGS: dict[Format, Tunings] = {
+    "fp8": Tunings(FEW_TUNINGS | SPLIT_TUNINGS, GROUPED_TUNINGS | SPLIT_GROUPED, LARGE_TUNINGS | SPLIT_LARGE),
+    "int4": Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
+}
 LINEAR_TUNINGS = {
     "n16 w1": LinearTuning(16, 128, 1, 6),
     "n32 w2": LinearTuning(32, 128, 2, 4),
@@ -86,7 +121,7 @@ def _experts_case(source: Source, num_tokens: int, w13: Quantised, w2: Quantised
         int(routed.distinct * of_an_expert) + of_the_shared + 2 * num_tokens * s.dim * source.item_bytes,
         6 * s.expert_width * s.dim * num_tokens * (s.rule.top_k + 1),
         s.num_sets,
-        both_paths(source, routed, w13, w2, shared, TUNINGS),
+        both_paths(source, routed, w13, w2, shared, TUNINGS[w13.format]),
         partial(reference, source.dtype),
         partial(reference, torch.float32),
     )

@@ -137,7 +137,8 @@ def main() -> None:
                 print(
                     f"{name:24} {kernel.name:22} warps {kernel.num_warps:2} stages {kernel.num_stages} "
                     f"registers {kernel.registers:3} shared {kernel.shared_bytes:6} stack {kernel.stack_bytes:3} "
-                    f"wgmma {kernel.count('HGMMA'):2} mma {kernel.count('HMMA'):2}  {kernel.constants}"
+                    f"wgmma {kernel.count('HGMMA'):2} fp8 {kernel.count('QGMMA'):2} mma {kernel.count('HMMA'):2}  "
+                    f"{kernel.constants}"
                 )
 
 

@@ -42,7 +42,8 @@ def test_float32_fits_the_machine(name: str) -> None:
         assert kernel.shared_bytes <= SHARED_LIMIT, kernel
 
 
-READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel"}
+SPLIT = {"_split_up_kernel", "_split_down_kernel"}
+READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel", *SPLIT}
 READS = ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32", "experts-fp8 32", "experts-int4 32"]
 
 
@@ -63,6 +64,24 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
     found = compiled(name)[kernel]
     assert found.count("HGMMA") > 0
     assert found.count("HMMA") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("experts-fp8 32", SPLIT),
+        ("experts-fp8 64", SPLIT),
+        ("experts-fp8 200", {"_grouped_split_up_kernel", "_grouped_split_down_kernel"}),
+    ],
+)
+def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit(name: str, kernels: set[str]) -> None:
+    """No instruction loads a weight into a register or widens it: products read both where copies left them."""
+    found = compiled(name)
+    for kernel in (found[name] for name in kernels):
+        assert kernel.count("QGMMA") > 0, kernel
+        assert kernel.count("HMMA") == kernel.count("HGMMA") == kernel.count("LDSM") == 0, kernel
+        assert kernel.registers <= 168, f"{kernel}: fewer than three programs on a multiprocessor"
+        assert 3 * (kernel.shared_bytes + 1024) <= 228 * 1024, kernel
 
 
 READ_EARLY = {"_thin_kernel", "_gate_choice_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
