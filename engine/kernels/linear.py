@@ -19,6 +19,8 @@ from torch import Tensor
 from engine.kernels.arrival import counters, is_last
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
+from engine.kernels.split_rows import split_rows
+from engine.kernels.split_tiles import split_product
 from engine.kernels.thin import takes_thin, thin
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, num_multiprocessors, tl, use_kernel
 from engine.quantised import Quantised, Weight, dequantised
@@ -31,13 +33,17 @@ _arrived = counters(MOST_TILES)
 
 @dataclass(frozen=True, slots=True)
 class LinearTuning:
-    """Weight rows and columns of a tile, and programs that should be there for each multiprocessor."""
+    """Weight rows and columns of a tile, and programs that should be there for each multiprocessor.
+
+    `split` is rows in two parts by the fp8 matrix unit (`split_tiles`) in place of widened weights; one more launch.
+    """
 
     block_n: int
     block_k: int
     num_warps: int
     num_stages: int
     programs_per_sm: int = 4
+    split: bool = False
 
 
 def linear_reference(x: Tensor, weight: Weight) -> Tensor:
@@ -48,6 +54,7 @@ def linear_reference(x: Tensor, weight: Weight) -> Tensor:
 @jit
 def _skinny_kernel(
     x_ptr,
+    xs_ptr,
     w_ptr,
     s_ptr,
     parts_ptr,
@@ -63,6 +70,7 @@ def _skinny_kernel(
     BLOCK_K: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
+    SPLIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """y [T, n] of BLOCK_N weight rows, ROWS rows of x and one part of the columns; the last part to finish adds all.
@@ -75,10 +83,16 @@ def _skinny_kernel(
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < num_rows
     begins = part * chunk
-    acc = product_fp8(
-        w_ptr, s_ptr, x_ptr, row.to(tl.int64), row_ok, first, begins, tl.minimum(begins + chunk, k), n, k,
-        ROWS, BLOCK_N, BLOCK_K, RB, CB,
-    )  # fmt: skip
+    ends = tl.minimum(begins + chunk, k)
+    if SPLIT:
+        x_row = tl.where(row_ok, row, -1).to(tl.int64)
+        acc = split_product(
+            w_ptr, s_ptr, x_ptr, xs_ptr, x_row, first, begins, ends, n, k, ROWS, BLOCK_N, BLOCK_K, RB, CB
+        )
+    else:
+        acc = product_fp8(
+            w_ptr, s_ptr, x_ptr, row.to(tl.int64), row_ok, first, begins, ends, n, k, ROWS, BLOCK_N, BLOCK_K, RB, CB
+        )
     feature = first + tl.arange(0, BLOCK_N)
     mask = (feature < n)[:, None] & row_ok[None, :]
     cell = row.to(tl.int64)[None, :] * n + feature[:, None]
@@ -123,7 +137,7 @@ def _product(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
 
 
 def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out: Tensor | None = None) -> Tensor:
-    """`linear` of few rows of contiguous x [T, K] and fp8 weights [N, K]: one launch."""
+    """`linear` of few rows of contiguous x [T, K] and fp8 weights [N, K]: one launch, two if rows are split."""
     num_rows, k = x.shape
     n = weight.shape[0]
     tuning = tuning or choose_linear_tuning(num_rows, n, x.element_size())
@@ -134,10 +148,11 @@ def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out
     splits = cdiv(k, chunk)
     y = x.new_empty(num_rows, n) if out is None else out
     parts = y if splits == 1 else torch.empty(splits, num_rows, n, dtype=torch.float32, device=x.device)
+    split = split_rows(x) if tuning.split else None
     _skinny_kernel[(blocks, splits, tiles)](
-        x,
-        weight.packed,
-        weight.scales,
+        x if split is None else split.parts,
+        weight.scales if split is None else split.scales,  # not read unless rows are split
+        *((weight.packed, weight.scales) if split is None else weight.numbers),
         parts,
         _arrived(x.device),
         y,
@@ -151,6 +166,7 @@ def skinny(x: Tensor, weight: Quantised, tuning: LinearTuning | None = None, out
         BLOCK_K=block_k,
         RB=weight.block[0],
         CB=weight.block[1],
+        SPLIT=tuning.split,
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
         **launch_options(x.device),

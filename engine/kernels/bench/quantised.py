@@ -80,6 +80,9 @@ LINEAR_TUNINGS = {
     "n32 w2 x2": LinearTuning(32, 128, 2, 6, programs_per_sm=2),
     "n64 w2": LinearTuning(64, 128, 2, 4),
     "n64 w4": LinearTuning(64, 128, 4, 4),
+    "split n64 w4": LinearTuning(64, 128, 4, 4, split=True),
+    "split n64 w4 s6 x2": LinearTuning(64, 128, 4, 6, programs_per_sm=2, split=True),
+    "split n128 w8": LinearTuning(128, 128, 8, 3, programs_per_sm=2, split=True),
 }
 
 

@@ -104,6 +104,18 @@ def test_kernels_that_start_early_wait_once_and_read_only_weights_before(num_tok
             assert "LDG" not in early, kernel
 
 
+def test_split_rows_start_early_and_wait_once() -> None:
+    """The experts of packed weights likewise: whole steps are compiled above with plain ones."""
+    with taking(VARIANTS["all"]):
+        kernels = compile_launches(launches(torch.bfloat16)["experts-fp8 32"])
+    assert [kernel.name for kernel in kernels] == [
+        *("_split_kernel", "_split_up_kernel", "_split_kernel", "_split_down_kernel", "_sum_kernel")
+    ]
+    for kernel in kernels:
+        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
+        assert not any(name in kernel.before(WAIT) for name in ("LDG", LET_GO, *WRITES)), kernel
+
+
 def test_weights_of_one_token_are_asked_for_before_the_wait() -> None:
     """A product's whole weights, the gate's, and the experts' second ones; the shared expert's first ones in bulk."""
     kernels = {kernel.name: kernel for kernel in compile_launches(launches(torch.bfloat16)["step 1 all"])}

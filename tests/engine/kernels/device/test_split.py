@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.kernels.fused_moe import SharedExpert, fused_moe_reference, moe_few, moe_grouped
+from engine.kernels.linear import LinearTuning, linear_reference, skinny
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning, group_pairs
 from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
@@ -20,7 +21,7 @@ from engine.kernels.split_rows import can_split, split_rows, split_rows_referenc
 from engine.quantised import Quantised, QuantisedWeight
 from tests.engine.kernels.device.conftest import ON_GPU
 from tests.engine.kernels.device.test_moe import choose
-from tests.engine.kernels.device.test_quantised import make_experts
+from tests.engine.kernels.device.test_quantised import make_experts, quantised
 
 # The interpreter adds in float32; a silu far below zero makes much of that rounding. Hopper's fp8 unit cuts each of 32
 # products at about 2^-13 of the largest of them.
@@ -149,6 +150,14 @@ def test_products_of_sorted_rows(size: str) -> None:
     y = down_grouped_split(split_rows(h), w2, grouping, torch.float32, tuning)
     want = torch.stack([h[i].double() @ wide(w2[int(expert[p])]).mT for i, p in enumerate(pairs.tolist())])
     assert errors(y[pairs], want).max() < TOLERANCE
+
+
+def test_product_in_parts() -> None:
+    """Of rows that are float32 by type and bfloat16 by value: more than a tile has, and ragged sizes."""
+    weight = _blocks(quantised("fp8", 40, 400), 32)
+    x = rows_of_all_sizes(70, 400).float()
+    got = skinny(x, weight, LinearTuning(64, 64, 4, 3, programs_per_sm=8, split=True))
+    assert errors(got, linear_reference(x.double(), weight)).max() < TOLERANCE
 
 
 def model_rows(num_tokens: int, dim: int) -> Tensor:
