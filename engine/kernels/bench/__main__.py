@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     torch.manual_seed(SEED)
     ceilings = measure_ceilings()
-    source = Source(Sizes(), torch.device("cuda"), torch.bfloat16)
+    source = Source(sizes(options.tokens), torch.device("cuda"), torch.bfloat16)
     rows: list[Row] = []
     to_file = options.json not in (None, "-")
-    for case in cases(source, options.only):
+    for case in (chosen(case, options.variants) for case in cases(source, options.only)):
         for row in measure(case, ceilings):
             rows.append(row)
             print(line(row), file=sys.stderr if options.json == "-" else sys.stdout, flush=True)
@@ -86,9 +86,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: python -m engine.kernels.bench --only experts --json kernels.json",
     )
     parser.add_argument("--only", choices=sorted(GROUPS), help="run one group of kernels")
+    parser.add_argument("--tokens", type=int, nargs="+", metavar="N", help="run these batches only, decode or prefill")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="START", help="time those only whose names start so, e.g. split widened"
+    )
     parser.add_argument("--json", metavar="PATH", help="also write every row here; - is standard output")
     parser.add_argument("--commit", default=source_commit(), help="what to record where git does not know it")
     return parser.parse_args(argv)
+
+
+def sizes(tokens: Sequence[int] | None) -> Sizes:
+    """The released model's sizes, with all batches or with these."""
+    released = Sizes()
+    if not tokens:
+        return released
+    most = max(released.decodes)
+    return replace(
+        released,
+        decodes=tuple(n for n in tokens if n <= most),
+        prefills=tuple(n for n in tokens if n > most),
+    )
+
+
+def chosen(case: Case, starts: Sequence[str] | None) -> Case:
+    """The case with those of its variants whose names start with one of `starts`."""
+    if not starts:
+        return case
+    return replace(case, variants={n: run for n, run in case.variants.items() if n.startswith(tuple(starts))})
 
 
 def cases(source: Source, only: str | None) -> Iterator[Case]:

@@ -125,7 +125,7 @@ def both_paths(
         variants["few"] = few(None)
         variants |= {name: few(tuning) for name, tuning in tunings.few.items()}
     variants["grouped"] = grouped(None)
-    sorted_ones = tunings.grouped if num_tokens <= max(source.sizes.decodes) else tunings.large
+    sorted_ones = tunings.grouped if num_tokens <= max(source.sizes.decodes, default=0) else tunings.large
     return variants | {name: grouped(tuning) for name, tuning in sorted_ones.items()}
 
 

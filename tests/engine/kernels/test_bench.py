@@ -50,6 +50,14 @@ def test_rates_and_share(rows: dict[str, bench.Row]) -> None:
     assert (row.share, row.gb_s, row.tflop_s) == pytest.approx((0.25, 250.0, 12.5))
 
 
+def test_batches_and_variants_can_be_chosen() -> None:
+    found = bench.sizes([2, 64, 100])
+    assert (found.decodes, found.prefills) == ((2, 64), (100,))
+    assert bench.sizes(None).decodes[:3] == (1, 2, 4)
+    assert list(bench.chosen(make_case(), ["ri", "w"]).variants) == ["right", "wrong"]
+    assert list(bench.chosen(make_case(), None).variants) == ["right", "wrong", "nan", "broken"]
+
+
 @pytest.mark.parametrize("variant", ["wrong", "nan", "broken"])
 def test_a_wrong_kernel_has_no_time(rows: dict[str, bench.Row], variant: str) -> None:
     row = rows[variant]
