@@ -32,6 +32,8 @@ FEW_QUANTISED = FewTuning(32, 128, 32, 128, num_warps=2, num_stages=3, rows=16)
 # The fp8 matrix unit reads tiles of 64 rows from shared memory. Three programs a multiprocessor hide each other's
 # beginnings; the second product, which is short, has larger tiles, so that there are fewer beginnings.
 FEW_SPLIT = FewTuning(64, 128, 128, 128, num_warps=4, num_stages=3, rows=16, split=True, registers=168)
+# For up to 4 tokens (33 experts) such tiles leave a program or two to a multiprocessor, and too few copies under way.
+FEW_SPLIT_THIN = FewTuning(32, 128, 64, 128, num_warps=4, num_stages=6, rows=16, split=True, down_stages=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,9 @@ def choose_few_tuning(
     if element_bytes > 2:
         return FewTuning(16, 64, 16, 64, num_stages=2, rows=16 if isinstance(weight, Quantised) else 0)
     if isinstance(weight, Quantised):
-        return FEW_SPLIT if split and num_tokens > 1 else FEW_QUANTISED
+        if not split or num_tokens == 1:
+            return FEW_QUANTISED
+        return FEW_SPLIT_THIN if num_tokens <= 4 else FEW_SPLIT
     if num_tokens == 1:
         return FewTuning(32, 128, 64, 128)
     return FewTuning(64, 128, 128, 128, num_stages=3)

@@ -185,7 +185,7 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found["rotate_flow 2"] = partial(rotate_flow, 2, dtype)
     found |= {f"experts {n}": partial(experts, n, dtype) for n in (*DECODES, *PREFILLS)}
     for format in ("fp8", "int4"):
-        found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (1, 32, 64, 200, 8192)}
+        found |= {f"experts-{format} {n}": partial(packed_experts, n, dtype, format) for n in (1, 2, 32, 64, 200, 8192)}
     found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}

@@ -69,6 +69,7 @@ def test_prefill_uses_the_warpgroup_matrix_unit(name: str, kernel: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kernels"),
     [
+        ("experts-fp8 2", SPLIT),
         ("experts-fp8 32", SPLIT),
         ("experts-fp8 64", SPLIT),
         ("experts-fp8 200", {"_grouped_split_up_kernel", "_grouped_split_down_kernel"}),
