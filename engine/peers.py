@@ -13,7 +13,6 @@ from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.paths import current
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.push_sum import MOST_ROWS, WORD_BYTES, Mailbox, push_sum_add_norm, takes_push
-from engine.quantised import Weight
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +39,18 @@ class PeerMemory:
         """Where this rank's share [T, D] of the next sum goes."""
         return self._turns[self._next][1][:num_tokens]
 
-    def sum_add_norm(
-        self, x: Tensor, share: Tensor | ExpertRows, weight: Tensor, eps: float, ahead: Weight | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Residual stream [T, D] plus the ranks' shares, and its norm; `ahead` is what multiplies that."""
+    def sum_add_norm(self, x: Tensor, share: Tensor | ExpertRows, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Residual stream [T, D] plus the ranks' shares, and its norm."""
         (buffer, data), box = self._turns[self._next], self._boxes[self._next]
         self._next = 1 - self._next
         if current().push_sums and takes_push(x, len(box.meetings)):
-            return push_sum_add_norm(box, share, x, weight, eps, ahead)
+            return push_sum_add_norm(box, share, x, weight, eps)
         place = data[: len(x)]
         if isinstance(share, ExpertRows):
             share.summed(place)
         elif share.data_ptr() != place.data_ptr():
             place.copy_(share)
-        return peer_sum_add_norm(buffer, x, weight, eps, ahead)
+        return peer_sum_add_norm(buffer, x, weight, eps)
 
     def embedding_share(self, num_tokens: int) -> Tensor:
         """Where this rank's rows [T, D] of the embedding go."""

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
 from engine.kernels.arrival import counters, is_last
 from engine.kernels.paths import current
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import cdiv, constexpr, jit, next_power_of_2, num_multiprocessors, tl
-from engine.quantised import Weight
 
 LOG2_E = 1.4426950408889634
 MOST_PAIRS = 1 << 16  # sequences times key/value heads whose parts are joined by their last program
@@ -73,9 +71,6 @@ def _decode_kernel(
     total_ptr,
     arrived_ptr,
     out_ptr,
-    ahead_ptr,
-    ahead_bytes,
-    num_seqs,
     table_stride,
     scale_log2,
     num_kv_heads: tl.constexpr,
@@ -89,21 +84,13 @@ def _decode_kernel(
     GROUP: tl.constexpr,
     LEAST: tl.constexpr,
     JOIN: tl.constexpr,
-    AHEAD: tl.constexpr,
-    PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Partial attention of one sequence and key/value head over one share of the keys.
 
     acc [B, K, SPLITS, ROWS, C] is not yet divided by total [B, K, SPLITS, ROWS]; with one split it is the result. With
-    JOIN the last program of a pair adds its parts; a share without keys takes no part. With AHEAD programs behind the
-    last sequence ask for weights.
+    JOIN the last program of a pair adds its parts; a share without keys takes no part.
     """
-    if AHEAD and tl.program_id(0) >= num_seqs:
-        others = (tl.num_programs(0) - num_seqs) * num_kv_heads * SPLITS
-        program = ((tl.program_id(0) - num_seqs) * num_kv_heads + tl.program_id(1)) * SPLITS + tl.program_id(2)
-        ask_ahead(ahead_ptr, ahead_bytes, program, others, PIECE)
-        return
     wait_then_release(PDL)
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens_ptr + seq).to(tl.int32)
@@ -226,12 +213,11 @@ def decode_attention(
     seq_lens: Tensor,
     out: Tensor,
     tuning: DecodeTuning = DecodeTuning(),
-    ahead: Weight | None = None,
 ) -> None:
     """Attend contiguous [B, H, C] over the first `seq_lens` [B] rows of block tables [B, N] into `out` [B, H, C].
 
     Nothing depends on values in device memory, so the launches can be captured: the grid follows from B and from the
-    longest sequence that the tables hold. `ahead` is what the kernels behind these read.
+    longest sequence that the tables hold.
     """
     num_seqs, num_heads, width = q.shape
     _, block_size, num_kv_heads, _ = k_cache.shape
@@ -247,8 +233,7 @@ def decode_attention(
     if splits > 1:
         acc = torch.empty(pairs, splits, rows, columns, dtype=torch.float32, device=q.device)
         best, total = torch.empty(2, pairs, splits, rows, dtype=torch.float32, device=q.device).unbind()
-    asked, num_bytes, programs = ahead_of(ahead, q)
-    _decode_kernel[(num_seqs + cdiv(programs, num_kv_heads * splits), num_kv_heads, splits)](
+    _decode_kernel[(num_seqs, num_kv_heads, splits)](
         q,
         k_cache,
         v_cache,
@@ -259,9 +244,6 @@ def decode_attention(
         total,
         _arrived(q.device) if join else tables,
         out,
-        asked,
-        num_bytes,
-        num_seqs,
         tables.stride(0),
         width**-0.5 * LOG2_E,
         num_kv_heads,
@@ -271,7 +253,6 @@ def decode_attention(
         GROUP=next_power_of_2(group),
         LEAST=cdiv(tuning.least_joined, tuning.block_keys) * tuning.block_keys,
         JOIN=join,
-        **ahead_options(programs),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
         **options,

@@ -16,7 +16,6 @@ from torch import Tensor
 from engine.kernels.decode_attention import decode_attention
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.triton_support import use_kernel
-from engine.quantised import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +100,8 @@ def _prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length:
     return out[0].transpose(0, 1)
 
 
-def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, layout: PagedLayout, ahead: Weight | None = None
-) -> Tensor:
-    """Checked form of `paged_attention_reference`; `ahead` is the weight that multiplies the result (`ahead.py`).
+def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, layout: PagedLayout) -> Tensor:
+    """Checked form of `paged_attention_reference`.
 
     Raises:
         ValueError: the layout does not cover `q`, or heads do not group.
@@ -119,7 +116,7 @@ def paged_attention(
     out = torch.empty_like(q)
     tables, seq_lens, d = layout.block_tables, layout.seq_lens, layout.num_decodes
     if d:
-        decode_attention(q[:d], k_cache, v_cache, tables[:d], seq_lens[:d], out[:d], ahead=ahead)
+        decode_attention(q[:d], k_cache, v_cache, tables[:d], seq_lens[:d], out[:d])
     if layout.prefill_starts is not None:
         starts = layout.prefill_starts
         prefill_attention(q, k_cache, v_cache, tables[d:], seq_lens[d:], starts, layout.most_new, out)

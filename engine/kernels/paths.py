@@ -28,9 +28,9 @@ class Paths:
     `single_experts`: the experts of one token from whole rows in registers, as the thin products.
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.
-    `ahead`: kernels that wait for something else than memory ask the second-level cache for the next weights.
-    `late_sum`: the weighted sum of a token's experts is made where it is added to the residual stream.
     `push_sums`: ranks send each other what they sum, in place of a flag and a read.
+    `late_sum`: the weighted sum of a token's experts is made where it is added to the residual stream.
+    `split_fp8`: experts in fp8 by the fp8 matrix unit, rows in two parts, in place of widening every weight.
     """
 
     join_attention: bool = False
@@ -38,33 +38,32 @@ class Paths:
     thin_products: bool = False
     single_experts: bool = False
     programmatic: bool = False
-    ahead: bool = False
     push_sums: bool = False
     late_sum: bool = False
+    split_fp8: bool = False
 
 
 VARIANTS: Final[Mapping[str, Paths]] = {
-    "measured": Paths(),
+    "plain": Paths(),
+    "lean": Paths(True, False, True, True, True, True, True, True),
+    "lean but split": Paths(True, False, True, True, True, True, True),
+    "lean but programmatic": Paths(True, False, True, True, False, True, True, True),
     "all": Paths(True, True, True, True, True, True, True, True),
-    "lean": Paths(True, False, True, True, programmatic=True, push_sums=True, late_sum=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
     "single": Paths(single_experts=True),
     "programmatic": Paths(programmatic=True),
-    "ahead": Paths(ahead=True),
     "push": Paths(push_sums=True),
     "late": Paths(late_sum=True),
-    "push late": Paths(push_sums=True, late_sum=True),
-    "lean ahead": Paths(True, False, True, True, programmatic=True, ahead=True, push_sums=True, late_sum=True),
-    "lean but programmatic": Paths(True, False, True, True, push_sums=True, late_sum=True),
-    "all but programmatic": Paths(True, True, True, True, ahead=True, push_sums=True, late_sum=True),
+    "split": Paths(split_fp8=True),
 }
-# The only combination whose layers have run on a GPU. `engine.bench --variants` says when that should change.
-DEFAULT: Final = "measured"
+# What was fastest over all batch sizes on 2 x H200 (docs/performance.md). `engine.bench --variants` says when that
+# should change; `choose_in_gate` is the one that lost.
+DEFAULT: Final = "lean"
 
-_MEASURED: Final = Paths()
-_current: ContextVar[Paths] = ContextVar("decode paths", default=_MEASURED)
+_PLAIN: Final = Paths()
+_current: ContextVar[Paths] = ContextVar("decode paths", default=_PLAIN)
 
 
 def current() -> Paths:

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl
-from engine.quantised import Weight
 
 GATHER_BLOCK = 2048
 
@@ -82,26 +80,18 @@ def _sum_add_norm_kernel(
     weight_ptr,
     total_ptr,
     out_ptr,
-    ahead_ptr,
-    ahead_bytes,
     flags_offset,
     data_offset,
-    num_rows,
     eps,
     dim: tl.constexpr,
     ADD_NORM: tl.constexpr,
     RANK: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
-    AHEAD: tl.constexpr,
-    PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One row: its sum over the ranks and, with ADD_NORM, the residual sum and its norm. Behind the rows: `ahead`."""
+    """One row: its sum over the ranks and, with ADD_NORM, the residual sum and its norm."""
     row = tl.program_id(0)
-    if AHEAD and row >= num_rows:
-        ask_ahead(ahead_ptr, ahead_bytes, row - num_rows, tl.num_programs(0) - num_rows, PIECE)
-        return
     col = tl.arange(0, BLOCK)
     mask = col < dim
     cell = row.to(tl.int64) * dim + col
@@ -150,22 +140,17 @@ def _gather_kernel(
     tl.store(out_ptr + (row * SIZE + peer) * width + col, value.to(tl.float32), mask=mask)
 
 
-def peer_sum_add_norm(
-    buffer: PeerBuffer, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
-) -> tuple[Tensor, Tensor]:
-    """`sum_add_norm_reference` of the shares [T, D] in the ranks' buffers; every rank must call it with the same T.
-
-    `ahead` is what the kernels behind this one read (`ahead.py`).
-    """
+def peer_sum_add_norm(buffer: PeerBuffer, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`sum_add_norm_reference` of the shares [T, D] in the ranks' buffers; every rank must call it with the same T."""
     total, out = torch.empty_like(x), torch.empty_like(x)
-    _launch_sum(buffer, x, weight, total, out, eps, ahead, add_norm=True)
+    _launch_sum(buffer, x, weight, total, out, eps, add_norm=True)
     return total, out
 
 
 def peer_sum(buffer: PeerBuffer, like: Tensor) -> Tensor:
     """The plain sum of the shares, in the shape and dtype of `like` [T, D]."""
     out = torch.empty_like(like)
-    _launch_sum(buffer, out, out, out, out, 0.0, None, add_norm=False)
+    _launch_sum(buffer, out, out, out, out, 0.0, add_norm=False)
     return out
 
 
@@ -176,7 +161,6 @@ def _launch_sum(
     total: Tensor,
     out: Tensor,
     eps: float,
-    ahead: Weight | None,
     *,
     add_norm: bool,
 ) -> None:
@@ -184,19 +168,15 @@ def _launch_sum(
     num_rows, dim = out.shape
     assert num_rows <= len(buffer.meetings), "the buffer was made for fewer rows"
     block = next_power_of_2(dim)
-    asked, num_bytes, programs = ahead_of(ahead, out)
-    _sum_add_norm_kernel[(num_rows + programs,)](
+    _sum_add_norm_kernel[(num_rows,)](
         buffer.bases,
         buffer.meetings,
         x,
         weight,
         total,
         out,
-        asked,
-        num_bytes,
         buffer.flags_offset,
         buffer.data_offset,
-        num_rows,
         eps,
         dim,
         ADD_NORM=add_norm,
@@ -204,7 +184,6 @@ def _launch_sum(
         SIZE=buffer.size,
         BLOCK=block,
         num_warps=min(max(block // 256, 1), 16),
-        **ahead_options(programs),
         **launch_options(out.device),
     )
 

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
 from engine.kernels.expert_sum import ExpertRows, weighted_pairs
 from engine.kernels.pairs import as_pairs, high_of, low_of, paired
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import weigh
 from engine.kernels.triton_support import jit, next_power_of_2, tl
-from engine.quantised import Weight
 
 MOST_ROWS = 64  # twice the bytes cross the link: from some size on reading is as fast
 WORD_BYTES = 8
@@ -54,10 +52,7 @@ def _push_sum_kernel(
     weight_ptr,
     total_ptr,
     out_ptr,
-    ahead_ptr,
-    ahead_bytes,
     mail_offset,
-    num_rows,
     eps,
     dim: tl.constexpr,
     RANK: tl.constexpr,
@@ -65,8 +60,6 @@ def _push_sum_kernel(
     PAIRS: tl.constexpr,
     TOP_K: tl.constexpr,
     SHARED: tl.constexpr,
-    AHEAD: tl.constexpr,
-    PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One row [D] of PAIRS pairs: its sum over the ranks, the residual sum, and its norm.
@@ -74,9 +67,6 @@ def _push_sum_kernel(
     With TOP_K this rank's share is the weighted sum of so many rows at `share_ptr`.
     """
     row = tl.program_id(0)
-    if AHEAD and row >= num_rows:
-        ask_ahead(ahead_ptr, ahead_bytes, row - num_rows, tl.num_programs(0) - num_rows, PIECE)
-        return
     col = tl.arange(0, PAIRS)
     cell = row.to(tl.int64) * PAIRS + col
     weight = tl.load(weight_ptr + col)
@@ -126,11 +116,11 @@ def takes_push(x: Tensor, most_rows: int) -> bool:
 
 
 def push_sum_add_norm(
-    box: Mailbox, share: Tensor | ExpertRows, x: Tensor, weight: Tensor, eps: float, ahead: Weight | None = None
+    box: Mailbox, share: Tensor | ExpertRows, x: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """`sum_add_norm_reference` of every rank's `share` [T, D]: all of them must call it with the same T.
 
-    A share may be the rows of experts, which are summed first. `ahead` is what the kernels behind this one read.
+    A share may be the rows of experts, which are summed first.
     """
     num_rows, dim = x.shape
     assert takes_push(x, len(box.meetings)), "the mailbox was made for other rows"
@@ -142,18 +132,14 @@ def push_sum_add_norm(
     rows, expert_weights, shared = own
     constants = share.constants() if isinstance(share, ExpertRows) else {"TOP_K": 0, "SHARED": False}
     pairs = [as_pairs(tensor) for tensor in (x, weight, total, out)]
-    asked, num_bytes, programs = ahead_of(ahead, x)
-    _push_sum_kernel[(num_rows + programs,)](
+    _push_sum_kernel[(num_rows,)](
         box.bases,
         box.meetings,
         as_pairs(rows),
         expert_weights,
         as_pairs(shared),
         *pairs,
-        asked,
-        num_bytes,
         box.offset,
-        num_rows,
         eps,
         dim,
         RANK=box.rank,
@@ -161,7 +147,6 @@ def push_sum_add_norm(
         PAIRS=dim // 2,
         **constants,
         num_warps=min(max(dim // 512, 1), 16),
-        **ahead_options(programs),
         **launch_options(x.device),
     )
     return total, out

@@ -6,11 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.ahead import ahead_of, ahead_options, ask_ahead
 from engine.kernels.expert_sum import ExpertRows, weighted
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
-from engine.quantised import Weight
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -51,23 +49,15 @@ def _rms_norm_kernel(
     weight_ptr,
     total_ptr,
     out_ptr,
-    ahead_ptr,
-    ahead_bytes,
-    num_rows,
     eps,
     dim: tl.constexpr,
     ADD: tl.constexpr,
     TOP_K: tl.constexpr,
     SHARED: tl.constexpr,
     BLOCK: tl.constexpr,
-    AHEAD: tl.constexpr,
-    PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One row; behind the rows, `ahead`. With TOP_K what is added is the weighted sum of so many rows of experts."""
-    if AHEAD and tl.program_id(0) >= num_rows:
-        ask_ahead(ahead_ptr, ahead_bytes, tl.program_id(0) - num_rows, tl.num_programs(0) - num_rows, PIECE)
-        return
+    """One row. With TOP_K what is added is the weighted sum of so many rows of experts."""
     row = tl.program_id(0).to(tl.int64) * dim  # int64: T * D passes 2**31 on long prompts
     cols = tl.arange(0, BLOCK)
     mask = cols < dim
@@ -101,17 +91,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return rms_norm_reference(x, weight, eps)
     x = x.contiguous()
     out = torch.empty_like(x)
-    _launch(x, x, weight, x, out, eps, None, add=False)
+    _launch(x, x, weight, x, out, eps, add=False)
     return out
 
 
-def add_rms_norm(
-    x: Tensor, delta: Tensor | ExpertRows, weight: Tensor, eps: float, ahead: Weight | None = None
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, delta: Tensor | ExpertRows, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Add to the residual stream and normalise it in one pass: -> the sum and its norm.
 
-    `delta` may be the rows of experts, which only kernels make and which are summed first. `ahead` is what the kernels
-    behind this one read (`ahead.py`).
+    `delta` may be the rows of experts, which only kernels make and which are summed first.
 
     Raises:
         ValueError: the two differ in shape or dtype, or do not fit `weight`.
@@ -128,7 +115,7 @@ def add_rms_norm(
     x = x.contiguous()
     delta = delta.contiguous() if isinstance(delta, Tensor) else delta
     total, out = torch.empty_like(x), torch.empty_like(x)
-    _launch(x, delta, weight, total, out, eps, ahead, add=True)
+    _launch(x, delta, weight, total, out, eps, add=True)
     return total, out
 
 
@@ -139,7 +126,6 @@ def _launch(
     total: Tensor,
     out: Tensor,
     eps: float,
-    ahead: Weight | None,
     *,
     add: bool,
 ) -> None:
@@ -151,24 +137,19 @@ def _launch(
     block = next_power_of_2(dim)
     # 8 elements a thread and load are 16 bytes of bfloat16.
     warps = min(max(block // 256, 1), 16)
-    asked, num_bytes, programs = ahead_of(ahead, x)
     added = delta.arguments() if isinstance(delta, ExpertRows) else (delta, delta, delta)
     constants = delta.constants() if isinstance(delta, ExpertRows) else {"TOP_K": 0, "SHARED": False}
-    _rms_norm_kernel[(num_rows + programs,)](
+    _rms_norm_kernel[(num_rows,)](
         x,
         *added,
         weight,
         total,
         out,
-        asked,
-        num_bytes,
-        num_rows,
         eps,
         dim,
         ADD=add,
         **constants,
         BLOCK=block,
         num_warps=warps,
-        **ahead_options(programs),
         **launch_options(x.device),
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.programmatic import launch_options, wait_then_release
-from engine.kernels.triton_support import INTERPRET, constexpr, jit, next_power_of_2, tl, use_kernel
+from engine.kernels.triton_support import constexpr, jit, next_power_of_2, tl, use_kernel
 from engine.quantised import Quantised, Weight
 
 FIRST_CAPABILITY = (8, 9)  # with a matrix unit for fp8
@@ -32,7 +32,6 @@ _LARGEST = constexpr(7)
 _LEAST_EXPONENT = constexpr(8)
 _NOT_FINITE = constexpr(255)
 _NAN = constexpr(0x7FC00000)
-_COMPILED = constexpr(not INTERPRET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +62,15 @@ def split_rows_reference(x: Tensor) -> SplitRows:
 
 
 @jit
-def _narrow(x):
-    """float32 below 448 to the nearest e4m3, of two as near to the even one.
+def _rounded(x):
+    """float32 below 448 to the nearest value that e4m3 has, of two as near to the even one.
 
-    Triton's interpreter loses the carry of that rounding, so there the value is rounded to e4m3's places before.
+    In float32, so that converting it is exact: Triton's interpreter loses the carry of that rounding, and compiled by
+    Triton 3.6 a value that has just been narrowed comes back wrong when it is widened again.
     """
-    if not _COMPILED:
-        exponent = tl.maximum((x.to(tl.int32, bitcast=True) >> 23) & 255, 127 - 6)
-        shift = ((exponent + 20) << 23).to(tl.float32, bitcast=True) * 1.5  # its last place is that of the result
-        x = (x + shift) - shift
-    return x.to(tl.float8e4nv)
+    exponent = tl.maximum((x.to(tl.int32, bitcast=True) >> 23) & 255, 127 - 6)
+    shift = ((exponent + 20) << 23).to(tl.float32, bitcast=True) * 1.5  # its last place is that of the result
+    return (x + shift) - shift
 
 
 @jit
@@ -86,10 +84,10 @@ def _split_kernel(x_ptr, parts_ptr, scales_ptr, width: tl.constexpr, WIDTH: tl.c
     scale_bits = tl.where(exponent == _NOT_FINITE, _NAN, (exponent - _LARGEST) << 23)
     inverse = ((254 - (exponent - _LARGEST)) << 23).to(tl.float32, bitcast=True)
     scaled = x * inverse
-    hi = _narrow(scaled)
-    lo = _narrow((scaled - hi.to(tl.float32)) * REST)
-    tl.store(parts_ptr + row * (2 * width) + col, hi, mask=col < width)
-    tl.store(parts_ptr + row * (2 * width) + width + col, lo, mask=col < width)
+    hi = _rounded(scaled)
+    lo = _rounded((scaled - hi) * REST)
+    tl.store(parts_ptr + row * (2 * width) + col, hi.to(tl.float8e4nv), mask=col < width)
+    tl.store(parts_ptr + row * (2 * width) + width + col, lo.to(tl.float8e4nv), mask=col < width)
     tl.store(scales_ptr + row, scale_bits.to(tl.float32, bitcast=True))
 
 

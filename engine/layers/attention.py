@@ -12,7 +12,6 @@ from engine.layers.norm import RMSNorm
 from engine.layers.rope import Rotation
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
-from engine.quantised import weight_of
 
 
 class Attention(nn.Module):
@@ -35,7 +34,7 @@ class Attention(nn.Module):
         q, k, v = self.query_key_value(x)
         norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
         q = self.norm_rotate_store(q, k, v, norms, rotation, cache, batch.slots)
-        out = paged_attention(q, cache.k, cache.v, batch.layout, weight_of(self.dense.weight))
+        out = paged_attention(q, cache.k, cache.v, batch.layout)
         return self.dense(out.flatten(start_dim=1))
 
 

@@ -18,7 +18,7 @@ from engine.layers.linear import GatedMLP
 from engine.layers.quantised import Stored, quantise_parameter
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
-from engine.quantised import Format, Weight, block_of, weight_of
+from engine.quantised import Format, block_of, weight_of
 
 
 class Gate(nn.Module):
@@ -104,10 +104,6 @@ class SparseMoE(nn.Module):
         width = cfg.moe_intermediate_size * cfg.num_shared_experts
         self.shared_experts = GatedMLP(cfg.hidden_size, width, tp, "shared expert width") if width else None
 
-    def first_weight(self) -> Weight | None:
-        """What every token reads first: of the routed experts nobody knows yet who is chosen."""
-        return None if self.shared_experts is None else weight_of(self.shared_experts.gate_up_weight)
-
     def forward(self, x: Tensor, batch: Batch) -> Tensor | ExpertRows:
         """[T, D] -> [T, D], a partial sum over ranks of both terms, or what is yet to be summed to that."""
         ids, weights = self.router(x, batch)
@@ -123,10 +119,6 @@ class DenseMLP(nn.Module):
     def __init__(self, cfg: LLMConfig, tp: TensorParallel) -> None:
         super().__init__()
         self.mlp = GatedMLP(cfg.hidden_size, cfg.intermediate_size, tp, "intermediate_size")
-
-    def first_weight(self) -> Weight:
-        """What every token reads first."""
-        return weight_of(self.mlp.gate_up_weight)
 
     def forward(self, x: Tensor, _batch: Batch) -> Tensor:
         """[T, D] -> [T, D], a partial sum over ranks; the signature is that of `SparseMoE`."""

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.parallel import TensorParallel
-from engine.quantised import Weight
 
 
 class RMSNorm(nn.Module):
@@ -37,20 +36,17 @@ class ResidualNorm(nn.Module):
         self.eps = eps
         self.tp = tp
 
-    def forward(
-        self, x: Tensor, share: Tensor | ExpertRows | None, ahead: Weight | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, share: Tensor | ExpertRows | None) -> tuple[Tensor, Tensor]:
         """Residual stream [T, D] and this rank's share of the sum [T, D] (None: nothing) -> the new one, its norm.
 
-        The share may be the rows of experts, yet to be summed. `ahead` is the weight that multiplies the result: a
-        small step asks for it while ranks wait for each other.
+        The share may be the rows of experts, yet to be summed.
         """
         if share is None:
             return x, rms_norm(x, self.weight, self.eps)
         peers = self.tp.peers_for(len(x))
         if peers is not None:
-            return peers.sum_add_norm(x, share, self.weight, self.eps, ahead)
+            return peers.sum_add_norm(x, share, self.weight, self.eps)
         if self.tp.size > 1:
             share = share.summed(torch.empty_like(x)) if isinstance(share, ExpertRows) else share
             share = self.tp.all_reduce(share)
-        return add_rms_norm(x, share, self.weight, self.eps, ahead)
+        return add_rms_norm(x, share, self.weight, self.eps)

@@ -15,7 +15,6 @@ from engine.layers.norm import ResidualNorm
 from engine.layers.rope import Rotation, VideoRope
 from engine.model_config import LLMConfig
 from engine.parallel import TensorParallel
-from engine.quantised import weight_of
 
 
 class DecoderLayer(nn.Module):
@@ -35,9 +34,8 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, share: Tensor | ExpertRows | None, rotation: Rotation, cache: LayerCache, batch: Batch
     ) -> tuple[Tensor, Tensor | ExpertRows]:
         """Residual stream [T, D] and this rank's share of what is yet to be added to it -> the same, a layer on."""
-        x, normed = self.input_layernorm(x, share, weight_of(self.attention.query_key_value.weight))
-        attended = self.attention(normed, rotation, cache, batch)
-        x, normed = self.post_attention_layernorm(x, attended, self.mlp.first_weight())
+        x, normed = self.input_layernorm(x, share)
+        x, normed = self.post_attention_layernorm(x, self.attention(normed, rotation, cache, batch))
         return x, self.mlp(normed, batch)
 
 

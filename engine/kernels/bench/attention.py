@@ -86,7 +86,7 @@ def decode_case(source: Source, num_seqs: int, context: int) -> Case:
     batches = [Batch.make(source, [1] * num_seqs, [context] * num_seqs) for _ in range(s.num_sets)]
     q = source.normal(s.num_sets, num_seqs, s.num_heads, s.head_dim)
 
-    def run(tuning: DecodeTuning, path: str = "measured") -> Run:
+    def run(tuning: DecodeTuning, path: str = "plain") -> Run:
         def call(i: int) -> Outputs:
             out, batch = torch.empty_like(q[i]), batches[i]
             tables, seq_lens = batch.layout.block_tables, batch.layout.seq_lens

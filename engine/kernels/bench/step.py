@@ -112,7 +112,7 @@ def layer_case(source: Source, num_tokens: int, context: int) -> Case:
     def by(paths: Paths) -> Run:
         def run(i: int) -> Outputs:
             with taking(paths):
-                return layers[i].step(x[i], layers[(i + 1) % len(layers)].qkv)
+                return layers[i].step(x[i])
 
         return run
 
@@ -148,20 +148,20 @@ class Layer:
         self.slots = torch.arange(num_tokens, device=source.device)
         self.rotation = source.normal(2, num_tokens, s.half)
 
-    def step(self, x: Tensor, following: Tensor | None = None) -> Outputs:
-        """Residual stream [T, D] -> the same, a layer on; `following` is the weight that the next layer begins with."""
+    def step(self, x: Tensor) -> Outputs:
+        """Residual stream [T, D] -> the same, a layer on."""
         b, layout = self.batch, self.batch.layout
         q, k, v = linear(x, self.qkv).view(len(x), -1, self.width).split(self.heads, dim=1)
         caches, (cos, sin) = (b.k_cache, b.v_cache), self.rotation
         q = qk_norm_rope(q, k, v, self.head_norms, (cos, sin), caches, self.slots)
         attended = torch.empty_like(q)
-        decode_attention(q, b.k_cache, b.v_cache, layout.block_tables, layout.seq_lens, attended, ahead=self.dense)
+        decode_attention(q, b.k_cache, b.v_cache, layout.block_tables, layout.seq_lens, attended)
         attended = linear(attended.flatten(start_dim=1), self.dense)
-        x, normed = add_rms_norm(x, attended, self.norm, EPS, self.shared.w13)
+        x, normed = add_rms_norm(x, attended, self.norm, EPS)
         ids, weights = gate_choice(normed, self.gate, self.bias, self.rule)
         experts = (normed, self.w13, self.w2, ids, weights, self.shared)
         delta = experts_unsummed(*experts, torch.empty_like(x)) if current().late_sum else fused_moe(*experts)
-        return add_rms_norm(x, delta, self.norm, EPS, following)
+        return add_rms_norm(x, delta, self.norm, EPS)
 
     def num_bytes(self, num_tokens: int, context: int) -> int:
         """Weights with uniform routing, and the cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.kv_store import kv_store
 from engine.kernels.linear import linear
 from engine.kernels.pair_rope import rotate_pairs
-from engine.kernels.paths import VARIANTS, taking
+from engine.kernels.paths import VARIANTS, current, taking
 from engine.kernels.peer_sum import PeerBuffer, peer_gather, peer_sum, peer_sum_add_norm
 from engine.kernels.prefill_attention import prefill_attention
 from engine.kernels.push_sum import Mailbox, push_sum_add_norm, takes_push
@@ -33,7 +34,7 @@ from engine.quantised import Format, Quantised, QuantisedWeight
 D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
 RULE = RoutingRule(TOP_K, 8, 4, 2.5)
-STEP_PATHS = ("all but programmatic", "all")
+STEP_PATHS = ("lean but programmatic", "all")
 DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
 
 
@@ -52,7 +53,7 @@ def cache(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def norms(num_tokens: int, dtype: torch.dtype) -> None:
     x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
     rms_norm(x, weight, 1e-6)
-    add_rms_norm(x, x, weight, 1e-6, empty(D, D, dtype=dtype))
+    add_rms_norm(x, x, weight, 1e-6)
 
 
 def heads(num_tokens: int, dtype: torch.dtype) -> None:
@@ -86,8 +87,7 @@ def rotate_flow(num_rows: int, dtype: torch.dtype) -> None:
 
 def decode(num_tokens: int, dtype: torch.dtype) -> None:
     q = empty(num_tokens, H, C, dtype=dtype)
-    ahead = empty(D, H * C, dtype=dtype)
-    decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q), ahead=ahead)
+    decode_attention(q, *cache(dtype), ints(num_tokens, 64), ints(num_tokens), torch.empty_like(q))
 
 
 def prefill(num_tokens: int, dtype: torch.dtype) -> None:
@@ -110,7 +110,8 @@ def packed(format: Format, *shape: int) -> Quantised:
 def packed_experts(num_tokens: int, dtype: torch.dtype, format: Format) -> None:
     x, ids, weights = empty(num_tokens, D, dtype=dtype), ints(num_tokens, TOP_K), empty(num_tokens, TOP_K)
     shared = SharedExpert(packed("fp8", 2 * F, D), packed("fp8", D, F))
-    fused_moe(x, packed(format, E, 2 * F, D), packed(format, E, D, F), ids, weights, shared)
+    with taking(replace(current(), split_fp8=True)):
+        fused_moe(x, packed(format, E, 2 * F, D), packed(format, E, D, F), ids, weights, shared)
 
 
 def packed_linear(num_tokens: int, dtype: torch.dtype) -> None:
@@ -141,22 +142,13 @@ def stage(num_rows: int) -> None:
 def peers(num_tokens: int, dtype: torch.dtype) -> None:
     """Sums and gathers of the second of two ranks."""
     buffer = PeerBuffer(ints(2), 1, 2, 0, 4096, empty(64, dtype=torch.int32))
-    x, ahead = empty(num_tokens, D, dtype=dtype), packed("fp8", D, D)
-    peer_sum_add_norm(buffer, x, empty(D, dtype=dtype), 1e-6, ahead)
+    x = empty(num_tokens, D, dtype=dtype)
+    peer_sum_add_norm(buffer, x, empty(D, dtype=dtype), 1e-6)
     if takes_push(x, 64):
         box = Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32))
-        push_sum_add_norm(box, x, x, empty(D, dtype=dtype), 1e-6, ahead)
+        push_sum_add_norm(box, x, x, empty(D, dtype=dtype), 1e-6)
     peer_sum(buffer, x)
     peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
-
-
-def waiting(num_tokens: int, dtype: torch.dtype) -> None:
-    """Kernels that wait for something else than memory, with the weights that come next."""
-    x, weight, ahead = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype), empty(D, H * C, dtype=dtype)
-    decode(num_tokens, dtype)
-    add_rms_norm(x, x, weight, 1e-6, ahead)
-    peer_sum_add_norm(PeerBuffer(ints(2), 1, 2, 0, 4096, empty(64, dtype=torch.int32)), x, weight, 1e-6, ahead)
-    push_sum_add_norm(Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32)), x, x, weight, 1e-6, ahead)
 
 
 def late_sums(num_tokens: int, dtype: torch.dtype) -> None:

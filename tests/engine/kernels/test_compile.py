@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ pytest.importorskip("triton")
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.triton_support import INTERPRET
 from tests.engine.kernels.compiling import CUOBJDUMP, Compiled, compile_launches
-from tests.engine.kernels.launches import launches, waiting
+from tests.engine.kernels.launches import launches
 
 pytestmark = [
     pytest.mark.slow,
@@ -127,27 +125,12 @@ def test_weights_of_one_token_are_asked_for_before_the_wait() -> None:
 
 
 def test_without_early_starts_nothing_waits() -> None:
-    for kernel in compile_launches(launches(torch.bfloat16)["step 1 all but programmatic"]):
+    for kernel in compile_launches(launches(torch.bfloat16)["step 1 lean but programmatic"]):
         assert kernel.count(WAIT) == 0, kernel
 
 
-ASK_AHEAD = {"_decode_kernel": 1, "_sum_add_norm_kernel": 1, "_push_sum_kernel": 1, "_rms_norm_kernel": 1}
-
-
-@pytest.mark.parametrize(("path", "asks"), [("all", True), ("lean", False)])
-def test_kernels_that_wait_ask_for_the_next_weights(path: str, asks: bool) -> None:
-    """In bulk, by programs that end there: in front of the wait, which is not theirs."""
-    with taking(VARIANTS[path]):
-        kernels = compile_launches(partial(waiting, 2, torch.bfloat16))
-    assert {kernel.name for kernel in kernels} == set(ASK_AHEAD)
-    for kernel in kernels:
-        assert kernel.count("UBLKPF") == (1 if asks else 0), kernel
-        assert kernel.before(WAIT).count("UBLKPF") == kernel.count("UBLKPF"), kernel
-
-
 def test_words_are_sent_before_others_are_waited_for() -> None:
-    with taking(VARIANTS["push"]):
-        found = {k.name: k for k in compile_launches(partial(waiting, 2, torch.bfloat16))}["_push_sum_kernel"]
+    found = compiled("late sums 32")["_push_sum_kernel"]
     sent, _, rest = found.sass.partition(".STRONG.SYS")  # a read that sees what another GPU writes
     assert sent.count("STG.E.64") >= 1
     assert "BRA" in rest

@@ -112,7 +112,7 @@ def test_two_ranks_equal_one_at_full_width(full_width: Path) -> None:
 @pytest.mark.multi_gpu
 @pytest.mark.parametrize(
     "sums",
-    [{"decode_paths": "measured"}, {"decode_paths": "all"}, {"peer_sums": False}],
+    [{"decode_paths": "plain"}, {"decode_paths": "all"}, {"peer_sums": False}],
     ids=["flags", "words", "nccl"],
 )
 def test_bfloat16_logits_of_two_ranks_at_full_width(full_width: Path, tmp_path: Path, sums: dict[str, Any]) -> None:

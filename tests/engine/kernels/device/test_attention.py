@@ -57,7 +57,7 @@ class Paged:
 GROUPED, SINGLE, ODD = (16, 2, 16), (2, 2, 8), (6, 2, 12)
 
 
-@pytest.fixture(params=["measured", "join"])
+@pytest.fixture(params=["plain", "join"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both ways of joining the parts."""
     with taking(VARIANTS[request.param]):

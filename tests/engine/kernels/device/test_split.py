@@ -6,6 +6,8 @@ stores bfloat16, so products are stored in float32 here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning, group_pairs
 from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
 from engine.kernels.moe_split import down_split, up_split
+from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.split_rows import can_split, split_rows, split_rows_reference
 from engine.quantised import Quantised, QuantisedWeight
 from tests.engine.kernels.device.conftest import ON_GPU
@@ -28,6 +31,13 @@ from tests.engine.kernels.device.test_quantised import make_experts, quantised
 TOLERANCE = 4e-3 if ON_GPU else 2e-5
 # Rows stored five times on the way: rounded on a GPU, truncated in the interpreter.
 BFLOAT16 = 1e-2 if ON_GPU else 4e-2
+
+
+@pytest.fixture(autouse=True)
+def _split() -> Iterator[None]:
+    """By the path that this is about."""
+    with taking(VARIANTS["split"]):
+        yield
 
 
 def rows_of_all_sizes(num_rows: int, width: int) -> Tensor:

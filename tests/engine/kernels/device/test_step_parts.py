@@ -82,7 +82,7 @@ def loaded_engine(path: str) -> LoadedEngine:
     return loaded
 
 
-@pytest.mark.parametrize("path", ["measured", "all"])
+@pytest.mark.parametrize("path", ["plain", "all"])
 def test_every_launch_of_a_step_has_its_part(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loaded_engine(path)
     seen = launches(partial(steps, loaded, 1), monkeypatch)
@@ -104,7 +104,7 @@ def test_every_launch_of_a_step_has_its_part(path: str, monkeypatch: pytest.Monk
 
 
 def test_parts_add_up_to_the_steps_and_their_bytes_to_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = loaded_engine("measured")
+    loaded = loaded_engine("plain")
     seen = launches(partial(steps, loaded, 2), monkeypatch)
     num_bytes = part_bytes(loaded, 2, 10.5, 12)
     rows = part_times(seen, num_bytes, 1e9)
