@@ -119,7 +119,8 @@ tests() { # NAME LEAST MOST PYTEST-OPTIONS...
 
 # The first budget is the default; larger ones waste fewer rows of the experts' tiles.
 PREFILL=(--prefill 8x3500,1x1024,1x3500 --prefill-steps 8192,2048,16384,28672) PROFILE=(--profile "1,32")
-[ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PROFILE=()
+PACKED=(--prefill 8x3500,1x3500 --prefill-steps 8192,28672)
+[ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PACKED=(--prefill 2x64) PROFILE=()
 GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/stages/test_recorder.py)
 GPU_TESTS+=(tests/engine/kernels/device/test_step_ends.py tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
 
@@ -141,10 +142,10 @@ run() {
     decode-bf16) bench decode-bf16 60 210 "${tp[@]}" ${LAYERS:+--layers "$LAYERS"} "${PREFILL[@]}" "${PROFILE[@]}" ;;
     http-bf16) http http-bf16 decode-bf16 70 170 "${tp[@]}" "${SERVED[@]}" ;;  # its start is the warm one
     decode-chosen) chosen "${tp[@]}" ${LAYERS:+--layers "$LAYERS"} ;;
-    decode-fp8-alone) bench decode-fp8-alone 50 140 --quant fp8 "${PREFILL[@]}" ;;
-    decode-fp8) bench decode-fp8 50 140 "${tp[@]}" --quant fp8 "${PREFILL[@]}" ;;
+    decode-fp8-alone) bench decode-fp8-alone 50 140 --quant fp8 "${PACKED[@]}" ;;
+    decode-fp8) bench decode-fp8 50 140 "${tp[@]}" --quant fp8 "${PACKED[@]}" "${PROFILE[@]}" ;;
     http-fp8) http http-fp8 decode-fp8 60 160 "${tp[@]}" "${SERVED[@]}" --quant fp8 ;;
-    decode-int4) bench decode-int4 50 120 --quant int4 "${PREFILL[@]}" ;;
+    decode-int4) bench decode-int4 50 120 --quant int4 "${PACKED[@]}" ;;
     http-int4) http http-int4 decode-int4 60 160 "${SERVED[@]}" --quant int4 ;;
     # one GPU's share of 8 layers in both formats, minutes apart: the ratio where the whole does not fit
     layers-bf16) bench layers-bf16 30 80 --layers 8 --batches 1,8,32,64 ;;
