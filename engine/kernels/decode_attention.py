@@ -213,17 +213,18 @@ def decode_attention(
     seq_lens: Tensor,
     out: Tensor,
     tuning: DecodeTuning = DecodeTuning(),
+    capacity: int | None = None,
 ) -> None:
     """Attend contiguous [B, H, C] over the first `seq_lens` [B] rows of block tables [B, N] into `out` [B, H, C].
 
     Nothing depends on values in device memory, so the launches can be captured: the grid follows from B and from the
-    longest sequence that the tables hold.
+    longest sequence that the tables hold, or `capacity`.
     """
     num_seqs, num_heads, width = q.shape
     _, block_size, num_kv_heads, _ = k_cache.shape
     group = num_heads // num_kv_heads
     pairs = num_seqs * num_kv_heads
-    splits = num_splits(pairs, tables.shape[1] * block_size, q.device, tuning)
+    splits = num_splits(pairs, capacity or tables.shape[1] * block_size, q.device, tuning)
     join = current().join_attention and splits > 1 and pairs <= MOST_PAIRS
     splits = min(splits, tuning.most_joined) if join else splits
     rows, columns = max(MIN_ROWS, next_power_of_2(group)), max(16, next_power_of_2(width))

@@ -26,6 +26,8 @@ class PagedLayout:
     `block_tables` [B, N] is padded with block 0, `seq_lens` [B] counts cached tokens after this step; a decode of
     length 0 pads the batch and attends to nothing. `query_starts` and `lengths` are the same bounds as Python numbers,
     so that no step waits for the device. `prefill_starts` is made of them, once a step, where there are prefills.
+    `capacity` is the longest sequence that there may be: keys are shared out for that, so that one kernel serves all
+    lengths; None is what the tables hold.
     """
 
     block_tables: Tensor  # int64 [B, N]
@@ -33,6 +35,7 @@ class PagedLayout:
     num_decodes: int
     query_starts: tuple[int, ...]  # B + 1 bounds into T
     lengths: tuple[int, ...]  # B, = seq_lens
+    capacity: int | None = None
     prefill_starts: Tensor | None = field(init=False)  # int64 bounds of the prefills in T, on the device
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, layout: PagedLa
     out = torch.empty_like(q)
     tables, seq_lens, d = layout.block_tables, layout.seq_lens, layout.num_decodes
     if d:
-        decode_attention(q[:d], k_cache, v_cache, tables[:d], seq_lens[:d], out[:d])
+        decode_attention(q[:d], k_cache, v_cache, tables[:d], seq_lens[:d], out[:d], capacity=layout.capacity)
     if layout.prefill_starts is not None:
         starts = layout.prefill_starts
         prefill_attention(q, k_cache, v_cache, tables[d:], seq_lens[d:], starts, layout.most_new, out)

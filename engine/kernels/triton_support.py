@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 try:
     import triton
     import triton.language as tl
-    from triton import jit
     from triton.errors import TritonError
     from triton.language import constexpr
 except ModuleNotFoundError:
@@ -45,6 +45,19 @@ except ModuleNotFoundError:
     def constexpr(value: Any) -> Any:
         """Stand-in for a constant that kernels read."""
         return value
+
+
+if triton is not None:
+
+    def jit(function: Any) -> Any:
+        """`triton.jit`, by which a count is a number: not one kernel for 1, one for multiples of 16, one for the rest.
+
+        Nothing is gained from knowing how many tokens, pairs or rows there are, nor how wide a table is, and every
+        kernel less is a second less that somebody waits for the first step of a size.
+        """
+        counts = [name for name in signature(function).parameters if name.startswith("num_") or name == "table_stride"]
+        dynamic = [name for name in counts if "constexpr" not in str(function.__annotations__.get(name, ""))]
+        return triton.jit(function, do_not_specialize=dynamic)
 
 
 # Triton binds kernels to its interpreter or its compiler when they are defined: TRITON_INTERPRET is read once.

@@ -31,6 +31,7 @@ from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
 from engine.runtime.tower_graphs import TowerGraphs
+from engine.runtime.warm_up import warm_up
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.generated import GeneratedCheckpoint
 from engine.weights.load import Source, load_weights, present_components, source_shapes, stored_tensors
@@ -105,6 +106,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
             model.run_tower = TowerGraphs(Capturer().capture)
         sizes = graph_sizes(min(config.step_requests, limits.shared_tokens))
         runner.prepare_graphs(sizes, VARIANTS[config.decode_paths or DEFAULT])
+        warm_up(runner, num_blocks, limits.step_tokens, max_model_len)
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,

@@ -231,6 +231,7 @@ class ModelRunner:
             sum(c.count == 1 for c in chunks),
             tuple(starts),
             lengths,
+            self.places.tables.shape[1] * self.block_size,
         )
         image, audio, features = self._media_rows(chunks, states, starts)
         return Batch(self._to_device(positions), self._to_device(slots), layout, image, audio), features

@@ -1,0 +1,77 @@
+"""The first steps of an engine, before any request: kernels are compiled for the sizes that steps come in.
+
+A kernel is compiled when it is first launched for a class of sizes, which takes up to seconds; captured decode steps
+have done so when they were captured, all others would do it in front of a user. Compiled kernels are kept on disk: from
+the second start on this takes less than a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from engine.core.request import Chunk, GenerationRequest, SamplingParams, Step
+from engine.runtime.model_runner import ModelRunner
+
+log = logging.getLogger(__name__)
+
+# One prompt in each class of tile sizes (`kernels.fused_moe`, `kernels.gate`).
+PROMPTS = (8, 24, 56, 200, 1500, 4000)
+# Beside a prompt of so many tokens, decodes in each class of shares of the keys (`kernels.decode_attention`).
+BESIDE, DECODES = 40, (1, 2, 3, 6, 12, 24, 48, 96)
+_PLAIN = SamplingParams(2, temperature=1.0, seed=0)
+_FILTERED = SamplingParams(2, temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, seed=0)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStep:
+    """New requests of one step: their prompts' lengths, and how they draw. A prompt of one token is a decode's row."""
+
+    prompts: tuple[int, ...]
+    sampling: SamplingParams = _PLAIN
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.prompts)
+
+
+def warm_up(runner: ModelRunner, num_blocks: int, most_tokens: int, max_model_len: int) -> None:
+    """Run a step of each kind that fits; afterwards the runner holds no request. Every rank does the same.
+
+    Blocks of the cache are written, before anybody owns one.
+    """
+    started = time.perf_counter()
+    request_ids, step_ids = count(-1, -1), count(-1, -1)  # requests of the server have positive ones
+    steps = list(fitting(num_blocks * runner.block_size, most_tokens, max_model_len, len(runner.places.tables)))
+    for step in steps:
+        _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids)
+    log.info("ran %d steps of other sizes in %.1f s", len(steps), time.perf_counter() - started)
+
+
+def fitting(cache_tokens: int, most_tokens: int, max_model_len: int, most_requests: int) -> Iterator[WarmStep]:
+    """The steps that an engine of these limits can make."""
+    longest = min(most_tokens, max_model_len)
+    found = [WarmStep((n,)) for n in PROMPTS if n <= longest]
+    found += [WarmStep((BESIDE,) + (1,) * n) for n in DECODES if longest >= BESIDE]
+    found.append(WarmStep((min(PROMPTS[0], longest),), _FILTERED))
+    for step in found:
+        # Each request has blocks of its own, which have more room than it takes.
+        room = sum(-(-n // 256) * 256 for n in step.prompts)
+        if step.num_tokens <= most_tokens and len(step.prompts) <= most_requests and room <= cache_tokens:
+            yield step
+
+
+def _run(runner: ModelRunner, step: WarmStep, ids: Sequence[int], step_ids: Iterator[int]) -> None:
+    """One step and the one that forgets its requests."""
+    new, chunks, block = [], [], 0
+    for request_id, length in zip(ids, step.prompts, strict=True):
+        blocks = -(-length // runner.block_size)
+        prompt = tuple(i % runner.vocab_size for i in range(length))
+        new.append(GenerationRequest(request_id, prompt, step.sampling))
+        chunks.append(Chunk(request_id, 0, length, 0, tuple(range(block, block + blocks)), sample=True))
+        block += blocks
+    runner.finish(runner.launch(Step(next(step_ids), tuple(new), tuple(chunks))))
+    runner.finish(runner.launch(Step(next(step_ids), (), (), dropped=tuple(ids))))

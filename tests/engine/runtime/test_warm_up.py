@@ -1,0 +1,41 @@
+"""Steps before the first request leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.runtime.build import load_engine
+from engine.runtime.warm_up import BESIDE, DECODES, PROMPTS, fitting, warm_up
+from tests.engine.runtime.helpers import text_request, tokens
+
+
+def test_every_class_of_sizes_is_run_where_there_is_room() -> None:
+    steps = list(fitting(1 << 20, 8192, 8192, 256))
+    assert [step.prompts for step in steps[: len(PROMPTS)]] == [(n,) for n in PROMPTS]
+    assert [len(step.prompts) - 1 for step in steps if step.prompts[0] == BESIDE] == list(DECODES)
+    assert any(step.sampling.top_p < 1 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("limits", "longest", "most"),
+    [((1 << 20, 2048, 8192, 256), 1500, 97), ((1 << 20, 8192, 512, 256), 200, 97), ((2048, 8192, 8192, 4), 1500, 4)],
+)
+def test_steps_keep_within_what_the_engine_can_do(limits: tuple[int, int, int, int], longest: int, most: int) -> None:
+    steps = list(fitting(*limits))
+    assert max(step.num_tokens for step in steps) == longest
+    assert max(len(step.prompts) for step in steps) == most
+
+
+def test_an_engine_that_was_warmed_up_is_as_new(tiny_model: Path) -> None:
+    config = EngineConfig(str(tiny_model), device="cpu", num_threads=1, kv_tokens=8192, max_model_len=512)
+    requests = [text_request(i, length) for i, length in enumerate([1, 17, 90], start=1)]
+    new = tokens(load_engine(config).make_loop(), requests)
+    loaded = load_engine(config)
+    free = len(loaded.runner._free_places)
+    warm_up(loaded.runner, loaded.info.num_blocks, 2048, 512)
+    assert not loaded.runner.states
+    assert sorted(loaded.runner._free_places) == list(range(free))
+    assert tokens(loaded.make_loop(), requests) == new
