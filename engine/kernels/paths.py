@@ -30,6 +30,8 @@ class Paths:
     off wherever the device or Triton lacks it.
     `push_sums`: ranks send each other what they sum, in place of a flag and a read.
     `late_sum`: the weighted sum of a token's experts is made where it is added to the residual stream.
+    `few_rows`: products of 3 to 64 rows with plain weights by our kernel in place of the library's.
+    `release_first`: a kernel lets the next one start before it waits for the one before it, not behind that.
     `sort_sooner`: experts of 33 to 64 tokens are sorted, which takes 4 % less and 7 launches more: they are free in a
     captured step alone.
     `split_fp8`: experts in fp8 by the fp8 matrix unit, rows in two parts, in place of widening every weight.
@@ -44,6 +46,8 @@ class Paths:
     late_sum: bool = False
     split_fp8: bool = False
     sort_sooner: bool = False
+    few_rows: bool = False
+    release_first: bool = False
 
 
 VARIANTS: Final[Mapping[str, Paths]] = {
@@ -51,7 +55,7 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "lean": Paths(True, False, True, True, True, True, True, True, True),
     "lean but split": Paths(True, False, True, True, True, True, True, False, True),
     "lean but programmatic": Paths(True, False, True, True, False, True, True, True, True),
-    "all": Paths(True, True, True, True, True, True, True, True, True),
+    "all": Paths(True, True, True, True, True, True, True, True, True, True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
@@ -61,6 +65,11 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "late": Paths(late_sum=True),
     "split": Paths(split_fp8=True),
     "sort": Paths(sort_sooner=True),
+    "few rows": Paths(few_rows=True),
+    # Not measured yet: what serves, and one switch more.
+    "lean rows": Paths(True, False, True, True, True, True, True, True, True, few_rows=True),
+    "lean release": Paths(True, False, True, True, True, True, True, True, True, release_first=True),
+    "lean rows release": Paths(True, False, True, True, True, True, True, True, True, True, True),
 }
 # What was fastest over all batch sizes on 2 x H200 (docs/performance.md). `engine.bench --variants` says when that
 # should change; `choose_in_gate` is the one that lost.

@@ -25,13 +25,13 @@ def test_ways_are_taken_inside_their_context_alone() -> None:
     assert current() == Paths()
 
 
-def test_all_ways_but_the_one_that_lost_are_served() -> None:
+def test_all_ways_that_were_measured_and_did_not_lose_are_served() -> None:
     """On 2 x H200 a gate whose last program chooses took longer than two launches."""
-    assert VARIANTS[DEFAULT] == replace(VARIANTS["all"], choose_in_gate=False)
+    assert VARIANTS[DEFAULT] == replace(VARIANTS["all"], choose_in_gate=False, few_rows=False)
 
 
 def test_every_switch_is_measured_alone() -> None:
-    names = set(Paths.__dataclass_fields__)
+    names = set(Paths.__dataclass_fields__) - {"release_first"}  # which changes how `programmatic` does it
     alone = [variant for variant in VARIANTS.values() if sum(getattr(variant, name) for name in names) == 1]
     assert {name for variant in alone for name in names if getattr(variant, name)} == names
     assert all(getattr(VARIANTS["all"], name) for name in names)

@@ -12,6 +12,8 @@ from torch import Tensor
 from engine.kernels.bench.attention import Batch
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.decode_attention import decode_attention
+from engine.kernels.few_rows import MOST_ROWS as MOST_FEW
+from engine.kernels.few_rows import FewRowsTuning, few_rows, few_rows_reference
 from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
 from engine.kernels.gate import gate_parts
 from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
@@ -31,6 +33,12 @@ THIN_TUNINGS = {
     "thin n4 warps 8": ThinTuning(4, 8),
     "thin n8 warps 8": ThinTuning(8, 8),
 }
+FEW_ROWS_TUNINGS = {
+    "few rows c512": FewRowsTuning(chunk=512),
+    "few rows c1024": FewRowsTuning(chunk=1024),
+    "few rows n128 c512": FewRowsTuning(128, 64, 512, num_stages=4),
+    "few rows n64 s4": FewRowsTuning(num_stages=4),
+}
 GATE_TUNINGS = {
     "one launch": GateChoiceTuning(),
     "one launch e1": GateChoiceTuning(1, 2),
@@ -47,6 +55,9 @@ def step_cases(source: Source) -> Iterator[Case]:
         yield thin_case(source, "query_key_value", num_rows, (s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.dim)
         yield thin_case(source, "output product", num_rows, s.dim, width)
         yield choice_case(source, num_rows)
+    for num_rows in (rows for rows in s.decodes if MOST_ROWS < rows <= MOST_FEW):
+        yield few_rows_case(source, "query_key_value", num_rows, (s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.dim)
+        yield few_rows_case(source, "output product", num_rows, s.dim, width)
     yield thin_case(source, "head", 1, s.vocab // 2, s.dim)
     for num_rows in s.decodes[:4]:
         yield layer_case(source, num_rows, s.contexts[0])
@@ -67,6 +78,24 @@ def thin_case(source: Source, name: str, num_rows: int, n: int, k: int) -> Case:
     variants |= {name: ours(tuning) for name, tuning in THIN_TUNINGS.items()}
     size = (n * k + num_rows * (n + k)) * source.item_bytes
     exact = lambda i: (thin_reference(x[i].float(), weight[i].float()),)  # noqa: E731
+    return Case(name, f"T={num_rows}", size, 2 * num_rows * n * k, sets, variants, reference, exact)
+
+
+def few_rows_case(source: Source, name: str, num_rows: int, n: int, k: int) -> Case:
+    """The same of more rows."""
+    sets = source.sizes.num_sets
+    x, weight = source.normal(sets, num_rows, k), source.normal(sets, n, k, scale=k**-0.5)
+
+    def ours(tuning: FewRowsTuning | None) -> Run:
+        return lambda i: (few_rows(x[i], weight[i], tuning=tuning),)
+
+    def reference(i: int) -> Outputs:
+        return (F.linear(x[i], weight[i]),)
+
+    variants: dict[str, Run] = {"library": reference, "few rows": ours(None)}
+    variants |= {name: ours(tuning) for name, tuning in FEW_ROWS_TUNINGS.items()}
+    size = (n * k + num_rows * (n + k)) * source.item_bytes
+    exact = lambda i: (few_rows_reference(x[i].float(), weight[i].float()),)  # noqa: E731
     return Case(name, f"T={num_rows}", size, 2 * num_rows * n * k, sets, variants, reference, exact)
 
 

@@ -34,7 +34,7 @@ from engine.quantised import Format, Quantised, QuantisedWeight
 D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
 RULE = RoutingRule(TOP_K, 8, 4, 2.5)
-STEP_PATHS = ("lean but programmatic", "all")
+STEP_PATHS = ("lean but programmatic", "all", "lean rows release")
 DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
 
 
@@ -151,6 +151,13 @@ def peers(num_tokens: int, dtype: torch.dtype) -> None:
     peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
 
 
+def some_rows(num_tokens: int, dtype: torch.dtype) -> None:
+    """Query product and output product, while the kernel before them waits."""
+    with taking(VARIANTS["lean rows"]):
+        linear(empty(num_tokens, D, dtype=dtype), empty((H + 2 * K) * C, D, dtype=dtype))
+        linear(empty(num_tokens, H * C, dtype=dtype), empty(D, H * C, dtype=dtype))
+
+
 def late_sums(num_tokens: int, dtype: torch.dtype) -> None:
     """The weighted sums of experts where they are added to the residual stream."""
     x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
@@ -183,6 +190,7 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
     found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
+    found |= {f"few rows {n}": partial(some_rows, n, dtype) for n in (4, 64)}
     found["late sums 32"] = partial(late_sums, 32, dtype)
     found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
     return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}

@@ -124,9 +124,30 @@ def test_weights_of_one_token_are_asked_for_before_the_wait() -> None:
     assert kernels["_up_kernel"].before(WAIT).count("UBLKPF") == 2
 
 
+def test_letting_go_first_is_not_for_the_kernel_behind_which_the_choice_is_read() -> None:
+    """The experts' second product reads the choice before it waits: the first one must have waited for it."""
+    kernels = compile_launches(launches(torch.bfloat16)["step 1 lean rows release"])
+    assert len(kernels) > 8
+    for kernel in kernels:
+        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
+        assert (LET_GO in kernel.before(WAIT)) == (kernel.name != "_up_kernel"), kernel
+
+
 def test_without_early_starts_nothing_waits() -> None:
     for kernel in compile_launches(launches(torch.bfloat16)["step 1 lean but programmatic"]):
         assert kernel.count(WAIT) == 0, kernel
+
+
+@pytest.mark.parametrize("num_tokens", [4, 64])
+def test_weights_of_some_rows_are_asked_for_before_the_wait(num_tokens: int) -> None:
+    """All of a program's, each thread its lines of 128 bytes; then they go through shared memory."""
+    kernels = compile_launches(launches(torch.bfloat16)[f"few rows {num_tokens}"])
+    assert [kernel.name for kernel in kernels] == ["_few_rows_kernel"] * 2
+    for kernel in kernels:
+        lines = 64 * (512 if num_tokens <= 32 else 1024) * 2 // 128
+        assert kernel.before(WAIT).count("CCTL.") == lines // (32 * kernel.num_warps), kernel
+        assert kernel.count("HGMMA") > 0, kernel
+        assert "LDGSTS.E.BYPASS.128" in kernel.sass, kernel
 
 
 def test_words_are_sent_before_others_are_waited_for() -> None:
