@@ -79,6 +79,11 @@ class ModelRunner:
         self.graphs: DecodeGraphs | None = None
         self._free_places = list(range(limits.step_requests))
 
+    @property
+    def num_places(self) -> int:
+        """The most requests that it knows at once; the last row of `places` is nobody's."""
+        return len(self.places.tables) - 1
+
     def prepare_graphs(self, sizes: Sequence[int], paths: Paths = VARIANTS[DEFAULT]) -> None:
         """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew."""
         self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks, paths)

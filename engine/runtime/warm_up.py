@@ -13,7 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+import torch
+
 from engine.core.request import Chunk, GenerationRequest, SamplingParams, Step
+from engine.errors import ConfigError
+from engine.kernels.triton_support import cdiv
 from engine.runtime.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
@@ -42,25 +46,35 @@ def warm_up(runner: ModelRunner, num_blocks: int, most_tokens: int, max_model_le
     """Run a step of each kind that fits; afterwards the runner holds no request. Every rank does the same.
 
     Blocks of the cache are written, before anybody owns one.
+
+    Raises:
+        ConfigError: such a step does not fit into the memory that the cache leaves.
     """
     started = time.perf_counter()
     request_ids, step_ids = count(-1, -1), count(-1, -1)  # requests of the server have positive ones
-    steps = list(fitting(num_blocks * runner.block_size, most_tokens, max_model_len, len(runner.places.tables)))
+    steps = list(fitting(num_blocks, runner.block_size, most_tokens, max_model_len, runner.num_places))
     for step in steps:
-        _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids)
+        try:
+            _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"the cache leaves no memory for a step of {step.num_tokens} tokens: lower --memory-fraction or "
+                "--step-tokens"
+            ) from error
     log.info("ran %d steps of other sizes in %.1f s", len(steps), time.perf_counter() - started)
 
 
-def fitting(cache_tokens: int, most_tokens: int, max_model_len: int, most_requests: int) -> Iterator[WarmStep]:
+def fitting(
+    num_blocks: int, block_size: int, most_tokens: int, max_model_len: int, most_requests: int
+) -> Iterator[WarmStep]:
     """The steps that an engine of these limits can make."""
     longest = min(most_tokens, max_model_len)
     found = [WarmStep((n,)) for n in PROMPTS if n <= longest]
     found += [WarmStep((BESIDE,) + (1,) * n) for n in DECODES if longest >= BESIDE]
     found.append(WarmStep((min(PROMPTS[0], longest),), _FILTERED))
     for step in found:
-        # Each request has blocks of its own, which have more room than it takes.
-        room = sum(-(-n // 256) * 256 for n in step.prompts)
-        if step.num_tokens <= most_tokens and len(step.prompts) <= most_requests and room <= cache_tokens:
+        blocks = sum(cdiv(n, block_size) for n in step.prompts)  # each request has its own
+        if step.num_tokens <= most_tokens and len(step.prompts) <= most_requests and blocks <= num_blocks:
             yield step
 
 
@@ -68,7 +82,7 @@ def _run(runner: ModelRunner, step: WarmStep, ids: Sequence[int], step_ids: Iter
     """One step and the one that forgets its requests."""
     new, chunks, block = [], [], 0
     for request_id, length in zip(ids, step.prompts, strict=True):
-        blocks = -(-length // runner.block_size)
+        blocks = cdiv(length, runner.block_size)
         prompt = tuple(i % runner.vocab_size for i in range(length))
         new.append(GenerationRequest(request_id, prompt, step.sampling))
         chunks.append(Chunk(request_id, 0, length, 0, tuple(range(block, block + blocks)), sample=True))

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config import EngineConfig
+from engine.core.request import Step
+from engine.errors import ConfigError
 from engine.runtime.build import load_engine
+from engine.runtime.model_runner import Launched
 from engine.runtime.warm_up import BESIDE, DECODES, PROMPTS, fitting, warm_up
 from tests.engine.runtime.helpers import text_request, tokens
 
 
 def test_every_class_of_sizes_is_run_where_there_is_room() -> None:
-    steps = list(fitting(1 << 20, 8192, 8192, 256))
+    steps = list(fitting(1 << 16, 16, 8192, 8192, 256))
     assert [step.prompts for step in steps[: len(PROMPTS)]] == [(n,) for n in PROMPTS]
     assert [len(step.prompts) - 1 for step in steps if step.prompts[0] == BESIDE] == list(DECODES)
     assert any(step.sampling.top_p < 1 for step in steps)
@@ -21,9 +25,16 @@ def test_every_class_of_sizes_is_run_where_there_is_room() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "longest", "most"),
-    [((1 << 20, 2048, 8192, 256), 1500, 97), ((1 << 20, 8192, 512, 256), 200, 97), ((2048, 8192, 8192, 4), 1500, 4)],
+    [
+        ((1 << 16, 16, 2048, 8192, 256), 1500, 97),
+        ((1 << 16, 16, 8192, 512, 256), 200, 97),
+        ((128, 16, 8192, 8192, 4), 1500, 4),
+        ((64, 1024, 8192, 8192, 256), 4000, 49),  # a row of one token takes a whole block
+    ],
 )
-def test_steps_keep_within_what_the_engine_can_do(limits: tuple[int, int, int, int], longest: int, most: int) -> None:
+def test_steps_keep_within_what_the_engine_can_do(
+    limits: tuple[int, int, int, int, int], longest: int, most: int
+) -> None:
     steps = list(fitting(*limits))
     assert max(step.num_tokens for step in steps) == longest
     assert max(len(step.prompts) for step in steps) == most
@@ -39,3 +50,25 @@ def test_an_engine_that_was_warmed_up_is_as_new(tiny_model: Path) -> None:
     assert not loaded.runner.states
     assert sorted(loaded.runner._free_places) == list(range(free))
     assert tokens(loaded.make_loop(), requests) == new
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_step_has_more_requests_than_the_engine_has_places(tiny_model: Path, most: int) -> None:
+    config = EngineConfig(
+        str(tiny_model), device="cpu", num_threads=1, kv_tokens=512, max_model_len=64, step_requests=most
+    )
+    loaded = load_engine(config)
+    warm_up(loaded.runner, loaded.info.num_blocks, 64, 64)
+    assert len(loaded.runner._free_places) == most
+
+
+def test_a_step_without_memory_names_the_options(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EngineConfig(str(tiny_model), device="cpu", num_threads=1, kv_tokens=512, max_model_len=64)
+    loaded = load_engine(config)
+
+    def full(_step: Step) -> Launched:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loaded.runner, "launch", full)
+    with pytest.raises(ConfigError, match="a step of 8 tokens: lower --memory-fraction or --step-tokens"):
+        warm_up(loaded.runner, loaded.info.num_blocks, 64, 64)
