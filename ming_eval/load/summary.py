@@ -10,7 +10,7 @@ from operator import attrgetter
 
 import msgspec
 
-from ming_eval.load.plan import Level, LoadPlan, Shape, level_of
+from ming_eval.load.plan import Api, Level, LoadPlan, Shape, level_of
 from ming_eval.manifest import Manifest, other_kind
 from ming_eval.metrics import audio, latency, stats
 from ming_eval.metrics.cutting import cut_out
@@ -198,6 +198,7 @@ def summarise_point(
             are_prompts_unique=plan.nonce,
             keeps_connections=keeps_connections,
             server=server,
+            have_template=plan.api is Api.CHAT,
         ),
     )
 

@@ -136,13 +136,15 @@ def assess(
     are_prompts_unique: bool,
     keeps_connections: bool,
     server: ServerView | None = None,
+    have_template: bool = True,
 ) -> Validity | None:
     """The validity of one point; None where the client left no trace of itself.
 
     `healths` are those of its phases, over all processes: the worst of them counts. `requested` is the concurrency of a
     closed loop, None elsewhere. A warm prefix cache is a reason for doubt where no prompt came twice, a connection for
     each request where the dialect `keeps_connections`: elsewhere that is meant so, and it is open before it is used.
-    `server` has what the server's own counters say of prefix hits, for servers whose usage does not.
+    `server` has what the server's own counters say of prefix hits, for servers whose usage does not. Prompts that
+    `have_template` may rightly share the beginning that a chat template gives them; raw ones share nothing.
     """
     if not healths:
         return None
@@ -165,7 +167,7 @@ def assess(
         gc_pause_max_ms=_ms(_worst(health.gc_pause_max_s for health in healths)),
         gc_pauses_ms=_ms(sum(health.gc_pauses_s for health in healths)),
         tokens_per_event=stats.tokens_per_event(measured),
-        cached_share=_cached_share(measured, server),
+        cached_share=_cached_share(measured, server, _TEMPLATE_TOKENS if have_template else 0),
         ttft_drift=_ttft_drift(measured),
     )
     limits = _LIMITS if are_prompts_unique else _LIMITS_OF_THE_CLIENT
@@ -190,11 +192,11 @@ def _with_verdict(found: Validity, limits: Sequence[_Limit]) -> Validity:
     return replace(found, verdict=verdict, reasons=tuple(reason for _, reason in judged))
 
 
-def _cached_share(measured: Sequence[RequestRecord], server: ServerView | None) -> float | None:
+def _cached_share(measured: Sequence[RequestRecord], server: ServerView | None, longest_template: int) -> float | None:
     """Share of the prompt tokens that came from a cache, over the requests for which the server says so.
 
-    What all requests have from it is left out of both sides, up to the length of a chat template, which they rightly
-    share; so are later turns of a conversation, which rightly find the turns before them. None where at most a block a
+    What all requests have from it is left out of both sides, up to `longest_template` tokens, which they rightly share;
+    so are later turns of a conversation, which rightly find the turns before them. None where at most a block a
     request is left: of that a cache gives nothing or all that was taken for the template, so that cold and warm look
     alike. Warm-up requests tell no more of the template: who was asked these prompts before was asked theirs as well.
 
@@ -208,7 +210,7 @@ def _cached_share(measured: Sequence[RequestRecord], server: ServerView | None) 
         if record.num_cached_tokens is not None and record.num_prompt_tokens and (record.turn or 1) == 1
     ]
     if known:
-        template = min(_TEMPLATE_TOKENS, *(cached for cached, _ in known))
+        template = min(longest_template, *(cached for cached, _ in known))
         return _behind_template(sum(cached for cached, _ in known), [total for _, total in known], template)
     totals = [record.num_prompt_tokens for record in measured if record.ok and record.num_prompt_tokens]
     if not totals or server is None or server.prefix_hit_share is None or server.prefix_queries is None:
@@ -216,7 +218,7 @@ def _cached_share(measured: Sequence[RequestRecord], server: ServerView | None) 
     sent = sum(totals) / len(totals) * len(measured)  # failed requests have no usage
     if server.prefix_queries > _MOST_OF_OTHERS * sent or any((record.turn or 1) > 1 for record in measured):
         return None
-    return _behind_template(server.prefix_hit_share * sum(totals), totals, _TEMPLATE_TOKENS)
+    return _behind_template(server.prefix_hit_share * sum(totals), totals, longest_template)
 
 
 def _behind_template(cached: float, totals: Sequence[int], template: int) -> float | None:

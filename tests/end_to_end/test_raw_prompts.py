@@ -38,7 +38,11 @@ def test_prompts_are_as_long_as_asked_and_nothing_of_them_is_known(tmp_path: Pat
             *("--vocabulary", "1000000"),
         )
         text = sweep(server, tmp_path / "text", "--concurrency", "1", "--requests", "2", "--no-nonce")
+    second = json.loads((next((tmp_path / "again").iterdir()) / "summary.json").read_text())["points"][0]["validity"]
     assert code == 0
+    assert point["validity"]["cached_share"] == 0.0
+    assert second["cached_share"] == 0.8  # the same prompts again: 64 of 80 tokens, and it says so
+    assert any("warm prefix cache" in reason for reason in second["reasons"])
     assert {(line["num_prompt_tokens"], line["num_cached_tokens"], line["failure"]) for line in lines} == {
         (80, 0, None)
     }

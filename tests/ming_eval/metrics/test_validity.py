@@ -95,6 +95,17 @@ def test_a_warm_prefix_cache_is_a_reason_for_doubt_only_where_no_prompt_came_twi
     assert judge(health(), records=warm, are_prompts_unique=False).verdict is Trust.VALID
 
 
+def test_raw_prompts_share_nothing_so_every_hit_is_a_warm_cache() -> None:
+    """64 random token ids, asked a second time: 3 of 4 blocks are known, which of a chat could be the template."""
+    warm = [make_record(id=str(i), num_prompt_tokens=64, num_cached_tokens=48) for i in range(8)]
+    assert judge(health(), records=warm).verdict is Trust.VALID
+    found = judge(health(), records=warm, have_template=False)
+    assert (found.cached_share, found.verdict) == (0.75, Trust.SUSPECT)
+    silent = [make_record(id=str(i), num_prompt_tokens=64, num_cached_tokens=None) for i in range(8)]
+    counted_share = judge(health(), records=silent, server=counted(0.75, 512), have_template=False).cached_share
+    assert counted_share == 0.75
+
+
 def test_a_chat_template_and_the_turns_before_are_rightly_found_in_the_cache() -> None:
     cold = [make_record(id=str(i), num_prompt_tokens=40 + i, num_cached_tokens=16) for i in range(8)]
     assert judge(health(), records=cold).cached_share == 0.0
