@@ -21,10 +21,12 @@ _ALIGN = 4096
 
 @dataclass(slots=True)
 class PeerMemory:
-    """Two buffers that the sums of a forward pass take turns with, one for the embedding, one for the logits.
+    """Two buffers that the sums of a forward pass take turns with, one for the embedding, two for logits.
 
-    A pass must sum an even number of times (two a layer), so that the next one begins with the other buffer. The
-    memory is that of all ranks: each of them does the same in the same order.
+    A pass must sum an even number of times (two a layer), so that the next one begins with the other buffer. Logits
+    take turns by themselves: where a prompt is scored they are gathered several times, and no sum lies in between that
+    would tell that the others have read the last ones. The memory is that of all ranks: each of them does the same in
+    the same order.
     """
 
     max_tokens: int
@@ -32,8 +34,9 @@ class PeerMemory:
     _turns: tuple[tuple[PeerBuffer, Tensor], tuple[PeerBuffer, Tensor]]
     _boxes: tuple[Mailbox, Mailbox]
     _embedding: tuple[PeerBuffer, Tensor]
-    _logits: tuple[PeerBuffer, Tensor]
+    _logits: tuple[tuple[PeerBuffer, Tensor], tuple[PeerBuffer, Tensor]]
     _next: int = field(default=0)
+    _next_logits: int = field(default=0)
 
     def share(self, num_tokens: int) -> Tensor:
         """Where this rank's share [T, D] of the next sum goes."""
@@ -62,12 +65,13 @@ class PeerMemory:
         return peer_sum(buffer, data[:num_tokens])
 
     def logits_share(self, num_tokens: int) -> Tensor:
-        """Where this rank's logits [T, V / size] go."""
-        return self._logits[1][:num_tokens]
+        """Where this rank's logits [T, V / size] of the next gathering go."""
+        return self._logits[self._next_logits][1][:num_tokens]
 
     def gather_logits(self, num_tokens: int, out: Tensor | None = None) -> Tensor:
         """All ranks' logits, float32 [T, V], in `out` if given."""
-        buffer, data = self._logits
+        buffer, data = self._logits[self._next_logits]
+        self._next_logits = 1 - self._next_logits
         return peer_gather(buffer, data[:num_tokens], out)
 
 
@@ -79,7 +83,7 @@ def open_peers(
     Every rank gets the same answer.
     """
     rows = max_tokens
-    widths = (hidden_size, hidden_size, hidden_size, vocab_share)
+    widths = (hidden_size, hidden_size, hidden_size, vocab_share, vocab_share)
     offsets, mail_at = _offsets(rows, size, widths, dtype.itemsize)
     mail_rows = min(rows, MOST_ROWS)
     mail_bytes = mail_rows * size * (hidden_size // 2) * WORD_BYTES
@@ -107,7 +111,7 @@ def open_peers(
     turns, boxes = (buffer(0), buffer(1)), (mailbox(0), mailbox(1))
     torch.cuda.synchronize(device)
     dist.barrier()  # nobody may meet in flags that another has not cleared
-    return PeerMemory(max_tokens, region, turns, boxes, buffer(2), buffer(3))
+    return PeerMemory(max_tokens, region, turns, boxes, buffer(2), (buffer(3), buffer(4)))
 
 
 def _offsets(rows: int, size: int, widths: tuple[int, ...], item: int) -> tuple[list[tuple[int, int]], int]:
