@@ -114,9 +114,11 @@ def block_length(series: Sequence[float]) -> int:
     independent neighbours explain: the variance ratio test of Lo and MacKinlay (1988), one-sided at 5 %.
     """
     n = len(series)
+    if n < 16:
+        return 1
     values = np.asarray(series, dtype=np.float64) - np.mean(series)
-    alone = float(values @ values) / max(n, 1)
-    if n < 16 or alone == 0.0:
+    alone = float(values @ values) / n
+    if alone == 0.0:
         return 1
     best, largest = 1, 1.0
     block = 2

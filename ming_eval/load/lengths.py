@@ -42,5 +42,5 @@ def parse_lengths(text: str, option: str) -> Lengths:
     else:
         found = Lengths(first, second if sign else first)
     if not 1 <= found.low <= found.high <= _MOST:
-        raise UsageError(f"bad {option} {text!r}: want at least 1 token, and the smaller length first")
+        raise UsageError(f"bad {option} {text!r}: want 1 to {_MOST:,} tokens, and the smaller length first")
     return found

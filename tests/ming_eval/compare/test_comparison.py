@@ -153,6 +153,21 @@ def test_other_token_sources_are_refused_and_can_be_forced() -> None:
     assert [(d.what, d.forbids) for d in found.differences] == [("token source", True)]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_server_that_answered_nothing_counts_in_no_other_way() -> None:
+    """It lacks the route, say: there is nothing to compare but the failures, and no verdict."""
+    dead = alter(
+        simulate(SMALL, rng(), name="b"),
+        failure=Failure.HTTP_4XX,
+        token_source=None,
+        num_output_tokens=None,
+        num_prompt_tokens=None,
+    )
+    found = compare(simulate(SMALL, rng()), dead)
+    assert "token source" not in {difference.what for difference in found.differences}
+    assert (found.throughput, found.verdict) == (None, None)
+
+
 def test_other_request_bytes_are_refused_unless_model_or_dialect_explain_them() -> None:
     first = alter(simulate(SMALL, rng()), request_sha256="1")
     second = change(alter(simulate(SMALL, rng(), name="b"), request_sha256="1"), 0, request_sha256="2")

@@ -43,3 +43,8 @@ def test_a_wide_normal_is_cut_at_one_token() -> None:
 def test_anything_else_is_refused_with_the_option(text: str) -> None:
     with pytest.raises(UsageError, match="bad --input-tokens"):
         parse_lengths(text, "--input-tokens")
+
+
+def test_a_length_that_is_too_large_is_told_the_limit() -> None:
+    with pytest.raises(UsageError, match="want 1 to 10,000,000 tokens"):
+        parse_lengths("10000001", "--input-tokens")
