@@ -16,6 +16,7 @@ from ming_eval.targets import Target
 
 _POLL_S = 0.1
 _NO_ACCESS = (401, 403)
+_LARGEST_VOCABULARY = 1 << 24  # what is beyond is no vocabulary, and is not listed
 _VERSIONS = (("/version", "version"), ("/props", "build_info"), ("/server_info", "version"))
 
 
@@ -96,7 +97,9 @@ async def fetch_text_ids(target: Target) -> list[int] | None:
     if not isinstance(content, dict):
         return None
     size, special = content.get("vocab_size"), content.get("special_token_ids")
-    if not isinstance(size, int) or not isinstance(special, list):
+    if not isinstance(size, int) or not 0 < size <= _LARGEST_VOCABULARY:
+        return None
+    if not isinstance(special, list) or not all(isinstance(each, int) for each in special):
         return None
     return sorted(set(range(size)).difference(special))
 

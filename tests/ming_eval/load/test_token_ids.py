@@ -38,7 +38,17 @@ def test_the_server_leaves_its_control_tokens_out() -> None:
     assert found == TokenIds([1, 2, 3, 5], "the server")
 
 
-@pytest.mark.parametrize("info", [None, {"vocab_size": 6}, ["x"], {"vocab_size": 1, "special_token_ids": [0]}])
+@pytest.mark.parametrize(
+    "info",
+    [
+        None,
+        {"vocab_size": 6},
+        ["x"],
+        {"vocab_size": 1, "special_token_ids": [0]},
+        {"vocab_size": 6, "special_token_ids": [{"id": 0}]},
+        {"vocab_size": 10**12, "special_token_ids": []},
+    ],
+)
 def test_a_server_that_does_not_say_is_an_error_that_names_the_way_out(info: Any) -> None:
     with pytest.raises(TargetError, match="s does not say which token ids it has: give --vocabulary N"):
         find(FakeServer(tokenizer_info=info))
