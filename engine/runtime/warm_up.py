@@ -58,8 +58,8 @@ def warm_up(runner: ModelRunner, num_blocks: int, most_tokens: int, max_model_le
             _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"the cache leaves no memory for a step of {step.num_tokens} tokens: lower --memory-fraction or "
-                "--step-tokens"
+                f"the cache leaves no memory for a step of {step.num_tokens} tokens: lower --memory-fraction, "
+                "--kv-tokens or --step-tokens"
             ) from error
     log.info("ran %d steps of other sizes in %.1f s", len(steps), time.perf_counter() - started)
 

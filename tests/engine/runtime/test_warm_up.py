@@ -70,5 +70,5 @@ def test_a_step_without_memory_names_the_options(tiny_model: Path, monkeypatch: 
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loaded.runner, "launch", full)
-    with pytest.raises(ConfigError, match="a step of 8 tokens: lower --memory-fraction or --step-tokens"):
+    with pytest.raises(ConfigError, match="a step of 8 tokens: lower --memory-fraction, --kv-tokens or --step-tokens"):
         warm_up(loaded.runner, loaded.info.num_blocks, 64, 64)
