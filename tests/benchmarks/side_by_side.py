@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 PYTEST = ["-m", "pytest", "-o", "addopts=", "-v", "-rs", "-p", "no:cacheprovider", "--tb=short", "--durations=15"]
 NO_TESTS = 5  # pytest's exit code
 CALM = (0, NO_TESTS)
+MOST_THREADS = 4  # a test may start processes itself
 SHOWN = 400  # lines of the log of a process in which something failed
 
 
@@ -79,7 +80,8 @@ def _start(args: argparse.Namespace, index: int) -> Part:
     files = ["--junitxml", str(args.folder / f"{name}.xml"), "--kept", str(args.kept.resolve()), "--part", name]
     share = ["-p", "tests.benchmarks.kept", "--share", f"{index}/{args.processes}"]
     command = [sys.executable, *PYTEST, *share, *files, *args.arguments]
-    env = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.processes))}
+    threads = (os.cpu_count() or 1) // args.processes
+    env = os.environ | {"OMP_NUM_THREADS": str(max(1, min(threads, MOST_THREADS)))}
     if args.gpus:
         visible = env.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(args.gpus)))).split(",")
         env["CUDA_VISIBLE_DEVICES"] = visible[index % len(visible)]

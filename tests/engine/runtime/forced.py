@@ -4,8 +4,9 @@ CONFIG holds the fields of `EngineConfig` as a JSON object, STORE is a file at w
 [PATHS, OUT, EXPERTS]. Every rank runs this, loads once and feeds the same tokens whatever the logits say, for each run
 anew: decode steps on static buffers by PATHS, captured on a GPU as they are served, or as ordinary eager steps where
 that is null. Rank 0 writes OUT: for each group of sequences `NAME.logits` [rows, V] and `NAME.experts` [layers, tokens,
-k], what the gates chose. EXPERTS, if not null, is such a file of another run, whose experts are taken instead (eager
-steps only): in bfloat16 two sums of other order are enough to turn a near-tie round, which is no error of either.
+k], what the gates chose, ascending. EXPERTS, if not null, is such a file of another run, whose experts are taken
+instead (eager steps only): in bfloat16 two sums of other order are enough to turn a near-tie round, which is no error
+of either.
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ class Group:
         chosen = random.Random(self.name).choices(range(1900), k=self.batch * (self.num_prompt + self.num_forced))
         return torch.tensor(chosen).view(self.batch, -1)
 
+    @property
+    def rows_of_steps(self) -> list[int]:
+        """Each prompt is a step, then a token of every sequence."""
+        return [self.num_prompt] * self.batch + [self.batch] * self.num_forced
+
 
 # One token takes other kernels than several and those other ones than many, as do sums of more than 256 rows.
 GROUPS = [Group("short", 1, 9, 24), Group("several", 3, 9, 6), Group("many", 20, 9, 4), Group("long", 1, 300, 8)]
-NUM_ROWS = 9 + 24 + 3 * (9 + 6) + 20 * (9 + 4) + 300 + 8
+NUM_STEPS = 1 + 24 + 3 + 6 + 20 + 4 + 1 + 8
 
 
 def main() -> int:
@@ -152,7 +158,7 @@ class _Served:
         return dict(zip(self._layers, taken, strict=True))
 
     def _note(self, seen: Sequence[Tensor], count: int) -> None:
-        self.chosen.append(torch.stack([ids[:count] for ids in seen]).cpu())
+        self.chosen.append(torch.stack([ids[:count].sort(dim=1).values for ids in seen]).cpu())
         self._num_tokens += count
 
 
@@ -177,7 +183,7 @@ def run_forced(out: Path, runs: Sequence[tuple[str | None, Path, Path | None]], 
 def difference_of_ranks(
     folder: Path, *served: dict[str, Any], paths: Sequence[str | None], **config: Any
 ) -> list[dict[str | None, list[float]]]:
-    """How far logits by each of `paths` are from eager ones of one rank with the same experts: relative L2 of each row.
+    """How far logits by each of `paths` are from eager ones of one rank with the same experts: by step, relative L2.
 
     For each of `served`, which holds what its start has beside `config`. The single rank starts once for all.
     """
@@ -187,7 +193,7 @@ def difference_of_ranks(
     everything = [file for found in files for file in found.values()]
     run_forced(folder / "alone", [(None, alone_of(file), file) for file in everything], tp=1, **config)
     return [
-        {path: row_errors(load_file(file), load_file(alone_of(file))) for path, file in found.items()}
+        {path: step_errors(load_file(file), load_file(alone_of(file))) for path, file in found.items()}
         for found in files
     ]
 
@@ -197,11 +203,14 @@ def alone_of(file: Path) -> Path:
     return file.with_suffix(".alone")
 
 
-def row_errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> list[float]:
-    """Relative L2 error of the logits of every token."""
+def step_errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> list[float]:
+    """Relative L2 error of the logits of every step; one row of another token among 300 makes it 8e-2."""
     assert {key: x.shape for key, x in got.items()} == {key: x.shape for key, x in want.items()}
-    names = [key for key in want if key.endswith(".logits")]
-    return [relative_l2(*rows) for key in names for rows in zip(got[key], want[key], strict=True)]
+    found = []
+    for group in GROUPS:
+        ours, theirs = (x[f"{group.name}.logits"].split(group.rows_of_steps) for x in (got, want))
+        found += [relative_l2(*step) for step in zip(ours, theirs, strict=True)]
+    return found
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from engine.goldens.bfloat16 import relative_l2
 from engine.goldens.session import GoldenEngine
 from engine.runtime.build import load_engine
 from engine.runtime.decode_graphs import DecodeGraphs, graph_sizes
-from tests.engine.runtime.forced import LIMITS, NUM_ROWS, forced_logits, row_errors
+from tests.engine.runtime.forced import LIMITS, NUM_STEPS, forced_logits, step_errors
 from tests.engine.runtime.helpers import make_loop, media_request, text_request, tokens
 
 REQUESTS = [
@@ -105,8 +105,8 @@ def test_logits_on_static_buffers(tiny_model: Path) -> None:
     loaded = load_engine(config)
     engine = GoldenEngine(loaded, loaded.make_loop())
     static = forced_logits(engine, "lean")
-    errors = row_errors(static, forced_logits(engine, None, static))
-    assert len(errors) == NUM_ROWS
+    errors = step_errors(static, forced_logits(engine, None, static))
+    assert len(errors) == NUM_STEPS
     assert 0 < max(errors) < 1e-5
     (first, second), *_ = static["several.logits"].split(2)
     assert relative_l2(first, second) > 0.1  # tokens matter

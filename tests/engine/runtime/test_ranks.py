@@ -17,7 +17,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
-from tests.engine.runtime.forced import NUM_ROWS, difference_of_ranks
+from tests.engine.runtime.forced import NUM_STEPS, difference_of_ranks
 
 pytestmark = pytest.mark.slow  # real processes, real files
 
@@ -110,11 +110,11 @@ def test_released_media_prompts_on_ranks(size: int) -> None:
 
 
 def test_bfloat16_logits_of_several_ranks(tiny_model: Path, tmp_path: Path) -> None:
-    """At forced tokens, with the ranks' choice of experts, every row is within 2e-2: prefill and decode, on static
+    """At forced tokens, with the ranks' choice of experts, every step is within 2e-2: prefill and decode, on static
     buffers too."""
     config = {"model": str(tiny_model), "device": "cpu", "dtype": "bfloat16", "num_threads": 1}
     for found in difference_of_ranks(tmp_path, {"tp": 2}, {"tp": 4}, paths=(None, "lean"), **config):
-        assert {path: len(errors) for path, errors in found.items()} == {None: NUM_ROWS, "lean": NUM_ROWS}
+        assert {path: len(errors) for path, errors in found.items()} == {None: NUM_STEPS, "lean": NUM_STEPS}
         assert all(0 < max(errors) < 2e-2 for errors in found.values()), {p: max(e) for p, e in found.items()}
 
 
