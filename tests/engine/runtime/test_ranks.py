@@ -110,12 +110,12 @@ def test_released_media_prompts_on_ranks(size: int) -> None:
 
 
 def test_bfloat16_logits_of_several_ranks(tiny_model: Path, tmp_path: Path) -> None:
-    """At forced tokens, with the ranks' choice of experts, every step is within 2e-2: prefill and decode, on static
-    buffers too."""
+    """At forced tokens, with the ranks' choice of experts, every step is within 2e-2: prefill, and decode on static
+    buffers."""
     config = {"model": str(tiny_model), "device": "cpu", "dtype": "bfloat16", "num_threads": 1}
-    for found in difference_of_ranks(tmp_path, {"tp": 2}, {"tp": 4}, paths=(None, "lean"), **config):
-        assert {path: len(errors) for path, errors in found.items()} == {None: NUM_STEPS, "lean": NUM_STEPS}
-        assert all(0 < max(errors) < 2e-2 for errors in found.values()), {p: max(e) for p, e in found.items()}
+    for found in difference_of_ranks(tmp_path, {"tp": 2}, {"tp": 4}, paths=("lean",), **config):
+        assert len(found["lean"]) == NUM_STEPS
+        assert 0 < max(found["lean"]) < 2e-2
 
 
 def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
