@@ -9,9 +9,10 @@
 # kernels. There are also http-int4 quant-error talker. The last line names what is left for another call, in which
 # http-* need the file of their decode-* in OUT and decode-chosen that of variants.
 #
-# OUT gets a JSON file for each measurement as soon as there is a figure in it, report.txt with what was found, and
-# logs.tar.gz with every log, test report and sweep; where that would be more than eight files, json.tar.gz holds the
-# JSON files. A further call with the same OUT adds to what is there.
+# OUT gets a JSON file for each measurement as soon as there is a figure in it, tests.txt with a line for each test as
+# soon as it has ended, report.txt with what was found, and logs.tar.gz with every log, test report and sweep; where that
+# would be more than eight files, json.tar.gz holds the JSON files. Tests run in PROCESSES at once (by
+# default one for each two cores, 14 at most), since compiling takes most of their time. A further call with the same OUT adds to what is there.
 # What becomes of them: results/record/README.md. COMMIT says what git does not know where the tree travelled without it.
 # STEP_SECONDS bounds each step. DEVICE=cpu rehearses all of it with a small geometry, of which only the steps mean
 # anything. Packages that python3 lacks may stand in PYTHONPATH.
@@ -25,6 +26,8 @@ PYTHON=${PYTHON:-python3}
 IN_ALL=${SECONDS_IN_ALL:-585}
 STEP_SECONDS=${STEP_SECONDS:-$IN_ALL}
 COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2>/dev/null)}
+CORES=$(nproc)
+PROCESSES=${PROCESSES:-$((CORES > 28 ? 14 : (CORES + 1) / 2))}
 LEFT=()
 WORK=$(mktemp -d)
 LOGS=$WORK/logs
@@ -110,19 +113,18 @@ kernels() { # NAME LEAST MOST OPTIONS...
   step "$name" "$least" "$most" "$PYTHON" -m engine.kernels.bench --json "$OUT/$name.json" ${COMMIT:+--commit "$COMMIT"} "$@"
 }
 
-tests() { # NAME LEAST MOST PYTEST-OPTIONS...
-  local name=$1 least=$2 most=$3
-  shift 3
-  step "$name" "$least" "$most" "$PYTHON" -m pytest -o addopts= -q -rs -p no:cacheprovider --durations=10 --tb=short \
-    --junitxml "$LOGS/$name.xml" "$@"
+tests() { # NAME LEAST MOST PYTEST-ARGUMENTS: PROCESSES at once divide the tests, each with one GPU
+  step "$1" "$2" "$3" "$PYTHON" -m tests.benchmarks.side_by_side --processes "$PROCESSES" --gpus "${GPUS_EACH-$GPUS}" \
+    "$LOGS" "$1" "$OUT/tests.txt" "$4"
 }
 
 # The first budget is the default; larger ones waste fewer rows of the experts' tiles.
 PREFILL=(--prefill 8x3500,1x1024,1x3500 --prefill-steps 8192,2048,16384,28672) PROFILE=(--profile "1,32")
 PACKED=(--prefill 8x3500,1x3500 --prefill-steps 8192,28672)
 [ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PACKED=(--prefill 2x64) PROFILE=()
-GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/stages/test_recorder.py)
-GPU_TESTS+=(tests/engine/kernels/device/test_step_ends.py tests/engine/runtime/test_tower_graphs.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
+GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/runtime/test_tower_graphs.py)
+GPU_TESTS+=(tests/engine/goldens/test_gpu_goldens.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
+GPU_TESTS+=(tests/engine/stages/test_recorder.py)
 
 chosen() { # the whole geometry by the way that the variants speak for, where that is not what serves
   local way served
@@ -154,9 +156,9 @@ run() {
     variants) bench variants 60 240 "${tp[@]}" --layers 8 --batches 1,2,8,32,64 --variants "plain,lean,all,lean but programmatic" ;;
     ways) kernels ways 30 120 --only step ;;
     # tp 2 = tp 1: greedy in float32 and logits in bfloat16, through shared memory and NCCL, at full width
-    tests-ranks) tests tests-ranks 60 200 -m multi_gpu tests/engine/runtime/test_gpus.py ;;
+    tests-ranks) GPUS_EACH=0 PROCESSES=1 tests tests-ranks 60 200 "-m multi_gpu tests/engine/runtime/test_gpu_ranks.py" ;;
     # goldens a b d e g in float32 and bfloat16, graphs = eager, 1,000 requests with aborts, schemas, the recorder
-    tests-gpu) tests tests-gpu 40 180 -m gpu "${GPU_TESTS[@]}" ;;
+    tests-gpu) tests tests-gpu 40 200 "-m gpu ${GPU_TESTS[*]}" ;;
     tests-kernels) tests tests-kernels 40 200 tests/engine/kernels/device ;;
     kernels) kernels kernels 30 200 ;;
     quant-error) bench quant-error 20 70 --quant-error --layers 4 ;;

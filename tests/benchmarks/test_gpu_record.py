@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,8 @@ import pytest
 
 from tests.benchmarks.http_against_offline import compare, line
 
-SCRIPT = Path(__file__).parent / "gpu_record.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "benchmarks" / "gpu_record.sh"
 
 
 def point(
@@ -65,6 +67,28 @@ def test_a_named_step_leaves_its_log_and_a_failure_ends_nothing(tmp_path: Path) 
     assert "== http-bf16: skipped, there is no gpu-decode-bf16.json" in report
     with tarfile.open(tmp_path / "logs.tar.gz") as logs:
         assert "logs/kernels.log" in logs.getnames()
+
+
+@pytest.mark.slow
+def test_each_test_is_on_record_as_soon_as_it_has_ended(tmp_path: Path) -> None:
+    """All that want GPUs, divided between processes; here they say what they lack."""
+    report = record(tmp_path, "tests-gpu", "tests-ranks", PROCESSES="2")
+    kept = (tmp_path / "tests.txt").read_text().splitlines()
+    assert all(" CUDA device(s), " in line or "needs a GPU" in line for line in kept if line.startswith("SKIPPED"))
+    tests = [line.split(" tests/", 1)[1].partition(":")[0] for line in kept]
+    marked = {path for path in map(str, sorted(ROOT.glob("tests/**/test_*.py"))) if is_for_gpus(Path(path))}
+    assert {f"{ROOT}/tests/{test}" for test in tests} == marked
+    counts = [line for line in report.splitlines() if line.startswith("tests-") and " skipped in " in line]
+    assert [line.split(":")[0] for line in counts] == ["tests-gpu.0", "tests-gpu.1", "tests-ranks.0"]
+    assert sum(int(line.split(", ")[2].split()[0]) for line in counts) == len(kept)
+    with tarfile.open(tmp_path / "logs.tar.gz") as logs:
+        assert {"logs/tests-gpu.0.xml", "logs/tests-gpu.1.log", "logs/tests-ranks.log"} <= set(logs.getnames())
+
+
+def is_for_gpus(path: Path) -> bool:
+    """Whether tests of a file outside the kernels' folder, which is a step of its own, are marked so."""
+    marked = re.search(r"^(pytestmark = |@)pytest\.mark\.(multi_)?gpu$", path.read_text(), re.MULTILINE)
+    return marked is not None and path.parent.name != "device"
 
 
 @pytest.mark.slow

@@ -10,8 +10,11 @@ import pytest
 from engine.config import EngineConfig
 from engine.core.loop import EngineLoop
 from engine.core.request import GenerationRequest
+from engine.goldens.bfloat16 import relative_l2
+from engine.goldens.session import GoldenEngine
 from engine.runtime.build import load_engine
 from engine.runtime.decode_graphs import DecodeGraphs, graph_sizes
+from tests.engine.runtime.forced import LIMITS, NUM_STEPS, forced_logits, step_errors
 from tests.engine.runtime.helpers import make_loop, media_request, text_request, tokens
 
 REQUESTS = [
@@ -93,3 +96,17 @@ def test_sizes_waste_few_rows() -> None:
         for batch in range(1, most + 1):
             size = next(size for size in sizes if size >= batch)
             assert size <= batch + max(1, batch // 4)
+
+
+@pytest.mark.slow
+def test_logits_on_static_buffers(tiny_model: Path) -> None:
+    """At forced tokens, batches of several sizes and padded ones: but for the order of sums those of ordinary steps."""
+    config = EngineConfig(str(tiny_model), device="cpu", dtype="float32", num_threads=1, eager=True, **LIMITS)
+    loaded = load_engine(config)
+    engine = GoldenEngine(loaded, loaded.make_loop())
+    static = forced_logits(engine, "lean")
+    errors = step_errors(static, forced_logits(engine, None, static))
+    assert len(errors) == NUM_STEPS
+    assert 0 < max(errors) < 1e-5
+    (first, second), *_ = static["several.logits"].split(2)
+    assert relative_l2(first, second) > 0.1  # tokens matter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_features_on_static_tensors(tiny_model: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_features_of_captured_towers(tiny_model: Path, dtype: str) -> None:
     """The served model records by itself, and features are those of single launches but for their rounding."""
-    config = EngineConfig(str(tiny_model), device="cuda", dtype=dtype, kv_tokens=1024, max_model_len=512)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"dtype": dtype, "kv_tokens": 1024, "max_model_len": 512, "step_requests": 1}
+    config = EngineConfig(str(tiny_model), device="cuda", tower_graphs=True, **options)
     with torch.inference_mode():
         model, device = (loaded := load_engine(config)).runner.model, loaded.runner.device
         assert model.run_tower is not None
