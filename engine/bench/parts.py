@@ -53,6 +53,8 @@ _OWN: Final[Mapping[str, Part]] = {
     "_up_kernel": Part.EXPERTS,
     "_down_kernel": Part.EXPERTS,
     "_single_down_kernel": Part.EXPERTS,
+    "_single_fp8_up_kernel": Part.EXPERTS,
+    "_single_fp8_down_kernel": Part.EXPERTS,
     "_sum_kernel": Part.EXPERTS,
     "_gather_kernel": Part.HEAD,
     "_chunk_kernel": Part.DRAW,

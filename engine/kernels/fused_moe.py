@@ -15,6 +15,7 @@ from engine.kernels.moe_few import SINGLE_ROWS, FewTuning, down_few, down_single
 from engine.kernels.moe_grouped import GroupedTuning, down_grouped, group_pairs, up_grouped
 from engine.kernels.moe_grouped_split import down_grouped_split, up_grouped_split
 from engine.kernels.moe_single import fits_single, moe_single
+from engine.kernels.moe_single_fp8 import fits_single_fp8, moe_single_fp8
 from engine.kernels.moe_split import down_split, up_split
 from engine.kernels.paths import current
 from engine.kernels.split_rows import can_split, split_rows, splits
@@ -161,9 +162,12 @@ def rows_few(
     if tuning is None:
         all_split = _takes_split(x, *(weight for weight in (w13, w2, s13, s2) if weight is not None))
         tuning = choose_few_tuning(len(x), x.element_size(), w13, all_split)
-    if len(x) == 1 and (joins or shared is None) and current().single_experts and fits_single(w13, w2):
+    if len(x) == 1 and (joins or shared is None) and current().single_experts:
         both = None if s13 is None or s2 is None else (s13, s2)
-        return moe_single(x, w13, w2, ids, weights, both, out)  # type: ignore[arg-type]
+        if fits_single(w13, w2):
+            return moe_single(x, w13, w2, ids, weights, both, out)  # type: ignore[arg-type]
+        if fits_single_fp8(w13, w2, both):
+            return moe_single_fp8(x, w13, w2, ids, weights, both, out)  # type: ignore[arg-type]
     if tuning.split:
         return _rows(_split_experts(x, w13, w2, s13, s2, ids, tuning), x, ids, weights, shared, joins)
     h = up_few(x, w13, s13, ids, tuning)

@@ -127,6 +127,8 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
         raise ValueError(f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}; weights must be contiguous")
     if not use_kernel(x) or weight.format != "fp8":
         return _product(x, weight.dequantise(x.dtype), out)
+    if takes_thin(x, weight):
+        return thin(x, weight, out)
     if x.shape[0] > MOST_SKINNY:
         return _product(x, widened(weight, x.dtype), out)
     out = x.new_empty(x.shape[0], weight.shape[0]) if out is None else out

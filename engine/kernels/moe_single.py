@@ -165,6 +165,6 @@ def moe_single(
 
 
 def choose_single_tuning(top_k: int, dim: int, width: int, element_bytes: int) -> SingleTuning:
-    """32 KiB of weights a program: 64 registers of each of 128 threads."""
+    """32 KiB of bfloat16 weights a program, 64 registers of each of 128 threads, or as many weights in fp8."""
     up, down = 2 * next_power_of_2(dim), next_power_of_2(top_k) * next_power_of_2(width)
     return SingleTuning(*(max(1, min(16, 32768 // (row * element_bytes))) for row in (up, down)))

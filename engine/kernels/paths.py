@@ -24,7 +24,7 @@ class Paths:
 
     `join_attention`: the last program of a sequence's head joins the parts of decode attention (no second launch).
     `choose_in_gate`: the last program of the gate chooses the experts of a single token (no second launch).
-    `thin_products`: products of a few rows with plain weights by our kernel in place of the library's.
+    `thin_products`: products of a few rows with plain or fp8 weights from whole rows in registers.
     `single_experts`: the experts of one token from whole rows in registers, as the thin products.
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.

@@ -43,11 +43,28 @@ LINE_BYTES = constexpr(128)
 @jit
 def wait_then_release(PDL: tl.constexpr):
     """Wait for the kernels before this one and let the next one start, with PDL 2 first. Nothing without `PDL`."""
+    wait(PDL)
+    release(PDL)
+
+
+@jit
+def wait(PDL: tl.constexpr):
+    """Wait for the kernels before this one. `release` must follow, once and by every program.
+
+    The assembler leaves loads where they stand between the two; without that it spares registers by asking for some of
+    them when it has used others.
+    """
     if PDL == 2:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     elif PDL:
         tl.extra.cuda.gdc_wait()
+
+
+@jit
+def release(PDL: tl.constexpr):
+    """Let the next kernel start, which PDL 2 has done already."""
+    if PDL == 1:
         tl.extra.cuda.gdc_launch_dependents()
 
 

@@ -15,6 +15,9 @@ from engine.kernels.fused_moe import FEW_QUANTISED, SharedExpert, fused_moe_refe
 from engine.kernels.linear import LinearTuning, linear, linear_reference, skinny
 from engine.kernels.moe_few import FewTuning
 from engine.kernels.moe_grouped import GroupedTuning
+from engine.kernels.moe_single import SingleTuning
+from engine.kernels.moe_single_fp8 import fits_single_fp8, moe_single_fp8
+from engine.kernels.thin import MOST_FEATURES, MOST_ROWS, ThinTuning, thin
 from engine.quantised import BLOCK, GROUP, Format, Quantised, QuantisedWeight
 
 FEW_TUNINGS = {
@@ -73,6 +76,19 @@ TUNINGS: dict[Format, Tunings] = {
     "fp8": Tunings(FEW_TUNINGS | SPLIT_TUNINGS, GROUPED_TUNINGS | SPLIT_GROUPED, LARGE_TUNINGS | SPLIT_LARGE),
     "int4": Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS),
 }
+SINGLE_TUNINGS = {
+    "single": None,
+    "single f4 d8": SingleTuning(4, 8),
+    "single f2 d8": SingleTuning(2, 8),
+    "single f1 d2": SingleTuning(1, 2),
+    "single f4 d4 w8": SingleTuning(4, 4, 8),
+}
+THIN_TUNINGS = {
+    "thin": None,
+    "thin n2": ThinTuning(2, 4),
+    "thin n4": ThinTuning(4, 4),
+    "thin n8 w8": ThinTuning(8, 8),
+}
 LINEAR_TUNINGS = {
     "n16 w1": LinearTuning(16, 128, 1, 6),
     "n32 w2": LinearTuning(32, 128, 2, 4),
@@ -116,6 +132,7 @@ def _experts_case(source: Source, num_tokens: int, w13: Quantised, w2: Quantised
     def reference(dtype: torch.dtype, i: int) -> Outputs:
         return (fused_moe_reference(x[i].to(dtype), w13, w2, ids[i], weights[i], shared),)
 
+    variants = _single(routed, w13, w2, shared) if num_tokens == 1 else {}
     of_an_expert = (w13.num_bytes + w2.num_bytes) / s.num_experts
     of_the_shared = sum(w.num_bytes for w in (shared.w13, shared.w2) if isinstance(w, Quantised))
     return Case(
@@ -124,10 +141,27 @@ def _experts_case(source: Source, num_tokens: int, w13: Quantised, w2: Quantised
         int(routed.distinct * of_an_expert) + of_the_shared + 2 * num_tokens * s.dim * source.item_bytes,
         6 * s.expert_width * s.dim * num_tokens * (s.rule.top_k + 1),
         s.num_sets,
-        both_paths(source, routed, w13, w2, shared, TUNINGS[w13.format]),
+        variants | both_paths(source, routed, w13, w2, shared, TUNINGS[w13.format]),
         partial(reference, source.dtype),
         partial(reference, torch.float32),
     )
+
+
+def _single(routed: Routed, w13: Quantised, w2: Quantised, shared: SharedExpert) -> dict[str, Run]:
+    """The experts of one token from whole rows in registers."""
+    both = (shared.w13, shared.w2)
+    if not fits_single_fp8(w13, w2, both):
+        return {}
+    x, ids, weights = routed.x, routed.ids, routed.weights
+
+    def run(tuning: SingleTuning | None) -> Run:
+        def call(i: int) -> Outputs:
+            out = torch.empty_like(x[i])
+            return (moe_single_fp8(x[i], w13, w2, ids[i], weights[i], both, out, tuning),)  # type: ignore[arg-type]
+
+        return call
+
+    return {name: run(tuning) for name, tuning in SINGLE_TUNINGS.items()}
 
 
 def quantised_linear_cases(source: Source) -> Iterator[Case]:
@@ -152,6 +186,9 @@ def _linear_case(source: Source, name: str, num_tokens: int, matrices: list[Quan
     def run(tuning: LinearTuning) -> Run:
         return lambda i: (skinny(x[i], matrices[i], tuning),)
 
+    def rows_in_registers(tuning: ThinTuning | None) -> Run:
+        return lambda i: (thin(x[i], matrices[i], tuning=tuning),)
+
     def exact(i: int) -> Outputs:
         return (linear_reference(x[i].float(), matrices[i]),)
 
@@ -161,6 +198,8 @@ def _linear_case(source: Source, name: str, num_tokens: int, matrices: list[Quan
     variants: dict[str, Run] = {"default": lambda i: (linear(x[i], matrices[i]),)}
     if num_tokens <= MOST_FEW:
         variants |= {name: run(tuning) for name, tuning in LINEAR_TUNINGS.items()}
+    if num_tokens <= MOST_ROWS and n <= MOST_FEATURES:
+        variants |= {name: rows_in_registers(tuning) for name, tuning in THIN_TUNINGS.items()}
     num_bytes = matrices[0].num_bytes + num_tokens * (n + k) * source.item_bytes
     wide = [matrix.dequantise(source.dtype) for matrix in matrices]  # what the library does without packing
     size = f"{name} T={num_tokens}"

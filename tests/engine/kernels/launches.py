@@ -119,6 +119,13 @@ def packed_linear(num_tokens: int, dtype: torch.dtype) -> None:
     linear(empty(num_tokens, H * C, dtype=dtype), packed("fp8", D, H * C))
 
 
+def packed_step(num_tokens: int, dtype: torch.dtype, path: str) -> None:
+    """The products and experts of a layer with packed weights on one of the newer ways."""
+    with taking(VARIANTS[path]):
+        packed_linear(num_tokens, dtype)
+        packed_experts(num_tokens, dtype, "fp8")
+
+
 def sampling(num_rows: int) -> None:
     argmax(empty(num_rows, V // 2, dtype=torch.bfloat16))
     floats, longs = (empty(num_rows) for _ in range(3)), (ints(num_rows) for _ in range(2))
@@ -193,4 +200,5 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"few rows {n}": partial(some_rows, n, dtype) for n in (4, 64)}
     found["late sums 32"] = partial(late_sums, 32, dtype)
     found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
+    found |= {f"packed step {n} {path}": partial(packed_step, n, dtype, path) for n in (1, 2) for path in STEP_PATHS}
     return found | {"sampling 8": partial(sampling, 8), "plain draw 8": partial(plain_draw, 8)}

@@ -133,9 +133,47 @@ def test_letting_go_first_is_not_for_the_kernel_behind_which_the_choice_is_read(
         assert (LET_GO in kernel.before(WAIT)) == (kernel.name != "_up_kernel"), kernel
 
 
+THIN, SINGLE = "_thin_fp8_kernel", {"_single_fp8_up_kernel", "_single_fp8_down_kernel"}
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_fp8_rows_start_early_and_read_only_weights_before(num_tokens: int) -> None:
+    kernels = compile_launches(launches(torch.bfloat16)[f"packed step {num_tokens} all"])
+    names = [kernel.name for kernel in kernels]
+    assert names[:2] == [THIN, THIN]
+    assert (set(names[2:]) == SINGLE) == (num_tokens == 1)
+    for kernel in kernels:
+        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
+        early = kernel.before(WAIT)
+        assert LET_GO not in early, kernel
+        assert not any(write in early for write in WRITES), kernel
+        if kernel.name not in (THIN, "_single_fp8_down_kernel"):
+            assert "LDG" not in early, kernel
+
+
+def test_fp8_weights_of_one_token_are_asked_for_at_once() -> None:
+    """All that is before the wait for plain weights is for these, and no load waits for a product of another one.
+
+    Weights and rows meet in registers: bytes are widened by pairs as they lie, and none goes through shared memory.
+    """
+    kernels = compile_launches(launches(torch.bfloat16)["packed step 1 all"])
+    by_name = {kernel.name: kernel for kernel in kernels}
+    up, down = by_name["_single_fp8_up_kernel"], by_name["_single_fp8_down_kernel"]
+    for kernel in kernels[:2]:
+        assert kernel.name == THIN
+        assert kernel.before(WAIT).count("LDG.E.128") == 8, kernel
+    assert down.before(WAIT).count("LDG.E.128") == 8 + 1  # of the chosen experts and of the shared one
+    assert up.before(WAIT).count("UBLKPF") == 2
+    assert up.before("F2FP").count("LDG.E.128") == up.sass.count("LDG.E.128") == 8 + 4  # of weights and of the row
+    for kernel in kernels:
+        assert kernel.registers <= 96, f"{kernel}: fewer than five programs on a multiprocessor"
+        assert kernel.count("PRMT") < 32, f"{kernel} puts bytes into another order"
+
+
 def test_without_early_starts_nothing_waits() -> None:
-    for kernel in compile_launches(launches(torch.bfloat16)["step 1 lean but programmatic"]):
-        assert kernel.count(WAIT) == 0, kernel
+    for path in ("step 1 lean but programmatic", "packed step 1 lean but programmatic"):
+        for kernel in compile_launches(launches(torch.bfloat16)[path]):
+            assert kernel.count(WAIT) == 0, kernel
 
 
 @pytest.mark.parametrize("num_tokens", [4, 64])
