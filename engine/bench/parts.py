@@ -45,6 +45,7 @@ _OWN: Final[Mapping[str, Part]] = {
     "_push_sum_kernel": Part.NORMS,
     "_qk_norm_rope_kernel": Part.HEADS,
     "_decode_kernel": Part.ATTENTION,
+    "_heads_decode_kernel": Part.ATTENTION,
     "_gate_kernel": Part.GATE,
     "_gate_choice_kernel": Part.GATE,
     "_route_kernel": Part.GATE,
@@ -61,6 +62,7 @@ _OWN: Final[Mapping[str, Part]] = {
 }
 _BETWEEN: Final[Mapping[tuple[Part, Part], Part]] = {
     (Part.NORMS, Part.HEADS): Part.QKV,
+    (Part.NORMS, Part.ATTENTION): Part.QKV,
     (Part.ATTENTION, Part.NORMS): Part.OUTPUT,
     (Part.NORMS, Part.NORMS): Part.DENSE,
     (Part.NORMS, Part.GATE): Part.GATE,

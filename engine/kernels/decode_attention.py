@@ -9,6 +9,7 @@ head are the rows of one matrix product, so every cached row is read once (flash
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,15 @@ def softmax_step(scores, best, total):
 
 
 @jit
+def share_of(length, SPLITS: tl.constexpr, BLOCK_KEYS: tl.constexpr, LEAST: tl.constexpr, JOIN: tl.constexpr):
+    """Keys of a share, and how many shares have any: at least one, so that a sequence of length 0 gets its zeros."""
+    share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    if JOIN:
+        share = tl.maximum(share, LEAST)
+    return share, tl.maximum(tl.cdiv(length, tl.maximum(share, 1)), 1)
+
+
+@jit
 def _decode_kernel(
     q_ptr,
     k_ptr,
@@ -94,10 +104,7 @@ def _decode_kernel(
     wait_then_release(PDL)
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens_ptr + seq).to(tl.int32)
-    share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
-    if JOIN:
-        share = tl.maximum(share, LEAST)
-    used = tl.maximum(tl.cdiv(length, tl.maximum(share, 1)), 1)  # a sequence of length 0 still gets its zeros
+    share, used = share_of(length, SPLITS, BLOCK_KEYS, LEAST, JOIN)
     if JOIN and split >= used:
         return
     start = tl.minimum(split * share, length)
@@ -116,23 +123,45 @@ def _decode_kernel(
         rows = paged_rows(tables_ptr + seq * table_stride, key, visible, block_size)
         cells = (rows[:, None] * num_kv_heads + kv_head) * width + col[None, :]
         kv_mask = visible[:, None] & (col < width)[None, :]
-        k = tl.load(k_ptr + cells, mask=kv_mask, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
-        scores = tl.where(visible[None, :], scores, float("-inf"))
-        weights, best, total, rescale = softmax_step(scores, best, total)
-        v = tl.load(v_ptr + cells, mask=kv_mask, other=0.0)
-        acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
-    pair = seq * num_kv_heads + kv_head
+        best, total, acc = attend_tile(q, k_ptr + cells, v_ptr + cells, kv_mask, visible, best, total, acc, scale_log2)
+    end_share(
+        acc, best, total, acc_ptr, best_ptr, total_ptr, arrived_ptr, out_ptr, seq * num_kv_heads + kv_head, split,
+        start < end, used, group, width, SPLITS, ROWS, WIDTH, GROUP, JOIN,
+    )  # fmt: skip
+
+
+@jit
+def attend_tile(q, k_ptrs, v_ptrs, mask, visible, best, total, acc, scale_log2):
+    """One tile of keys and values [BLOCK_KEYS, C] more: -> the maxima, sums and weighted values so far."""
+    k = tl.load(k_ptrs, mask=mask, other=0.0)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    scores = tl.where(visible[None, :], scores, float("-inf"))
+    weights, best, total, rescale = softmax_step(scores, best, total)
+    v = tl.load(v_ptrs, mask=mask, other=0.0)
+    acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    return best, total, acc
+
+
+@jit
+def end_share(
+    acc, best, total, acc_ptr, best_ptr, total_ptr, arrived_ptr, out_ptr, pair, split, filled, used,
+    group: tl.constexpr, width: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    GROUP: tl.constexpr, JOIN: tl.constexpr,
+):  # fmt: skip
+    """Store share `split` of a pair, `filled` unless it has no keys; the only or last one stores the result."""
+    row, col = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    mask = (row < group)[:, None] & (col < width)[None, :]
+    out_ptrs = out_ptr + (pair * group + row)[:, None] * width + col[None, :]
     partial = (pair * SPLITS + split) * ROWS + row
     if SPLITS == 1:
-        _store_divided(out_ptr + head[:, None] * width + col[None, :], acc, total, q_mask)
+        _store_divided(out_ptrs, acc, total, mask)
     elif not JOIN:
-        if start < end:  # a short sequence leaves most shares empty: their sums are neither written nor read
+        if filled:  # a short sequence leaves most shares empty: their sums are neither written nor read
             tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc)
         tl.store(best_ptr + partial, best)
         tl.store(total_ptr + partial, total)
     elif used == 1:
-        _store_divided(out_ptr + head[:, None] * width + col[None, :], acc, total, q_mask)
+        _store_divided(out_ptrs, acc, total, mask)
     else:
         tl.store(acc_ptr + partial[:, None] * WIDTH + col[None, :], acc, mask=(row < group)[:, None])
         tl.store(best_ptr + partial, best)
@@ -222,44 +251,89 @@ def decode_attention(
     """
     num_seqs, num_heads, width = q.shape
     _, block_size, num_kv_heads, _ = k_cache.shape
-    group = num_heads // num_kv_heads
-    pairs = num_seqs * num_kv_heads
-    splits = num_splits(pairs, capacity or tables.shape[1] * block_size, q.device, tuning)
-    join = current().join_attention and splits > 1 and pairs <= MOST_PAIRS
-    splits = min(splits, tuning.most_joined) if join else splits
-    rows, columns = max(MIN_ROWS, next_power_of_2(group)), max(16, next_power_of_2(width))
-    sizes = {"group": group, "width": width, "SPLITS": splits, "ROWS": rows, "WIDTH": columns}
-    options = launch_options(q.device)
-    acc, best, total = out, out, out
-    if splits > 1:
-        acc = torch.empty(pairs, splits, rows, columns, dtype=torch.float32, device=q.device)
-        best, total = torch.empty(2, pairs, splits, rows, dtype=torch.float32, device=q.device).unbind()
-    _decode_kernel[(num_seqs, num_kv_heads, splits)](
+    plan = DecodePlan.make(num_seqs, num_heads, k_cache, tables, tuning, capacity)
+    parts = plan.parts(out)
+    _decode_kernel[plan.grid](
         q,
         k_cache,
         v_cache,
         tables,
         seq_lens,
-        acc,
-        best,
-        total,
-        _arrived(q.device) if join else tables,
+        *parts,
+        arrived(plan, tables),
         out,
         tables.stride(0),
         width**-0.5 * LOG2_E,
         num_kv_heads,
         block_size=block_size,
-        **sizes,
-        BLOCK_KEYS=tuning.block_keys,
-        GROUP=next_power_of_2(group),
-        LEAST=cdiv(tuning.least_joined, tuning.block_keys) * tuning.block_keys,
-        JOIN=join,
-        num_warps=tuning.num_warps,
-        num_stages=tuning.num_stages,
-        **options,
+        **plan.constants(),
+        **launch_options(q.device),
     )
-    if splits > 1 and not join:
-        _join_kernel[(pairs, group)](acc, best, total, out, **sizes, num_warps=2, **options)
+    plan.finish(parts, out)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """How a batch's attention is laid out over programs."""
+
+    grid: tuple[int, int, int]  # sequences, key/value heads, shares of the keys
+    group: int
+    width: int
+    join: bool  # by the last program
+    tuning: DecodeTuning
+
+    @classmethod
+    def make(
+        cls, num_seqs: int, num_heads: int, cache: Tensor, tables: Tensor, tuning: DecodeTuning, capacity: int | None
+    ) -> DecodePlan:
+        """For `num_seqs` sequences with block tables [B, N] into `cache` [num_blocks, block_size, K, C].
+
+        The longest may have `capacity` tokens: what the tables hold, if None.
+        """
+        _, block_size, num_kv_heads, width = cache.shape
+        pairs = num_seqs * num_kv_heads
+        splits = num_splits(pairs, capacity or tables.shape[1] * block_size, cache.device, tuning)
+        join = current().join_attention and splits > 1 and pairs <= MOST_PAIRS
+        splits = min(splits, tuning.most_joined) if join else splits
+        return cls((num_seqs, num_kv_heads, splits), num_heads // num_kv_heads, width, join, tuning)
+
+    def sizes(self) -> dict[str, int]:
+        """Constants of both kernels."""
+        rows, columns = max(MIN_ROWS, next_power_of_2(self.group)), max(16, next_power_of_2(self.width))
+        return {"group": self.group, "width": self.width, "SPLITS": self.grid[2], "ROWS": rows, "WIDTH": columns}
+
+    def constants(self) -> dict[str, Any]:
+        """Those of the kernel that attends, and its launch's."""
+        tuning = self.tuning
+        return self.sizes() | {
+            "BLOCK_KEYS": tuning.block_keys,
+            "GROUP": next_power_of_2(self.group),
+            "LEAST": cdiv(tuning.least_joined, tuning.block_keys) * tuning.block_keys,
+            "JOIN": self.join,
+            "num_warps": tuning.num_warps,
+            "num_stages": tuning.num_stages,
+        }
+
+    def parts(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for each share's weighted values, maxima and sums; `out` where there is one share."""
+        if self.grid[2] == 1:
+            return out, out, out
+        sizes = self.sizes()
+        shape = (self.grid[0] * self.grid[1], self.grid[2], sizes["ROWS"])
+        acc = torch.empty(*shape, sizes["WIDTH"], dtype=torch.float32, device=out.device)
+        best, total = torch.empty(2, *shape, dtype=torch.float32, device=out.device).unbind()
+        return acc, best, total
+
+    def finish(self, parts: tuple[Tensor, Tensor, Tensor], out: Tensor) -> None:
+        """The second launch, where there are parts that no program has joined."""
+        if self.grid[2] > 1 and not self.join:
+            grid, options = (self.grid[0] * self.grid[1], self.group), launch_options(out.device)
+            _join_kernel[grid](*parts, out, **self.sizes(), num_warps=2, **options)
+
+
+def arrived(plan: DecodePlan, unused: Tensor) -> Tensor:
+    """The counters of shares that are done; some other tensor where no program joins them."""
+    return _arrived(unused.device) if plan.join else unused
 
 
 def num_splits(num_pairs: int, longest: int, device: torch.device, tuning: DecodeTuning) -> int:

@@ -35,6 +35,8 @@ class Paths:
     `sort_sooner`: experts of 33 to 64 tokens are sorted, which takes 4 % less and 7 launches more: they are free in a
     captured step alone.
     `split_fp8`: experts in fp8 by the fp8 matrix unit, rows in two parts, in place of widening every weight.
+    `heads_in_attention`: decode attention norms and rotates the heads and writes the cache (no launch for that).
+    `keys_early`: it asks for the keys of earlier steps before it waits; nothing without both, or with `release_first`.
     """
 
     join_attention: bool = False
@@ -48,6 +50,8 @@ class Paths:
     sort_sooner: bool = False
     few_rows: bool = False
     release_first: bool = False
+    heads_in_attention: bool = False
+    keys_early: bool = False
 
 
 VARIANTS: Final[Mapping[str, Paths]] = {
@@ -55,7 +59,11 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "lean": Paths(True, False, True, True, True, True, True, True, True),
     "lean but split": Paths(True, False, True, True, True, True, True, False, True),
     "lean but programmatic": Paths(True, False, True, True, False, True, True, True, True),
-    "all": Paths(True, True, True, True, True, True, True, True, True, True),
+    "lean heads": Paths(True, False, True, True, True, True, True, True, True, heads_in_attention=True),
+    "lean heads early": Paths(
+        True, False, True, True, True, True, True, True, True, heads_in_attention=True, keys_early=True
+    ),
+    "all": Paths(True, True, True, True, True, True, True, True, True, True, heads_in_attention=True, keys_early=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
@@ -70,6 +78,8 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "lean rows": Paths(True, False, True, True, True, True, True, True, True, few_rows=True),
     "lean release": Paths(True, False, True, True, True, True, True, True, True, release_first=True),
     "lean rows release": Paths(True, False, True, True, True, True, True, True, True, True, True),
+    "heads": Paths(heads_in_attention=True),
+    "keys": Paths(keys_early=True),
 }
 # What was fastest over all batch sizes on 2 x H200 (docs/performance.md). `engine.bench --variants` says when that
 # should change; `choose_in_gate` is the one that lost.

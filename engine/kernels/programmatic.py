@@ -38,6 +38,12 @@ PREFETCH_LINE = constexpr("""{
     mov.u32 $0, 0;
 }""")
 LINE_BYTES = constexpr(128)
+PREFETCH_WANTED = constexpr("""{
+    .reg .pred wanted;
+    setp.ne.u32 wanted, $2, 0;
+    @wanted prefetch.global.L2 [$1];
+    mov.u32 $0, 0;
+}""")
 
 
 @jit
@@ -86,6 +92,14 @@ def prefetch_each(ptrs, num_bytes: tl.constexpr):
     for line in tl.static_range((num_bytes + LINE_BYTES - 1) // LINE_BYTES):
         at = ptrs.to(tl.int64) + line * LINE_BYTES
         tl.inline_asm_elementwise(PREFETCH_LINE, "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@jit
+def prefetch_lines(ptrs, wanted):
+    """Ask the second-level cache for the lines at `ptrs` where `wanted`; not in the interpreter."""
+    tl.inline_asm_elementwise(
+        PREFETCH_WANTED, "=r,l,r", [ptrs.to(tl.int64), wanted.to(tl.int32)], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 def launch_options(device: torch.device, *, reads_choice: bool = False) -> dict[str, Any]:

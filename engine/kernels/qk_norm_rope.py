@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.kernels.kv_store import check_slots, heads_adjoin, kv_store_reference
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.rms_norm import inverse_rms, rms_norm_reference, weigh
-from engine.kernels.rope import apply_rotary_reference, partner, rotate
+from engine.kernels.rope import angles, apply_rotary_reference, partner, turn
 from engine.kernels.triton_support import jit, next_power_of_2, tl, use_kernel
 
 
@@ -42,18 +42,37 @@ def qk_norm_rope_reference(
 
 
 @jit
-def _norm_rope(row_ptr, weight_ptr, cos_ptr, sin_ptr, token, col, mask, eps, width: tl.constexpr, half: tl.constexpr):
-    """Heads [n, C] at `row_ptr` [n, 1], normalised and rotated, in float32."""
-    other_col = partner(col, half)
+def head_weights(weight_ptr, col, width: tl.constexpr, half: tl.constexpr):
+    """float32 norm weights of columns `col`, and of those that each is rotated with."""
+    own = tl.load(weight_ptr + col, mask=col < width, other=0.0).to(tl.float32)
+    other = tl.load(weight_ptr + partner(col, half), mask=col < width, other=0.0).to(tl.float32)
+    return own, other
+
+
+@jit
+def raw_heads(row_ptr, col, mask, half: tl.constexpr):
+    """Heads [n, C] at `row_ptr` [n, 1], and what each column is rotated with: the same lines again, from the cache."""
     x = tl.load(row_ptr + col, mask=mask, other=0.0)
-    other = tl.load(row_ptr + other_col, mask=mask, other=0.0)  # the same lines again, from the first-level cache
-    weight = tl.load(weight_ptr + col, mask=col < width, other=0.0).to(tl.float32)
-    other_weight = tl.load(weight_ptr + other_col, mask=col < width, other=0.0).to(tl.float32)
+    return x, tl.load(row_ptr + partner(col, half), mask=mask, other=0.0)
+
+
+@jit
+def norm_turn(x, other, weight, other_weight, cos, sin, col, eps, width: tl.constexpr, half: tl.constexpr):
+    """`raw_heads`, normalised by `head_weights` and rotated by `angles`, in float32."""
     x32 = x.to(tl.float32)
     scale = inverse_rms(x32, width, eps)
     normed = weigh(x32, scale, weight, x.dtype).to(tl.float32)
     other_normed = weigh(other.to(tl.float32), scale, other_weight, x.dtype).to(tl.float32)
-    return rotate(normed, other_normed, cos_ptr, sin_ptr, token, col, half, x.dtype)
+    return turn(normed, other_normed, cos, sin, col, half, x.dtype)
+
+
+@jit
+def _norm_rope(row_ptr, weight_ptr, cos_ptr, sin_ptr, token, col, mask, eps, width: tl.constexpr, half: tl.constexpr):
+    """Heads [n, C] at `row_ptr` [n, 1], normalised and rotated, in float32."""
+    x, other = raw_heads(row_ptr, col, mask, half)
+    weight, other_weight = head_weights(weight_ptr, col, width, half)
+    cos, sin = angles(cos_ptr, sin_ptr, token, col, half)
+    return norm_turn(x, other, weight, other_weight, cos, sin, col, eps, width, half)
 
 
 @jit
@@ -111,8 +130,7 @@ def qk_norm_rope(
     Raises:
         ValueError: shapes, dtypes or memory layouts do not agree.
     """
-    check_slots(k, v, *caches, slots, "qk_norm_rope")
-    _check_heads(q, k, norms, rotation)
+    check_heads(q, k, v, norms, rotation, caches, slots)
     if not use_kernel(q):
         return qk_norm_rope_reference(q, k, v, norms, rotation, caches, slots)
     num_tokens, num_heads, width = q.shape
@@ -130,7 +148,13 @@ def qk_norm_rope(
     return out
 
 
-def _check_heads(q: Tensor, k: Tensor, norms: HeadNorms, rotation: Pair) -> None:
+def check_heads(q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms, rotation: Pair, caches: Pair, slots: Tensor) -> None:
+    """Whether the arguments of `qk_norm_rope` fit each other.
+
+    Raises:
+        ValueError: shapes, dtypes or memory layouts do not agree.
+    """
+    check_slots(k, v, *caches, slots, "qk_norm_rope")
     num_tokens, num_heads, width = q.shape
     cos, sin = rotation
     weights = norms.q.shape == norms.k.shape == (width,)

@@ -27,14 +27,18 @@ def partner(col, half: tl.constexpr):
 
 
 @jit
-def rotate(x, other, cos_ptr, sin_ptr, token, col, half: tl.constexpr, dtype: tl.constexpr):
-    """Rotate float32 rows [n, C] whose partners are `other`, each product rounded to `dtype` as the reference does."""
+def angles(cos_ptr, sin_ptr, token, col, half: tl.constexpr):
+    """cos and sin of a token's columns: 1 and 0 where none is rotated."""
     at = token * half + tl.where(col < half, col, col - half)
     turned = col < 2 * half
-    cos = tl.load(cos_ptr + at, mask=turned, other=1.0).to(tl.float32)
-    sin = tl.load(sin_ptr + at, mask=turned, other=0.0).to(tl.float32)
-    own = (x * cos).to(dtype).to(tl.float32)
-    cross = (other * sin).to(dtype).to(tl.float32)
+    return tl.load(cos_ptr + at, mask=turned, other=1.0), tl.load(sin_ptr + at, mask=turned, other=0.0)
+
+
+@jit
+def turn(x, other, cos, sin, col, half: tl.constexpr, dtype: tl.constexpr):
+    """Rotate float32 rows [n, C] whose partners are `other`, each product rounded to `dtype` as the reference does."""
+    own = (x * cos.to(tl.float32)).to(dtype).to(tl.float32)
+    cross = (other * sin.to(tl.float32)).to(dtype).to(tl.float32)
     return tl.where(col < half, own - cross, own + cross)
 
 
@@ -56,7 +60,8 @@ def _rotary_kernel(
     row = (token * num_heads + head) * width
     x = tl.load(x_ptr + row + col, mask=mask, other=0.0)
     other = tl.load(x_ptr + row + partner(col, half), mask=mask, other=0.0)
-    out = rotate(x.to(tl.float32), other.to(tl.float32), cos_ptr, sin_ptr, token, col, half, x.dtype)
+    cos, sin = angles(cos_ptr, sin_ptr, token, col, half)
+    out = turn(x.to(tl.float32), other.to(tl.float32), cos, sin, col, half, x.dtype)
     tl.store(out_ptr + row + col, out, mask=mask)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from engine.kernels.heads_attention import heads_attention, takes_heads
 from engine.kernels.paged_attention import paged_attention
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.layers.batch import Batch, LayerCache
@@ -33,13 +34,21 @@ class Attention(nn.Module):
         """[T, D] -> [T, D], a partial sum over ranks; writes this step's keys and values into `cache`."""
         q, k, v = self.query_key_value(x)
         norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
-        q = self.norm_rotate_store(q, k, v, norms, rotation, cache, batch.slots)
-        out = paged_attention(q, cache.k, cache.v, batch.layout)
+        if takes_heads(q, batch.layout):
+            tables, lens = batch.layout.block_tables, batch.layout.seq_lens
+            pairs = (rotation.cos, rotation.sin), (cache.k, cache.v)
+            out = heads_attention(q, k, v, norms, *pairs, batch.slots, tables, lens, capacity=batch.layout.capacity)
+        else:
+            q = self.norm_rotate_store(q, k, v, norms, rotation, cache, batch.slots)
+            out = paged_attention(q, cache.k, cache.v, batch.layout)
         return self.dense(out.flatten(start_dim=1))
 
 
 class NormRotateStore(nn.Module):
-    """The head norms, the rotation and the cache write as a module, so that a forward hook can observe them."""
+    """The head norms, the rotation and the cache write as a module, so that a forward hook can observe them.
+
+    Steps that hide them in attention (`Paths.heads_in_attention`) are not observed.
+    """
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms, rotation: Rotation, cache: LayerCache, slots: Tensor

@@ -38,6 +38,8 @@ def test_library_products_are_known_by_their_neighbours() -> None:
         *(Part.ENDS, Part.ENDS, Part.NORMS, Part.QKV, Part.HEADS, Part.ATTENTION, Part.ATTENTION),
         *(Part.OUTPUT, Part.OUTPUT, Part.NORMS, Part.NORMS, Part.HEAD, Part.HEAD, Part.HEAD, Part.DRAW, Part.DRAW),
     ]
+    (fused,) = parts_of(["_stage_kernel", "_rms_norm_kernel", "nvjet_a", "_heads_decode_kernel"])[2:3]
+    assert fused is Part.QKV  # attention that norms the heads itself stands behind their product
     assert parts_of(["_stage_kernel", "_qk_norm_rope_kernel", "strange", "_decode_kernel"])[2] is Part.OTHER
 
 

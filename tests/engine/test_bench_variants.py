@@ -27,7 +27,10 @@ def test_ways_are_taken_inside_their_context_alone() -> None:
 
 def test_all_ways_that_were_measured_and_did_not_lose_are_served() -> None:
     """On 2 x H200 a gate whose last program chooses took longer than two launches."""
-    assert VARIANTS[DEFAULT] == replace(VARIANTS["all"], choose_in_gate=False, few_rows=False)
+    early = replace(VARIANTS["all"], choose_in_gate=False, few_rows=False)
+    assert early == VARIANTS["lean heads early"]
+    assert replace(early, keys_early=False) == VARIANTS["lean heads"]
+    assert VARIANTS[DEFAULT] == replace(early, keys_early=False, heads_in_attention=False)
 
 
 def test_every_switch_is_measured_alone() -> None:

@@ -64,6 +64,12 @@ class Batch:
         layout = PagedLayout(tables, seq_lens, num_decodes, starts, tuple(lengths))
         return cls(source.normal(*shape), source.normal(*shape), layout)
 
+    def newest_slots(self) -> Tensor:
+        """Where the newest token of each sequence lies, int64 [B]."""
+        newest, block_size = self.layout.seq_lens - 1, self.k_cache.shape[1]
+        blocks = self.layout.block_tables.gather(1, (newest // block_size)[:, None])[:, 0]
+        return blocks * block_size + newest % block_size
+
     def reference(self, q: Tensor) -> Outputs:
         """The reference in the dtype of `q`."""
         return (paged_attention_reference(q, self.k_cache.to(q.dtype), self.v_cache.to(q.dtype), self.layout),)

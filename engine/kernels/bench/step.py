@@ -17,6 +17,7 @@ from engine.kernels.few_rows import FewRowsTuning, few_rows, few_rows_reference
 from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
 from engine.kernels.gate import gate_parts
 from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
+from engine.kernels.heads_attention import heads_attention, takes_heads
 from engine.kernels.linear import linear
 from engine.kernels.paths import VARIANTS, Paths, current, taking
 from engine.kernels.programmatic import supported
@@ -174,7 +175,7 @@ class Layer:
         self.norm, ones = source.normal(s.dim).abs_(), source.normal(s.head_dim).abs_()
         self.head_norms = HeadNorms(ones, ones, EPS)
         self.batch = Batch.make(source, [1] * num_tokens, [context] * num_tokens)
-        self.slots = torch.arange(num_tokens, device=source.device)
+        self.slots = self.batch.newest_slots()
         self.rotation = source.normal(2, num_tokens, s.half)
 
     def step(self, x: Tensor) -> Outputs:
@@ -182,9 +183,13 @@ class Layer:
         b, layout = self.batch, self.batch.layout
         q, k, v = linear(x, self.qkv).view(len(x), -1, self.width).split(self.heads, dim=1)
         caches, (cos, sin) = (b.k_cache, b.v_cache), self.rotation
-        q = qk_norm_rope(q, k, v, self.head_norms, (cos, sin), caches, self.slots)
-        attended = torch.empty_like(q)
-        decode_attention(q, b.k_cache, b.v_cache, layout.block_tables, layout.seq_lens, attended)
+        where = layout.block_tables, layout.seq_lens
+        if takes_heads(q, layout):
+            attended = heads_attention(q, k, v, self.head_norms, (cos, sin), caches, self.slots, *where)
+        else:
+            q = qk_norm_rope(q, k, v, self.head_norms, (cos, sin), caches, self.slots)
+            attended = torch.empty_like(q)
+            decode_attention(q, *caches, *where, attended)
         attended = linear(attended.flatten(start_dim=1), self.dense)
         x, normed = add_rms_norm(x, attended, self.norm, EPS)
         ids, weights = gate_choice(normed, self.gate, self.bias, self.rule)

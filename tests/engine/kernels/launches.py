@@ -15,6 +15,7 @@ from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.fused_moe import SharedExpert, fused_moe
 from engine.kernels.gate_choice import gate_choice
 from engine.kernels.gumbel import Kept, gumbel_draw
+from engine.kernels.heads_attention import heads_attention
 from engine.kernels.kv_store import kv_store
 from engine.kernels.linear import linear
 from engine.kernels.pair_rope import rotate_pairs
@@ -35,6 +36,7 @@ D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
 RULE = RoutingRule(TOP_K, 8, 4, 2.5)
 STEP_PATHS = ("lean but programmatic", "all", "lean rows release")
+HEADS_PATHS = ("heads", "lean heads", "lean heads early")
 DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
 
 
@@ -173,12 +175,28 @@ def late_sums(num_tokens: int, dtype: torch.dtype) -> None:
     push_sum_add_norm(Mailbox(ints(2), 1, 2, 4096, empty(64, dtype=torch.int32)), found, x, weight, 1e-6)
 
 
+def attend(num_tokens: int, dtype: torch.dtype) -> None:
+    """From the packed product to what the heads attend to, by the current way."""
+    if not current().heads_in_attention:
+        heads(num_tokens, dtype)
+        decode(num_tokens, dtype)
+        return
+    q, k, v = empty(num_tokens, H + 2 * K, C, dtype=dtype).split((H, K, K), dim=1)
+    weights = HeadNorms(empty(C, dtype=dtype), empty(C, dtype=dtype), 1e-6)
+    where = ints(num_tokens), ints(num_tokens, 64), ints(num_tokens)
+    heads_attention(q, k, v, weights, tables(num_tokens, dtype), cache(dtype), *where)
+
+
+def attend_by(num_tokens: int, dtype: torch.dtype, path: str) -> None:
+    with taking(VARIANTS[path]):
+        attend(num_tokens, dtype)
+
+
 def step(num_tokens: int, dtype: torch.dtype, path: str) -> None:
     """The kernels of a decode step's layer on one of the newer ways, the second of two ranks."""
     with taking(VARIANTS[path]):
         linear(empty(num_tokens, D, dtype=dtype), empty((H + 2 * K) * C, D, dtype=dtype))
-        heads(num_tokens, dtype)
-        decode(num_tokens, dtype)
+        attend(num_tokens, dtype)
         linear(empty(num_tokens, H * C, dtype=dtype), empty(D, H * C, dtype=dtype))
         experts(num_tokens, dtype)
         peers(num_tokens, dtype)
@@ -195,6 +213,7 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"linear-fp8 {n}": partial(packed_linear, n, dtype) for n in (8, 64)}
     found |= {f"decode {n}": partial(decode, n, dtype) for n in DECODES}
     found |= {f"prefill {n}": partial(prefill, n, dtype) for n in PREFILLS}
+    found |= {f"{path} {n}": partial(attend_by, n, dtype, path) for n in DECODES for path in HEADS_PATHS}
     found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
     found |= {f"few rows {n}": partial(some_rows, n, dtype) for n in (4, 64)}

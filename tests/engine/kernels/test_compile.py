@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.triton_support import INTERPRET
 from tests.engine.kernels.compiling import CUOBJDUMP, Compiled, compile_launches
-from tests.engine.kernels.launches import launches
+from tests.engine.kernels.launches import HEADS_PATHS, launches
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,11 +41,11 @@ def test_float32_fits_the_machine(name: str) -> None:
 
 
 SPLIT = {"_split_up_kernel", "_split_down_kernel"}
-READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_skinny_kernel", *SPLIT}
+READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_heads_decode_kernel", "_skinny_kernel", *SPLIT}
 READS = ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32", "experts-fp8 32", "experts-int4 32"]
 
 
-@pytest.mark.parametrize("name", [*READS, "linear-fp8 8"])
+@pytest.mark.parametrize("name", [*READS, "linear-fp8 8", "heads 1", "lean heads 32"])
 def test_weights_and_keys_arrive_in_wide_asynchronous_copies(name: str) -> None:
     """What a step is bound by: 16 bytes a thread, past the registers, several of them under way."""
     readers = [k for n, k in compiled(name).items() if n in READERS]
@@ -84,7 +84,7 @@ def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit(name: str, kerne
 
 
 READ_EARLY = {"_thin_kernel", "_gate_choice_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
-READ_EARLY |= {"_push_sum_kernel"}
+READ_EARLY |= {"_push_sum_kernel", "_heads_decode_kernel"}
 WRITES = ("STG", "ATOM", "RED.")
 WAIT, LET_GO = "ACQBULK", "PREEXIT"
 
@@ -101,6 +101,29 @@ def test_kernels_that_start_early_wait_once_and_read_only_weights_before(num_tok
         assert not any(write in early for write in WRITES), kernel
         if kernel.name not in READ_EARLY:
             assert "LDG" not in early, kernel
+
+
+@pytest.mark.parametrize("num_tokens", [1, 32])
+def test_attention_over_raw_heads_asks_for_norms_alone_before_it_waits(num_tokens: int) -> None:
+    """Two weights of two columns each, and with `keys_early` the step's numbers and the keys of earlier steps."""
+    found = {path: compiled(f"{path} {num_tokens}")["_heads_decode_kernel"] for path in HEADS_PATHS}
+    assert found["heads"].count(WAIT) == 0
+    late, early = found["lean heads"], found["lean heads early"]
+    for kernel in (late, early):
+        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
+        assert not any(name in kernel.before(WAIT) for name in (LET_GO, "LDGSTS", *WRITES)), kernel
+        assert kernel.registers <= 128, f"{kernel}: one program of 8 warps on a multiprocessor"
+    assert late.before(WAIT).count("LDG") == late.before(WAIT).count("LDG.E.128") == 4
+    assert "CCTL.E.PF2" not in late.before(WAIT)
+    assert early.before(WAIT).count("CCTL.E.PF2") == 4  # lines of a key and a value, for each thread
+
+
+def test_heads_and_what_they_need_are_asked_for_at_once() -> None:
+    """The length, the table, the heads and the rotation wait for none of each other."""
+    kernel = compiled("lean heads 1")["_heads_decode_kernel"]
+    asked = kernel.before("CCTL.E.PF2")
+    assert asked.count("LDG.E.128") == 4 + 4 + 2  # norms; two columns of queries and of keys; cos and sin
+    assert "BAR.SYNC" not in asked
 
 
 def test_split_rows_start_early_and_wait_once() -> None:
