@@ -4,7 +4,9 @@ A kernel launched so calls `wait_then_release` before it reads or writes anythin
 kernel before it has ended and its writes are to be seen, and then lets the next one start, or by the path of
 `release_first` lets it start and then waits. Because every such kernel waits, the end of one means the end of all
 before it; so a buffer that any earlier kernel read may be written again, as on a stream without overlap. In front of it
-stand loads of weights, and `prefetch`, which does not wait for them.
+stand loads of weights, and `prefetch`, which does not wait for them; and, where no kernel releases first, of what is
+older than the kernel that lets this one start, because that one has waited for it (`Paths.keys_early`: lengths, tables,
+rotation and older keys of attention). Never of what the one before writes.
 
 The wait must stand in front of loops: Triton's pipeliner moves the first loads of a loop ahead of a wait inside it.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.decode_attention import DecodeTuning, decode_attention
+from engine.kernels.heads_attention import TUNING, heads_attention
 from engine.kernels.paged_attention import PagedLayout, paged_attention_reference
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.prefill_attention import PrefillTuning, prefill_attention
+from engine.kernels.qk_norm_rope import HeadNorms, Pair, qk_norm_rope, qk_norm_rope_reference
 
 # Rows are found through the block table, so two stages of the pipeline fetch table entries and the rest the rows:
 # 3 and 4 stages hold one block of keys ahead, 5 hold two.
@@ -30,6 +32,13 @@ JOIN_TUNINGS = {
     "joined 16": DecodeTuning(most_joined=16),
     "joined 64": DecodeTuning(most_joined=64),
     "joined keys 32": DecodeTuning(block_keys=32, num_stages=5),
+}
+HEADS_TUNINGS = {
+    "default": TUNING,
+    "warps 4": replace(TUNING, num_warps=4),
+    "keys 128": replace(TUNING, block_keys=128),
+    "keys 128 stages 2": replace(TUNING, block_keys=128, num_stages=2),
+    "stages 2": replace(TUNING, num_stages=2),
 }
 PREFILL_TUNINGS = {
     "default": PrefillTuning(),
@@ -81,6 +90,7 @@ def attention_cases(source: Source) -> Iterator[Case]:
     for context in s.contexts:
         for num_seqs in s.decodes:
             yield decode_case(source, num_seqs, context)
+            yield heads_case(source, num_seqs, context)
     for num_tokens in s.prefills:
         yield prefill_case(source, [num_tokens], [num_tokens])
         yield prefill_case(source, [num_tokens // 4] * 4, [num_tokens // 2] * 4)
@@ -113,6 +123,64 @@ def decode_case(source: Source, num_seqs: int, context: int) -> Case:
         | {name: run(tuning, "join") for name, tuning in JOIN_TUNINGS.items()},
         lambda i: batches[i].reference(q[i]),
         lambda i: batches[i].reference(q[i].float()),
+    )
+
+
+def heads_case(source: Source, num_seqs: int, context: int) -> Case:
+    """From the packed product to what the heads attend to: in two launches as they are served, and in one."""
+    s = source.sizes
+    batches = [Batch.make(source, [1] * num_seqs, [context] * num_seqs) for _ in range(s.num_sets)]
+    slots = [batch.newest_slots() for batch in batches]
+    heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)
+    packed = source.normal(s.num_sets, num_seqs, sum(heads), s.head_dim)
+    norms = HeadNorms(source.normal(s.head_dim), source.normal(s.head_dim), 1e-6)
+    cos, sin = source.normal(2, num_seqs, s.half)
+
+    def raw(i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, HeadNorms, Pair, Pair, Tensor]:
+        """Arguments that both ways begin with."""
+        q, k, v = packed[i].to(dtype).split(heads, dim=1)
+        weights = HeadNorms(norms.q.to(dtype), norms.k.to(dtype), norms.eps)
+        caches = batches[i].k_cache.to(dtype), batches[i].v_cache.to(dtype)
+        return q, k, v, weights, (cos.to(dtype), sin.to(dtype)), caches, slots[i]
+
+    def apart(i: int) -> Outputs:
+        arguments, layout = raw(i, source.dtype), batches[i].layout
+        with taking(VARIANTS["lean"]):
+            q = qk_norm_rope(*arguments)
+            out = torch.empty_like(q)
+            decode_attention(q, *arguments[5], layout.block_tables, layout.seq_lens, out)
+        return (out,)
+
+    def together(path: str, tuning: DecodeTuning) -> Run:
+        def call(i: int) -> Outputs:
+            layout = batches[i].layout
+            with taking(VARIANTS[path]):
+                out = heads_attention(*raw(i, source.dtype), layout.block_tables, layout.seq_lens, tuning)
+            return (out,)
+
+        return call
+
+    def reference(dtype: torch.dtype) -> Run:
+        def call(i: int) -> Outputs:
+            arguments = raw(i, dtype)
+            q = qk_norm_rope_reference(*arguments)
+            return (paged_attention_reference(q, *arguments[5], batches[i].layout),)
+
+        return call
+
+    variants: dict[str, Run] = {"two launches": apart}
+    variants |= {name: together("lean heads", tuning) for name, tuning in HEADS_TUNINGS.items()}
+    variants |= {f"early {name}": together("lean heads early", tuning) for name, tuning in HEADS_TUNINGS.items()}
+    keys = num_seqs * context
+    return Case(
+        "heads_attention",
+        f"B={num_seqs} context={context}",
+        2 * (keys * s.num_kv_heads + num_seqs * sum(heads)) * s.head_dim * source.item_bytes,
+        4 * keys * s.num_heads * s.head_dim,
+        s.num_sets,
+        variants,
+        reference(source.dtype),
+        reference(torch.float32),
     )
 
 

@@ -7,6 +7,7 @@ at zero, and that a kernel which starts early reads nothing too soon.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from engine.kernels.bench.step import Layer
 from engine.kernels.decode_attention import decode_attention
 from engine.kernels.fused_moe import SharedExpert, fused_moe, fused_moe_reference
 from engine.kernels.gate_choice import gate_choice, gate_choice_reference
+from engine.kernels.heads_attention import heads_attention
 from engine.kernels.linear import linear
-from engine.kernels.paths import VARIANTS, taking
+from engine.kernels.paths import VARIANTS, Paths, taking
+from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.thin import thin_reference
 from tests.engine.kernels.device.helpers import assert_near, assert_same_choice
 
@@ -36,12 +39,12 @@ def _nothing_in_between(_no_lucky_memory: None) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-def captured(path: str, run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+def captured(path: str | Paths, run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
     """A graph of `run` by a path: -> its replay, and where its outputs lie."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with taking(VARIANTS[path]):
+    with taking(VARIANTS[path] if isinstance(path, str) else path):
         with torch.cuda.stream(stream):
             for _ in range(2):
                 run()
@@ -73,6 +76,51 @@ def test_joined_attention(path: str) -> None:
         (want,) = run()
         assert_near(out, want)
         assert not out[i % 5].any()
+
+
+@pytest.mark.parametrize("path", ["heads", "lean heads", "lean heads early", "all"])
+def test_attention_over_raw_heads(path: str) -> None:
+    """Behind the product that feeds it, at growing lengths: every replay stores its own token and reads the others'.
+
+    The last row repeats the first and stores nothing, as rows that pad a batch do. The two launches run beside it on
+    caches of their own, by the plain way.
+    """
+    num_rows, heads = 6, (16, 2, 2)
+    x, weight = torch.randn(num_rows, 512, dtype=BF16), torch.randn(20 * 128, 512, dtype=BF16) / 23
+    norms = HeadNorms(torch.rand(128, dtype=BF16), torch.rand(128, dtype=BF16), 1e-6)
+    rotation = torch.randn(2, num_rows, 32, dtype=BF16).unbind()
+    ours = torch.randn(2, 700, 16, 2, 128, dtype=BF16).unbind()
+    theirs = tuple(cache.clone() for cache in ours)
+    tables = torch.randperm(700)[:640].view(5, 128)
+    tables = torch.cat((tables, tables[:1]))
+    lens, slots = torch.ones(num_rows, dtype=torch.int64), torch.full((num_rows,), -1)
+
+    def raw() -> tuple[Tensor, ...]:
+        return linear(x, weight).view(num_rows, 20, 128).split(heads, dim=1)
+
+    def run() -> tuple[Tensor, ...]:
+        return (heads_attention(*raw(), norms, rotation, ours, slots, tables, lens),)
+
+    replay, (out,) = captured(path, run)
+    grown = torch.randint(1, 200, (5,))
+    grown[1], grown[2] = 250, 2048 - REPLAYS  # from one part to two, and many parts
+    for i in range(REPLAYS):
+        x.normal_()
+        x[5], lens[:5], lens[5] = x[0], grown + i, grown[0] + i
+        lens[3] *= i % 2  # now and then nobody's
+        newest = (lens - 1).clamp(min=0)
+        slots.copy_(tables.gather(1, (newest // 16)[:, None])[:, 0] * 16 + newest % 16)
+        slots[3:4].masked_fill_(lens[3:4] == 0, -1)
+        slots[5] = -1
+        replay()
+        q = qk_norm_rope(*raw(), norms, rotation, theirs, slots)
+        want = torch.empty_like(q)
+        decode_attention(q, *theirs, tables, lens, want)
+        assert_near(out, want)
+        for got, stored in zip(ours, theirs, strict=True):
+            assert_near(got, stored)
+        assert_near(out[5], out[0])
+        assert out[3].any() == bool(i % 2)
 
 
 @pytest.mark.parametrize("path", ["gate", "all"])
@@ -114,8 +162,9 @@ def test_experts_of_one_token(path: str) -> None:
         assert_near(out, fused_moe_reference(x, w13, w2, ids, weights, shared))
 
 
+@pytest.mark.parametrize("path", ["lean", "lean heads", "lean heads early"])
 @pytest.mark.parametrize("num_tokens", [1, 3, 8])
-def test_early_starts_change_no_bit(num_tokens: int) -> None:
+def test_early_starts_change_no_bit(num_tokens: int, path: str) -> None:
     """Eight layers in a row, each feeding the next: the same kernels with and without overlap, bit for bit."""
     sizes = Sizes(num_experts=64, num_sets=1)
     source = Source(sizes, torch.device("cuda"), BF16)
@@ -129,8 +178,8 @@ def test_early_starts_change_no_bit(num_tokens: int) -> None:
             seen.append(normed)
         return at, *seen
 
-    late, apart = captured("lean but programmatic", run)
-    early, overlapped = captured("lean", run)
+    late, apart = captured(replace(VARIANTS[path], programmatic=False), run)
+    early, overlapped = captured(VARIANTS[path], run)
     for _ in range(2 * REPLAYS):
         x.normal_()
         late()
