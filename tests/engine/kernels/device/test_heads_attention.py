@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,6 +14,11 @@ from engine.kernels.heads_attention import heads_attention
 from engine.kernels.paged_attention import PagedLayout, paged_attention_reference
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope, qk_norm_rope_reference
+from engine.layers.attention import Attention
+from engine.layers.batch import Batch, LayerCache
+from engine.layers.rope import Rotation
+from engine.model_config import LLMConfig
+from engine.parallel import TensorParallel
 from tests.engine.kernels.device.helpers import assert_near
 from tests.engine.kernels.device.test_attention import BLOCK, Paged
 from tests.engine.kernels.device.test_rotary import tables
@@ -150,3 +156,31 @@ def test_caches_that_do_not_fit_are_refused() -> None:
     caches = (step.paged.k, step.paged.v)
     with pytest.raises(ValueError, match="qk_norm_rope"):
         heads_attention(q, k[..., :8], v, step.norms, step.rotation, caches, step.slots, step.tables, step.lens)
+
+
+def test_the_layer_takes_it_for_decodes_alone(dtype: torch.dtype) -> None:
+    """Through the model's module: a step of decodes hides the heads and changes nothing else, others are as before."""
+    sizes = dict.fromkeys((field.name for field in fields(LLMConfig)[:16]), 1) | {"hidden_size": 32}
+    cfg = LLMConfig(**(sizes | {"num_attention_heads": 8, "rms_norm_eps": 1e-6, "head_dim": 16}))
+    layer = Attention(cfg, TensorParallel(0, 1)).to(dtype)
+    for weight in layer.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    seen: list[Tensor] = []
+    layer.norm_rotate_store.register_forward_hook(lambda _module, _args, out: seen.append(out))
+    step = Step([9, 6, 1], (8, 1, 16, 4), dtype)
+    x, rotation = torch.randn(3, 32, dtype=dtype), Rotation(*step.rotation)
+    for num_decodes, entries, lens, starts in (
+        (3, step.tables, step.lens, (0, 1, 2, 3)),
+        (1, step.tables[:2], step.lens[:2], (0, 1, 3)),
+    ):
+        layout = PagedLayout(entries, lens, num_decodes, starts, tuple(lens.tolist()))
+        batch = Batch(torch.zeros(3, 3, dtype=torch.int64), step.slots, layout)
+        found = []
+        for path in ("plain", "heads"):
+            cache = LayerCache(step.paged.k.nan_to_num(), step.paged.v.nan_to_num())
+            with taking(VARIANTS[path]), torch.inference_mode():
+                found.append((layer(x, rotation, cache, batch), cache.k, cache.v))
+            assert len(seen) == (1 if path == "plain" or num_decodes == 1 else 0)
+            seen.clear()
+        for got, want in zip(*found, strict=True):
+            assert_near(got, want)

@@ -88,7 +88,9 @@ def test_attention_over_raw_heads(path: str) -> None:
     num_rows, heads = 6, (16, 2, 2)
     x, weight = torch.randn(num_rows, 512, dtype=BF16), torch.randn(20 * 128, 512, dtype=BF16) / 23
     norms = HeadNorms(torch.rand(128, dtype=BF16), torch.rand(128, dtype=BF16), 1e-6)
-    rotation = torch.randn(2, num_rows, 32, dtype=BF16).unbind()
+    angles = torch.randn(2, num_rows, 32, dtype=BF16)
+    angles[:, 5] = angles[:, 0]
+    rotation = angles[0], angles[1]
     ours = torch.randn(2, 700, 16, 2, 128, dtype=BF16).unbind()
     theirs = tuple(cache.clone() for cache in ours)
     tables = torch.randperm(700)[:640].view(5, 128)
