@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,7 +13,7 @@ pytest.importorskip("triton")
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.triton_support import INTERPRET
 from tests.engine.kernels.compiling import CUOBJDUMP, Compiled, compile_launches
-from tests.engine.kernels.launches import HEADS_PATHS, launches
+from tests.engine.kernels.launches import HEADS_PATHS, attend, launches
 
 pytestmark = [
     pytest.mark.slow,
@@ -116,6 +119,14 @@ def test_attention_over_raw_heads_asks_for_norms_alone_before_it_waits(num_token
     assert late.before(WAIT).count("LDG") == late.before(WAIT).count("LDG.E.128") == 4
     assert "CCTL.E.PF2" not in late.before(WAIT)
     assert early.before(WAIT).count("CCTL.E.PF2") == 4  # lines of a key and a value, for each thread
+
+
+def test_keys_wait_where_kernels_release_first() -> None:
+    """What is older than the kernel before may not be there yet: that one need not have waited for it."""
+    with taking(replace(VARIANTS["lean heads early"], release_first=True)):
+        (kernel,) = compile_launches(partial(attend, 1, torch.bfloat16))
+    assert kernel.before(WAIT).count("LDG") == kernel.before(WAIT).count("LDG.E.128") == 4
+    assert "CCTL.E.PF2" not in kernel.before(WAIT)
 
 
 def test_heads_and_what_they_need_are_asked_for_at_once() -> None:
