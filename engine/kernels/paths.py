@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -54,16 +54,29 @@ class Paths:
     keys_early: bool = False
 
 
+_LEAN: Final = Paths(
+    join_attention=True,
+    thin_products=True,
+    single_experts=True,
+    programmatic=True,
+    push_sums=True,
+    late_sum=True,
+    split_fp8=True,
+    sort_sooner=True,
+)
 VARIANTS: Final[Mapping[str, Paths]] = {
     "plain": Paths(),
-    "lean": Paths(True, False, True, True, True, True, True, True, True),
-    "lean but split": Paths(True, False, True, True, True, True, True, False, True),
-    "lean but programmatic": Paths(True, False, True, True, False, True, True, True, True),
-    "lean heads": Paths(True, False, True, True, True, True, True, True, True, heads_in_attention=True),
-    "lean heads early": Paths(
-        True, False, True, True, True, True, True, True, True, heads_in_attention=True, keys_early=True
-    ),
-    "all": Paths(True, True, True, True, True, True, True, True, True, True, heads_in_attention=True, keys_early=True),
+    "lean": _LEAN,
+    # What has not been measured yet, beside what serves.
+    "lean rows": replace(_LEAN, few_rows=True),
+    "lean heads": replace(_LEAN, heads_in_attention=True),
+    "lean heads early": replace(_LEAN, heads_in_attention=True, keys_early=True),
+    "lean release": replace(_LEAN, release_first=True),
+    "lean rows heads": replace(_LEAN, few_rows=True, heads_in_attention=True, keys_early=True),
+    "lean rows release": replace(_LEAN, few_rows=True, release_first=True),
+    "lean but split": replace(_LEAN, split_fp8=False),
+    "lean but programmatic": replace(_LEAN, programmatic=False),
+    "all": replace(_LEAN, choose_in_gate=True, few_rows=True, heads_in_attention=True, keys_early=True),
     "join": Paths(join_attention=True),
     "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
@@ -73,16 +86,12 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "late": Paths(late_sum=True),
     "split": Paths(split_fp8=True),
     "sort": Paths(sort_sooner=True),
-    "few rows": Paths(few_rows=True),
-    # Not measured yet: what serves, and one switch more.
-    "lean rows": Paths(True, False, True, True, True, True, True, True, True, few_rows=True),
-    "lean release": Paths(True, False, True, True, True, True, True, True, True, release_first=True),
-    "lean rows release": Paths(True, False, True, True, True, True, True, True, True, True, True),
+    "rows": Paths(few_rows=True),
     "heads": Paths(heads_in_attention=True),
     "keys": Paths(keys_early=True),
 }
 # What was fastest over all batch sizes on 2 x H200 (docs/performance.md). `engine.bench --variants` says when that
-# should change; `choose_in_gate` is the one that lost, `heads_in_attention` and `keys_early` are not measured yet.
+# should change; `choose_in_gate` is the one that lost, and some are not measured yet.
 DEFAULT: Final = "lean"
 
 _PLAIN: Final = Paths()

@@ -29,7 +29,7 @@ def test_products(num_rows: int, n: int, k: int, tuning: FewRowsTuning, dtype: t
 def test_by_its_path_alone() -> None:
     x, weight = torch.randn(5, 64), torch.randn(48, 64) / 8
     assert not takes_few_rows(x, weight)
-    with taking(VARIANTS["few rows"]):
+    with taking(VARIANTS["rows"]):
         assert takes_few_rows(x, weight)
         assert not takes_few_rows(torch.randn(MOST_ROWS + 1, 64), weight)
         assert not takes_few_rows(x, torch.randn(64, 48).t())
