@@ -3,16 +3,17 @@
 #
 # Steps run in the order of what matters most, each within a time of its own; one that no longer fits into what is left
 # of SECONDS_IN_ALL (default 585) is skipped, one that fails or takes too long does not end the others. Without names
-# they are, with two GPUs or more: decode-bf16 http-bf16 variants decode-chosen decode-fp8 decode-fp8-alone tests-ranks
-# tests-gpu tests-kernels; with one that holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4
+# they are, with two GPUs or more: tests-gpu tests-ranks variants decode-bf16 http-bf16 decode-fp8 decode-fp8-alone
+# decode-chosen tests-kernels; with one that holds the model in fp8 (105 GB): tests-gpu decode-fp8 http-fp8 decode-int4
 # tests-kernels ways kernels; with a smaller one: tests-gpu decode-int4 layers-bf16 layers-fp8 tests-kernels ways
 # kernels. There are also http-int4 quant-error talker. The last line names what is left for another call, in which
 # http-* need the file of their decode-* in OUT and decode-chosen that of variants.
 #
 # OUT gets a JSON file for each measurement as soon as there is a figure in it, tests.txt with a line for each test as
 # soon as it has ended, report.txt with what was found, and logs.tar.gz with every log, test report and sweep; where that
-# would be more than eight files, json.tar.gz holds the JSON files. Tests run in PROCESSES at once (by
-# default one for each two cores, 14 at most), since compiling takes most of their time. A further call with the same OUT adds to what is there.
+# would be more than eight files, json.tar.gz holds the JSON files. Tests run in PROCESSES at once (by default one for
+# each two cores, 14 at most), since compiling takes most of their time. A further call with the same OUT adds to what is
+# there.
 # What becomes of them: results/record/README.md. COMMIT says what git does not know where the tree travelled without it.
 # STEP_SECONDS bounds each step. DEVICE=cpu rehearses all of it with a small geometry, of which only the steps mean
 # anything. Packages that python3 lacks may stand in PYTHONPATH.
@@ -170,7 +171,7 @@ run() {
 
 if [ $# -eq 0 ]; then
   if [ "$GPUS" -ge 2 ]; then
-    set -- decode-bf16 http-bf16 variants decode-chosen decode-fp8 decode-fp8-alone tests-ranks tests-gpu tests-kernels
+    set -- tests-gpu tests-ranks variants decode-bf16 http-bf16 decode-fp8 decode-fp8-alone decode-chosen tests-kernels
   elif [ "$GIB" -ge 120 ]; then
     set -- tests-gpu decode-fp8 http-fp8 decode-int4 tests-kernels ways kernels
   else
