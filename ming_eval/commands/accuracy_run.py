@@ -12,6 +12,7 @@ from ming_eval.commands.accuracy_crew import AnswerCrew
 from ming_eval.commands.accuracy_settings import AccuracySettings
 from ming_eval.commands.accuracy_turns import Asker, Turn, Watcher, turns_of
 from ming_eval.commands.accuracy_worker import AnswerSpec
+from ming_eval.commands.earlier_conduct import EarlierConduct
 from ming_eval.commands.session import Ended, Job, run_job, write_reports
 from ming_eval.evals.item_lines import write_items
 from ming_eval.evals.plan import Plan
@@ -161,13 +162,15 @@ class _Accuracy:
         targets = [target for turn in self._turns for target in turn.targets]
         manifest = _with_targets(ended.manifest, targets)
         manifests.write(manifest, ended.folder)
-        answers = [self._answers(turn) for turn in self._turns]
+        before = EarlierConduct.read(ended.folder)
+        answers = [self._answers(turn, before) for turn in self._turns]
         verdict = ended.cut_short or self._gave_up()
         summary = write_summary(ended.folder, manifest, answers, verdict, self._settings.max_error_rate, self._encoder)
         return FinishedAccuracy(ended.folder, summary)
 
-    def _answers(self, turn: Turn) -> Answers:
+    def _answers(self, turn: Turn, before: EarlierConduct) -> Answers:
         asked = turn.asked
+        responses = {} if asked is None else asked.responses
         conduct = Conduct(
             backend=turn.backend,
             model=turn.targets[0].model,
@@ -175,7 +178,7 @@ class _Accuracy:
             reused=0 if asked is None else len(asked.reused),
             max_error_rate=self._settings.max_error_rate,
         )
-        return Answers(turn.plan, {} if asked is None else asked.responses, conduct)
+        return Answers(turn.plan, responses, before.kept(turn.plan.name, responses, conduct))
 
     def _gave_up(self) -> Verdict | None:
         names = [turn.plan.name for turn in self._turns if turn.asked is not None and turn.asked.gave_up]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_ctrl_c_keeps_what_there_is_and_resume_sends_the_rest(tmp_path: Path) ->
     (again,) = read(folder / "summary.json")["suites"]
     assert (again["correct"], again["reused"], again["skipped"]) == (60, suite["correct"], 0)
     assert run_folder(tmp_path) == folder
+
+
+def test_a_complete_run_keeps_its_time_where_nothing_is_sent(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+
+    def resumed(*words: str) -> Any:
+        result = invoke("accuracy", "--resume", str(run_folder(tmp_path)), *words)
+        assert result.exit_code == 0, result.stderr
+        return read(run_folder(tmp_path) / "summary.json")["suites"]
+
+    with ScriptedServer.in_thread(all_right()) as server, ScriptedServer.in_thread(all_right()) as other:
+        accuracy(tmp_path, server, *words)
+        before = read(run_folder(tmp_path) / "summary.json")["suites"]
+        assert before[0]["requests_per_s"] > 0
+        for workers in ("1", "2"):
+            assert resumed("--workers", workers) == before
+        (elsewhere,) = resumed("--backend", f"s={other.url}")
+        assert (elsewhere["requests"], elsewhere["reused"], other.num_chats) == (20, 0, 20)
+        (back,) = resumed("--backend", f"s={server.url}")  # the last summary tells how long the other server took
+        assert (back["requests"], back["reused"], back["wall_s"], back["requests_per_s"]) == (0, 20, None, None)
+        assert server.num_chats == 20
 
 
 @pytest.mark.parametrize("concurrency", ["1", "64"])
@@ -127,9 +149,9 @@ def test_another_model_in_the_same_folder_reuses_nothing(tmp_path: Path) -> None
     assert len(read_lines(run_folder(tmp_path) / "responses.jsonl")) == 40
 
 
-@pytest.mark.parametrize(("checkpoint", "reused"), [("one", 6), ("other", 0)])
+@pytest.mark.parametrize(("checkpoint", "num_replies"), [("one", 6), ("other", 12)])
 def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
-    tmp_path: Path, checkpoint: str, reused: int
+    tmp_path: Path, checkpoint: str, num_replies: int
 ) -> None:
     fake_engine.install(tmp_path)
     words = prepare(tmp_path, 6)
@@ -151,7 +173,8 @@ def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
     run("one", *words)
     run(checkpoint, "--resume", run_folder(tmp_path).name)
     (suite,) = read(run_folder(tmp_path) / "summary.json")["suites"]
-    assert (suite["planned"], suite["error"], suite["reused"]) == (6, 0, reused)
+    assert (suite["planned"], suite["error"]) == (6, 0)
+    assert num_answers(tmp_path) == num_replies
 
 
 def test_a_launched_engine_is_known_by_its_checkpoint(tmp_path: Path) -> None:
