@@ -21,6 +21,7 @@ from ming_eval.results import FORMAT, Backend
 
 _PACKAGES = ("ming-eval", "aiohttp", "httptools", "msgspec", "numpy", "uvloop", "torch", "transformers", "triton")
 _SECRET_OPTIONS = ("--header",)
+_SERVER_OPTIONS = ("--backend", "--model", "--dialect", "--header", "--api-key-env")
 _COMMAND_LIMIT_S = 5.0
 
 
@@ -127,6 +128,24 @@ def redacted_command(argv: Sequence[str]) -> tuple[str, ...]:
             shown.append(_plain_url(word))
         secret_next = word in _SECRET_OPTIONS
     return tuple(shown)
+
+
+def with_servers_of(command: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
+    """`command` with the servers that `now` names, instead of its own or of the options of a bundled engine."""
+    kept = command[: command.index("--")] if "--" in command else command
+    own = (word for word, is_server in _server_words(kept) if not is_server)
+    return (*own, *(word for word, is_server in _server_words(now) if is_server))
+
+
+def _server_words(command: Sequence[str]) -> list[tuple[str, bool]]:
+    """Each word, and whether it is an option that says which server is asked and how, or the value of one."""
+    words, is_value = [], False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        is_option = not is_value and name in _SERVER_OPTIONS
+        words.append((word, is_value or is_option))
+        is_value = is_option and not equals
+    return words
 
 
 def command_line(command: Sequence[str]) -> str:

@@ -241,11 +241,17 @@ def _resume(
     plans = make_plans(settings)
     settings = settings.with_digests(plans)
     refuse_other_protocol(before, settings, folder.name)
-    if not servers.targets:
+    command = manifest.command
+    if servers.targets:
+        named = (
+            () if "backend" in _given(ctx) else (f"--backend={each.name}={each.base_url}" for each in servers.targets)
+        )
+        command = manifests.with_servers_of(command, manifests.redacted_command((*words(ctx), *named)))
+    else:
         servers = stored_servers(manifest, headers, key_variable)
     if len(servers.targets or (None,)) != len(manifest.backends):
         raise UsageError(f"{folder.name} was asked of {len(manifest.backends)} backends: name as many, or none")
-    job = Job("accuracy", manifest.command, servers, folder.parent, settings.seed, asdict(settings), resume=folder)
+    job = Job("accuracy", command, servers, folder.parent, settings.seed, asdict(settings), resume=folder)
     return _ask(job, plans, settings)
 
 

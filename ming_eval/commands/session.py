@@ -159,7 +159,7 @@ class _Session:
 
     def _resumed(self, folder: Path, backends: Sequence[Backend]) -> Manifest:
         """The manifest of the run that goes on; says what is not as it was."""
-        manifest = manifests.read(folder)
+        manifest = replace(manifests.read(folder), command=self._job.words)
         if not any(backend.url for backend in manifest.backends):  # its engine never took work
             return replace(manifest, finished=None, backends=tuple(backends))
         for before, now in zip(manifest.backends, backends, strict=True):

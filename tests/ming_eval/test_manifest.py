@@ -6,7 +6,7 @@ import pytest
 
 from ming_eval import manifest as manifests
 from ming_eval.errors import DataError
-from ming_eval.manifest import Git, git_state, redacted_command, this_host, versions
+from ming_eval.manifest import Git, git_state, redacted_command, this_host, versions, with_servers_of
 from tests.ming_eval.factories import make_manifest, make_plan
 
 
@@ -24,6 +24,22 @@ from tests.ming_eval.factories import make_manifest, make_plan
 )
 def test_command_line_is_kept_without_secrets(typed: list[str], kept: list[str]) -> None:
     assert redacted_command(typed) == ("ming-eval", *kept)
+
+
+@pytest.mark.parametrize(
+    "began",
+    [
+        ["--backend", "s=http://a:1", "--limit", "4", "--model=old", "--header", "X: ***", "--out", "r"],
+        ["--limit", "4", "--backend=s=http://a:1", "--backend", "t=http://c", "--out", "r"],
+        ["--model", "ming", "--limit", "4", "--out", "r", "--", "--tp", "4"],
+    ],
+)
+def test_a_command_names_the_servers_that_were_asked_last(began: list[str]) -> None:
+    now = ["ming-eval", "accuracy", "--resume", "r/1", "--backend", "s=http://b:2", "--limit", "9", "--dialect=vllm"]
+    assert with_servers_of(["ming-eval", "accuracy", "mmlu", *began], now) == (
+        *("ming-eval", "accuracy", "mmlu", "--limit", "4", "--out", "r"),
+        *("--backend", "s=http://b:2", "--dialect=vllm"),
+    )
 
 
 def test_command_can_be_pasted_into_a_shell() -> None:

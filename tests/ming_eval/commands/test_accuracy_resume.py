@@ -149,6 +149,22 @@ def test_another_model_in_the_same_folder_reuses_nothing(tmp_path: Path) -> None
     assert len(read_lines(run_folder(tmp_path) / "responses.jsonl")) == 40
 
 
+def test_a_run_is_repeated_at_the_server_that_it_went_on_with(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    config = tmp_path / "other.toml"
+    with ScriptedServer.in_thread(all_right()) as server, ScriptedServer.in_thread(all_right()) as other:
+        accuracy(tmp_path, server, *words)
+        config.write_text(f'backend = ["s={other.url}"]\n')
+        for named in (["--config", str(config)], ["--backend", f"s={server.url}"], ["--backend", f"s={other.url}"]):
+            result = invoke("accuracy", "--resume", str(run_folder(tmp_path)), *named)
+            assert result.exit_code == 0, result.stderr
+            (at,) = (word for word in read(run_folder(tmp_path) / "summary.json")["command"] if "s=http" in word)
+            assert (other.url if named[-1] != f"s={server.url}" else server.url) in at
+        command = f"--backend s={other.url}\n"
+        assert command in (run_folder(tmp_path) / "summary.md").read_text()
+        assert read(run_folder(tmp_path) / "manifest.json")["command"][-2:] == ["--backend", f"s={other.url}"]
+
+
 @pytest.mark.parametrize(("checkpoint", "num_replies"), [("one", 6), ("other", 12)])
 def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
     tmp_path: Path, checkpoint: str, num_replies: int
