@@ -17,7 +17,7 @@ from ming_eval.evals.recogniser import parse_judge
 from ming_eval.evals.similarity import asks_with_voice
 from ming_eval.evals.suite import find_suite
 from ming_eval.load.links import Link, check_links, find_links
-from ming_eval.load.shaping import parse_body, parse_workers
+from ming_eval.load.shaping import parse_body, parse_extra_body, parse_workers
 from ming_eval.manifest import Manifest, other_kind
 
 ANSWER_WORKER = "ming_eval.commands.accuracy_worker"
@@ -71,8 +71,9 @@ class AccuracySettings:
         """The settings as the command line gives them.
 
         Raises:
-            UsageError: a value is none of the choices.
+            UsageError: a value is none of the choices, or a further field is one that a request has to have.
         """
+        parse_extra_body(values.get("extra_body"))
         if values["method"] not in list(Method):
             raise UsageError(f"no --method {values['method']!r}: choose one of {', '.join(Method)}")
         return msgspec.convert(dict(values), cls)

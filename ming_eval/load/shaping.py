@@ -25,6 +25,15 @@ E = TypeVar("E", bound=StrEnum)
 DEFAULT_MAX_IN_FLIGHT = 256
 MAX_WORKERS = 1024
 
+_IS_ASKED = "it is what is asked, and every request would ask the same"
+_NOT_EXTRA = {
+    "model": "name the model with --model",
+    "messages": _IS_ASKED,
+    "prompt": _IS_ASKED,
+    "input": _IS_ASKED,
+    "stream": "sweep reads streams and accuracy whole answers, whatever the server sends",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeOptions:
@@ -94,7 +103,7 @@ def shape_load(plan: LoadPlan, options: ShapeOptions) -> LoadPlan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
-        extra=parse_body(options.extra_body),
+        extra=parse_extra_body(options.extra_body),
         workers=workers,
         cluster=cluster,
         tasks=tasks,
@@ -160,6 +169,19 @@ def parse_body(text: str | None) -> dict[str, Any]:
         return msgspec.json.decode(text or "{}", type=dict[str, Any])
     except msgspec.DecodeError as exc:
         raise UsageError(f"bad --extra-body {text!r}: write a JSON object such as '{{\"top_k\": 1}}' ({exc})") from exc
+
+
+def parse_extra_body(text: str | None) -> dict[str, Any]:
+    """The fields in `--extra-body` as it is typed; stored ones may be older than what is refused here.
+
+    Raises:
+        UsageError: the text is no JSON object, or has a field without which the request is another one.
+    """
+    fields = parse_body(text)
+    for name, why in _NOT_EXTRA.items():
+        if name in fields:
+            raise UsageError(f"--extra-body cannot set {name}: {why}")
+    return fields
 
 
 def parse_workers(text: str) -> tuple[int | None, str | None]:

@@ -383,6 +383,27 @@ def test_extra_fields_of_the_body_are_sent_and_repeated(tmp_path: Path) -> None:
     assert (bad.exit_code, "JSON object" in bad.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ('{"top_k": 1, "model": "m"}', "cannot set model: name the model with --model"),
+        ('{"messages": []}', "cannot set messages: it is what is asked"),
+        ('{"prompt": "x"}', "cannot set prompt: it is what is asked"),
+        ('{"stream": false}', "cannot set stream: sweep reads streams"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep", "accuracy"])
+def test_fields_that_make_another_request_of_it_are_refused(
+    tmp_path: Path, command: str, fields: str, why: str
+) -> None:
+    with FakeServer.in_thread(FAST) as server:
+        words = [command, *(["mmlu"] if command == "accuracy" else []), "--backend", f"s={server.url}"]
+        result = invoke(*words, "--out", str(tmp_path), "--extra-body", fields)
+        assert server.seen == []
+    assert (result.exit_code, why in result.stderr) == (2, True), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_drawn_requests_have_seeds_of_their_own_the_same_on_each_server(tmp_path: Path) -> None:
     with FakeServer.in_thread(FAST) as a, FakeServer.in_thread(FAST) as b:
         servers = ("--backend", f"a={a.url}", "--backend", f"b={b.url}")
