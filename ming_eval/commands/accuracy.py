@@ -208,6 +208,8 @@ def _start(ctx: typer.Context, typed: Mapping[str, Any], servers: Servers, out: 
     from ming_eval.manifest import redacted_command
 
     settings = AccuracySettings.parse(typed)
+    if settings.shard and len(servers.targets) < 2:
+        raise UsageError("--shard spreads each suite over several servers: name more with --backend, or leave it out")
     refuse_stored_embeddings(settings)
     plans = make_plans(settings)
     refuse_suites_twice(plans)

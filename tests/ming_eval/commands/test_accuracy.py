@@ -153,6 +153,13 @@ def test_a_suite_spread_over_backends(tmp_path: Path) -> None:
     assert suite["answered_by"] == {"s": one.num_chats, "t": two.num_chats}
 
 
+@pytest.mark.parametrize("backends", [[], ["--backend", "s=http://127.0.0.1:9"]])
+def test_a_suite_is_not_spread_over_one_backend(tmp_path: Path, backends: Sequence[str]) -> None:
+    result = invoke("accuracy", "mmlu", "--shard", *backends, "--out", str(tmp_path / "results"))
+    assert (result.exit_code, "--shard spreads each suite over several servers" in result.stderr) == (2, True)
+    assert not (tmp_path / "results").exists()
+
+
 def test_two_models_are_not_one_figure(tmp_path: Path) -> None:
     words = prepare(tmp_path)
     with (
