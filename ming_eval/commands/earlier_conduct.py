@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ming_eval.accuracy_results import SuiteResult, read_accuracy
-from ming_eval.evals.item_lines import read_items
+from ming_eval.evals.item_lines import ITEMS_FILE, read_items
 from ming_eval.evals.responses import Response
 from ming_eval.evals.runner import SampleKey
 from ming_eval.evals.summarise import Conduct
@@ -24,12 +24,12 @@ class EarlierConduct:
 
     @classmethod
     def read(cls, folder: Path) -> EarlierConduct:
-        """Nothing of a run that is new or was killed before there was a summary.
+        """Nothing of a run that is new, was killed before there was a summary, or never asked anything.
 
         Raises:
             DataError: what is there is not what this version writes.
         """
-        if not (folder / "summary.json").exists():
+        if not all((folder / name).exists() for name in ("summary.json", ITEMS_FILE)):
             return cls({}, {})
         replies: dict[_SuiteKey, dict[SampleKey, str | None]] = {}
         for item in read_items(folder):
