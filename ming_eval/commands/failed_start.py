@@ -1,4 +1,4 @@
-"""The folder of a run whose bundled engine never took work: its log, and a manifest by which `runs` lists it."""
+"""The folder of a run that never asked anything: the engine's log if any, and a manifest by which `runs` lists it."""
 
 from __future__ import annotations
 
@@ -42,5 +42,7 @@ def write_failed_start(folder: Path, manifest: Manifest, verdict: Verdict) -> No
 
 
 def _document(summary: RunSummary, manifest: Manifest) -> str:
-    why = f"{summary.verdict.status}: {summary.verdict.reason}. What the engine said is in `engine.log`."
+    why = f"{summary.verdict.status}: {summary.verdict.reason}."
+    if any(backend.launched for backend in summary.backends):
+        why += " What the engine said is in `engine.log`."
     return "\n\n".join(["# A run that did not start", why, *how_to_repeat(summary, manifest)]) + "\n"

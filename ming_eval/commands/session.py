@@ -60,7 +60,7 @@ def run_job(job: Job, measure: Measure, progress: Progress) -> Ended | None:
     """Run a measurement; None when it was interrupted before there was anything to write.
 
     Raises:
-        UsageError: the bundled engine refuses its options or its model.
+        UsageError: the bundled engine refuses its options or its model, or a server cannot be asked what is wanted.
         TargetError: a server is not there, or does not start.
         DataError: results cannot be written.
     """
@@ -72,6 +72,9 @@ def run_job(job: Job, measure: Measure, progress: Progress) -> Ended | None:
     except (TargetError, UsageError) as exc:
         if session.manifest is None:
             session.keep_failed_start(Verdict("failed", exc.exit_code, _one_line(exc)))
+            raise
+        if isinstance(exc, UsageError) and not session.has_asked():  # there is nothing that a report could show
+            session.keep_unasked(Verdict("failed", exc.exit_code, _one_line(exc)))
             raise
         progress.say(f"ming-eval: {exc}")
         cut_short = Verdict("aborted", exc.exit_code, _one_line(exc))
@@ -122,6 +125,18 @@ class _Session:
         if self._folder is not None and self._job.resume is None:
             never_asked = Backend(BUNDLED_NAME, "", BUNDLED_NAME, None, None, launched=True)
             write_failed_start(self._folder, self._describe(self._folder, [never_asked]), verdict)
+
+    def has_asked(self) -> bool:
+        """True when there is an answer in the run's folder, of this process or of one before."""
+        assert self._folder is not None
+        files = (path for kind in ("requests", "responses") for path in self._folder.glob(f"{kind}*.jsonl"))
+        return any(path.stat().st_size for path in files)
+
+    def keep_unasked(self, verdict: Verdict) -> None:
+        """Complete the folder of a run whose servers cannot be asked what was wanted."""
+        assert self._folder is not None
+        assert self.manifest is not None
+        write_failed_start(self._folder, self.manifest, verdict)
 
     async def _work(self) -> None:
         async with AsyncExitStack() as stack:

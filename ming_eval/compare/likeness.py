@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ming_eval.compare.system import Pairs, PointKey, System
 from ming_eval.errors import DataError
+from ming_eval.report.document import setting
 from ming_eval.targets import DIALECTS, Dialect
 from ming_eval.types import RequestRecord
 
@@ -82,7 +83,7 @@ def _settings(first: System, second: System) -> Iterator[Difference]:
     a, b = first.manifest.settings, second.manifest.settings
     for name in a:
         if name in b and a[name] != b[name]:
-            yield Difference(name, str(a.get(name)), str(b.get(name)), forbids=name not in _HARMLESS)
+            yield Difference(name, setting(a[name]), setting(b[name]), forbids=name not in _HARMLESS)
 
 
 def _fixed_lengths(first: System, second: System) -> Iterator[Difference]:

@@ -115,7 +115,7 @@ class Sweep:
         if plan.draws_ids:
             drawn = await find_token_ids(self._targets[0], plan.vocabulary, path)
             self._length_source = LengthSource.IDS.value
-            self._observer.say(f"prompts: drawn from {len(drawn.ids):,} token ids, by {drawn.source}")
+            self._observer.say(f"prompts: drawn from {drawn}")
             return drawn
         found = await find_vocabulary(self._targets[0], (prompt.text for prompt in prompts), path)
         self._length_source = found.source.value

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ming_eval.client import probe
-from ming_eval.errors import DataError, TargetError
+from ming_eval.errors import DataError, UsageError
 from ming_eval.load.synthetic import tokenizer_json
 from ming_eval.targets import Target
 
@@ -26,6 +26,10 @@ class TokenIds:
     ids: Sequence[int]
     source: str
 
+    def __str__(self) -> str:
+        count = len(self.ids)
+        return f"{count:,} token id{'' if count == 1 else 's'}, by {self.source}"
+
     def draw(self, num_tokens: int, rng: random.Random) -> tuple[int, ...]:
         """A prompt of `num_tokens`."""
         return tuple(rng.choices(self.ids, k=num_tokens))
@@ -36,14 +40,15 @@ async def find_token_ids(target: Target, vocabulary: int | None, tokenizer: Path
 
     Raises:
         DataError: `tokenizer` cannot be read.
-        TargetError: nothing was given, and the server does not say.
+        UsageError: nothing was given, and the server does not say.
+        TargetError: nobody listens.
     """
     given = given_token_ids(vocabulary, tokenizer)
     if given is not None:
         return given
     ids = await probe.fetch_text_ids(target)
     if not ids:
-        raise TargetError(
+        raise UsageError(
             f"{target.name} does not say which token ids it has: give --vocabulary N, to draw from 0 to N-1 (less than "
             "all where control tokens stand at the end), or --tokenizer FILE"
         )

@@ -38,7 +38,7 @@ def how_to_repeat(summary: RunSummary, manifest: Manifest) -> list[str]:
 
 def facts(summary: RunSummary, manifest: Manifest) -> list[str]:
     """Servers, settings, host and software, a line each."""
-    settings = ", ".join(f"{name} {_setting(value)}" for name, value in summary.settings.items())
+    settings = ", ".join(f"{name} {setting(value)}" for name, value in summary.settings.items())
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     git = manifest.git
     commit = f"; commit {git.commit[:12]}{' with local changes' if git.dirty else ''}" if git else ""
@@ -59,9 +59,10 @@ def _server(backend: Backend) -> str:
     return f"{named(backend)}: {where}{version}, dialect {backend.dialect}{headers}"
 
 
-def _setting(value: object) -> str:
+def setting(value: object) -> str:
+    """A setting's value for people; `default` where nothing was given."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return "default" if value is None else str(value)
 
 

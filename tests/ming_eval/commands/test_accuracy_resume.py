@@ -165,6 +165,21 @@ def test_a_run_is_repeated_at_the_server_that_it_went_on_with(tmp_path: Path) ->
         assert read(run_folder(tmp_path) / "manifest.json")["command"][-2:] == ["--backend", f"s={other.url}"]
 
 
+def test_a_run_that_never_asked_anything_can_be_resumed(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    with (
+        ScriptedServer.in_thread(all_right()) as one,
+        ScriptedServer.in_thread(all_right(), models=("other", "scripted")) as two,
+    ):
+        servers = ("--backend", f"s={one.url}", "--backend", f"t={two.url}")
+        refused = invoke("accuracy", *words, *servers, "--shard", "--out", str(tmp_path / "results"))
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("s serves scripted")) == (2, "", 1)
+        result = invoke("accuracy", "--resume", str(run_folder(tmp_path)), *servers, "--model", "scripted")
+    assert result.exit_code == 0, result.stderr
+    (suite,) = read(run_folder(tmp_path) / "summary.json")["suites"]
+    assert (suite["correct"], suite["requests"]) == (20, 20)
+
+
 @pytest.mark.parametrize(("checkpoint", "num_replies"), [("one", 6), ("other", 12)])
 def test_a_run_on_the_bundled_engine_goes_on_where_the_weights_are_the_same(
     tmp_path: Path, checkpoint: str, num_replies: int

@@ -358,11 +358,16 @@ def test_prompts_in_token_ids_are_equal_on_every_system_and_survive_a_cut(tmp_pa
 
 def test_a_server_that_does_not_say_its_token_ids_is_told_of_before_anything_is_sent(tmp_path: Path) -> None:
     with FakeServer.in_thread(FAST) as server:
-        options = ("--concurrency", "1", "--requests", "2", "--api", "completions", "--input-tokens", "20")
-        result = sweep(tmp_path, "--backend", f"s={server.url}", *options)
+        options = ("--concurrency", "2", "--requests", "2", "--api", "completions", "--input-tokens", "20")
+        result = sweep(tmp_path / "alone", "--backend", f"s={server.url}", *options)
+        shared = sweep(tmp_path / "shared", "--backend", f"s={server.url}", *options, "--workers", "2")
+        again = invoke("sweep", "--resume", str(run_folder(tmp_path / "shared")))
         assert server.completions == []
-    assert result.exit_code == 3
-    assert "give --vocabulary N" in result.stderr
+    for each in (result, shared, again):
+        assert (each.exit_code, each.stdout, each.stderr.count("give --vocabulary N")) == (2, "", 1), each.stderr
+    verdict = json.loads((run_folder(tmp_path / "shared") / "summary.json").read_text())["verdict"]
+    assert (verdict["status"], "give --vocabulary N" in verdict["reason"]) == ("failed", True)
+    assert "engine.log" not in (run_folder(tmp_path / "shared") / "summary.md").read_text()
 
 
 def tokens_of(body: dict[str, Any]) -> int:

@@ -42,6 +42,18 @@ def test_a_setting_that_one_run_is_too_old_to_know_is_no_difference() -> None:
     assert found(first, replace(second, manifest=newer)) == []
 
 
+def test_a_setting_that_was_not_given_is_called_as_in_the_report() -> None:
+    systems = [simulate(WORLD, np.random.default_rng(0)) for _ in range(2)]
+    first, second = (
+        replace(system, manifest=replace(system.manifest, settings={"vocabulary": number, "rates_per_s": rates}))
+        for system, number, rates in zip(systems, (1, None), ((), (1.0, 2.0)), strict=True)
+    )
+    assert [str(each) for each in differences(first, second, [])][:2] == [
+        "vocabulary: 1 against default",
+        "rates_per_s: none against 1.0,2.0",
+    ]
+
+
 def test_servers_do_different_things_where_an_answer_would_end() -> None:
     first, second = (simulate(WORLD, np.random.default_rng(0)) for _ in range(2))
 

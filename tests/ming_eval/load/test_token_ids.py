@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ming_eval.errors import DataError, TargetError
+from ming_eval.errors import DataError, UsageError
 from ming_eval.load.plan import Api, Shape
 from ming_eval.load.token_ids import TokenIds, find_token_ids
 from ming_eval.load.workload import Prompt, plan_points
@@ -29,7 +29,12 @@ def find(server: FakeServer, vocabulary: int | None = None, tokenizer: Path | No
 
 def test_a_number_asks_nobody() -> None:
     server = FakeServer()
-    assert list(find(server, 4).ids) == [0, 1, 2, 3]
+    found = find(server, 4)
+    assert list(found.ids) == [0, 1, 2, 3]
+    assert [str(each) for each in (found, TokenIds(range(1), "a test"))] == [
+        "4 token ids, by --vocabulary",
+        "1 token id, by a test",
+    ]
     assert server.seen == []
 
 
@@ -50,7 +55,7 @@ def test_the_server_leaves_its_control_tokens_out() -> None:
     ],
 )
 def test_a_server_that_does_not_say_is_an_error_that_names_the_way_out(info: Any) -> None:
-    with pytest.raises(TargetError, match="s does not say which token ids it has: give --vocabulary N"):
+    with pytest.raises(UsageError, match="s does not say which token ids it has: give --vocabulary N"):
         find(FakeServer(tokenizer_info=info))
 
 
