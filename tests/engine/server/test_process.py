@@ -253,10 +253,16 @@ def test_port_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot be written" in done.stderr.splitlines()[-1]
 
 
-def test_model_that_is_not_there(tmp_path: Path) -> None:
-    done = run_engine("--port", "0", "--model", str(tmp_path / "absent"))
+@pytest.mark.parametrize("speech", ["auto", "only"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_directory_that_is_no_model(tmp_path: Path, is_there: bool, speech: str) -> None:
+    """One line, and not a word of a port at which nobody will be served."""
+    folder = tmp_path / "folder"
+    if is_there:
+        folder.mkdir()
+    done = run_engine("--port", "0", "--model", str(folder), "--speech", speech)
     assert done.returncode == 2
-    assert "absent" in done.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"error: .*{re.escape(str(folder))}.*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
