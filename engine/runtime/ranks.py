@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from engine.config import EngineConfig
 from engine.core.request import Step, StepResult
+from engine.environment import without_secrets
 from engine.errors import RANK_DIED
 from engine.ipc import FrameSplitter, frame
 from engine.parallel import TensorParallel
@@ -65,7 +66,7 @@ class RankGroup:
     def _spawn(self, start: StartRank) -> None:
         mine, theirs = socket.socketpair()
         command = [sys.executable, "-m", "engine.runtime.ranks", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=without_secrets(os.environ))
         theirs.close()
         self._sockets.append(mine)
         mine.sendall(frame(msgspec.msgpack.encode(start)))

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -61,12 +63,16 @@ print(json.dumps([info.tp, tokens(loop, requests)]))
 # A rank whose first step never returns, as from a kernel that waits for another rank; all around it is the real thing.
 HELD_RANK = """
 import os, sys, threading
+from pathlib import Path
 from types import SimpleNamespace
 from engine.runtime import ranks
-def launch(step):
-    print(os.getpid(), flush=True)
-    threading.Event().wait()
-ranks.join = lambda *_: SimpleNamespace(runner=SimpleNamespace(launch=launch))
+def join(config, rank, store):
+    Path(store).touch()
+    def launch(step):
+        print(os.getpid(), store, os.environ.get("HF_TOKEN"), flush=True)
+        threading.Event().wait()
+    return SimpleNamespace(runner=SimpleNamespace(launch=launch))
+ranks.join = join
 ranks.main(int(sys.argv[1]))
 """
 FIRST_RANK = """
@@ -118,18 +124,28 @@ def test_bfloat16_logits_of_several_ranks(tiny_model: Path, tmp_path: Path) -> N
         assert 0 < max(found["lean"]) < 2e-2
 
 
-def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
-    """It holds the pipe of the output, too: that ends when both are gone."""
+@contextmanager
+def held_group() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """Rank 0, and the other one's process and store; that one is in the middle of a step."""
     command = [sys.executable, "-c", FIRST_RANK, HELD_RANK]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rank_0:
+    env = os.environ | {"HF_TOKEN": "hunter2"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as rank_0:
         assert rank_0.stdout is not None
-        held = int(rank_0.stdout.readline())
-        rank_0.kill()
+        held, store, secret = rank_0.stdout.readline().split()
+        assert secret == "None"
         try:
+            yield rank_0, int(held), Path(store)
             assert rank_0.communicate(timeout=60) == ("", None)
         except subprocess.TimeoutExpired:
-            os.kill(held, signal.SIGKILL)
+            os.kill(int(held), signal.SIGKILL)
+            rank_0.kill()
             raise
+
+
+def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
+    """It holds the pipe of the output, too: that ends when both are gone."""
+    with held_group() as (rank_0, _, _):
+        rank_0.kill()
 
 
 def test_shares() -> None:

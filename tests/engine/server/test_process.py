@@ -123,6 +123,18 @@ def test_health_answers_while_the_engine_starts(tmp_path: Path) -> None:
         wait_for(lambda: not is_alive(server.engine_pid))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_engine_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MING_API_KEY", "HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    with running("ok", tmp_path) as server:
+        server.until_ready()
+        inherited = Path(f"/proc/{server.engine_pid}/environ").read_bytes()
+    assert b"hunter2" not in inherited
+    assert b"NCCL_DEBUG=WARN" in inherited
+
+
 def test_stream_that_runs_at_sigterm_completes(tmp_path: Path) -> None:
     with running("ok", tmp_path) as server:
         server.until_ready()
