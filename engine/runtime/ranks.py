@@ -7,9 +7,11 @@ it, since the others would wait for it for ever.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import torch
@@ -58,8 +61,9 @@ class RankGroup:
     def __init__(self, config: EngineConfig) -> None:
         self._closing = False
         self._sockets: list[socket.socket] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="ming-ranks-")  # mode 0700
-        self.store = str(Path(self._folder.name) / "store")
+        self._folder = tempfile.mkdtemp(prefix="ming-ranks-")  # mode 0700
+        atexit.register(self._remove_folder)
+        self.store = str(Path(self._folder) / "store")
         for rank in range(1, config.tp):
             self._spawn(StartRank(config, rank, self.store))
 
@@ -76,8 +80,15 @@ class RankGroup:
         code = process.wait()
         if not self._closing:
             log.critical("tensor-parallel rank %d ended with code %d; the engine cannot go on", rank, code)
-            # The main thread may be inside a collective that will never end, so nothing gentler works.
-            os._exit(RANK_DIED)
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """The main thread may be inside a collective that will never end, so nothing gentler works."""
+        self._remove_folder()
+        os._exit(RANK_DIED)
+
+    def _remove_folder(self) -> None:
+        _remove(self._folder)
 
     def send(self, step: Step) -> None:
         """Hand a step to every other rank."""
@@ -90,7 +101,7 @@ class RankGroup:
         self._closing = True
         for sock in self._sockets:
             sock.close()
-        self._folder.cleanup()
+        self._remove_folder()
 
 
 class RankedRunner:
@@ -126,13 +137,18 @@ def join(config: EngineConfig, rank: int, store: str) -> LoadedEngine:
     return load_engine(config, TensorParallel(rank, config.tp))
 
 
+def _remove(folder: str) -> None:
+    """Remove the folder in which the ranks meet. Every rank that comes to its end does, since others may be killed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _frames(sock: socket.socket) -> Iterator[bytes]:
     splitter = FrameSplitter()
     while data := sock.recv(_RECEIVE_BYTES):
         yield from splitter.feed(data)
 
 
-def _leave_with_rank_0(sock: socket.socket) -> None:
+def _leave_with_rank_0(sock: socket.socket, folder: str) -> None:
     """Thread: end this process soon after rank 0, whatever the main thread does.
 
     It may never come back to read the end of the socket: from a kernel that waits for rank 0, say.
@@ -145,15 +161,17 @@ def _leave_with_rank_0(sock: socket.socket) -> None:
         time.sleep(_EXIT_GRACE_S)
     time.sleep(_EXIT_GRACE_S)
     log.critical("rank 0 is gone; this rank ends in the middle of what it does")
+    _remove(folder)
     os._exit(RANK_DIED)
 
 
 def main(fd: int) -> None:
     """One rank's life: load, then run steps until rank 0 hangs up."""
     with socket.socket(fileno=fd) as sock:
-        threading.Thread(target=_leave_with_rank_0, args=(sock,), daemon=True).start()
         frames = _frames(sock)
         start = msgspec.msgpack.decode(next(frames), type=StartRank)
+        folder = str(Path(start.store).parent)
+        threading.Thread(target=_leave_with_rank_0, args=(sock, folder), daemon=True).start()
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")
         runner = join(start.config, start.rank, start.store).runner
         under_way: deque[Launched] = deque()
@@ -162,6 +180,7 @@ def main(fd: int) -> None:
             while len(under_way) > 1:
                 runner.finish(under_way.popleft())
             under_way.append(runner.launch(_step_decoder.decode(body)))
+    _remove(folder)
     os._exit(0)  # torch's process group would wait for ranks that are gone
 
 

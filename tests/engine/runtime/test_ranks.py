@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from engine.config import EngineConfig
-from engine.errors import ConfigError
+from engine.errors import RANK_DIED, ConfigError
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
 from tests.engine.runtime.forced import NUM_STEPS, difference_of_ranks
@@ -134,6 +134,7 @@ def held_group() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
         held, store, secret = rank_0.stdout.readline().split()
         assert secret == "None"
         try:
+            assert Path(store).exists()
             yield rank_0, int(held), Path(store)
             assert rank_0.communicate(timeout=60) == ("", None)
         except subprocess.TimeoutExpired:
@@ -144,8 +145,16 @@ def held_group() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
 
 def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
     """It holds the pipe of the output, too: that ends when both are gone."""
-    with held_group() as (rank_0, _, _):
+    with held_group() as (rank_0, _, store):
         rank_0.kill()
+    assert not store.parent.exists()
+
+
+def test_a_killed_rank_leaves_no_file() -> None:
+    with held_group() as (rank_0, held, store):
+        os.kill(held, signal.SIGKILL)
+        assert rank_0.wait(60) == RANK_DIED
+    assert not store.parent.exists()
 
 
 def test_shares() -> None:
