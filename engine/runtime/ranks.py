@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +32,7 @@ import torch.distributed as dist
 from engine.config import EngineConfig
 from engine.core.request import Step, StepResult
 from engine.environment import without_secrets
-from engine.errors import RANK_DIED
+from engine.errors import RANK_DIED, EngineError
 from engine.ipc import FrameSplitter, frame
 from engine.parallel import TensorParallel
 from engine.runtime.build import LoadedEngine, load_engine
@@ -58,7 +59,9 @@ class StartRank(msgspec.Struct, frozen=True):
 class RankGroup:
     """The other ranks' processes, seen from rank 0."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
+        """`report` takes, in a thread, what keeps a rank from starting; this process ends when it comes back."""
+        self._report = report
         self._closing = False
         self._sockets: list[socket.socket] = []
         self._folder = tempfile.mkdtemp(prefix="ming-ranks-")  # mode 0700
@@ -75,12 +78,22 @@ class RankGroup:
         self._sockets.append(mine)
         mine.sendall(frame(msgspec.msgpack.encode(start)))
         threading.Thread(target=self._watch, args=(process, start.rank), daemon=True).start()
+        threading.Thread(target=self._listen, args=(mine, start.rank), daemon=True).start()
 
     def _watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
         code = process.wait()
         if not self._closing:
             log.critical("tensor-parallel rank %d ended with code %d; the engine cannot go on", rank, code)
             self._end()
+
+    def _listen(self, sock: socket.socket, rank: int) -> None:
+        """A rank says one thing at most: why it cannot start."""
+        with suppress(OSError):  # it is gone, which `_watch` tells
+            for reason in _frames(sock):
+                try:
+                    self._report(f"rank {rank}: {reason.decode()}")
+                finally:
+                    self._end()
 
     def _end(self) -> NoReturn:
         """The main thread may be inside a collective that will never end, so nothing gentler works."""
@@ -100,6 +113,7 @@ class RankGroup:
         """Let the ranks go."""
         self._closing = True
         for sock in self._sockets:
+            sock.shutdown(socket.SHUT_RDWR)  # a thread waits for it, and would keep it open
             sock.close()
         self._remove_folder()
 
@@ -165,6 +179,17 @@ def _leave_with_rank_0(sock: socket.socket, folder: str) -> None:
     os._exit(RANK_DIED)
 
 
+def _give_up(sock: socket.socket, frames: Iterator[bytes], error: EngineError) -> NoReturn:
+    """Tell rank 0 why this rank cannot start, and stay until it hangs up.
+
+    Its main thread may wait for this rank, and would otherwise find it gone before it knows why.
+    """
+    with suppress(OSError):  # rank 0 is gone: it may have the same to say
+        sock.sendall(frame(str(error).encode()))
+        deque(frames, maxlen=0)
+    os._exit(2)
+
+
 def main(fd: int) -> None:
     """One rank's life: load, then run steps until rank 0 hangs up."""
     with socket.socket(fileno=fd) as sock:
@@ -173,7 +198,10 @@ def main(fd: int) -> None:
         folder = str(Path(start.store).parent)
         threading.Thread(target=_leave_with_rank_0, args=(sock, folder), daemon=True).start()
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")
-        runner = join(start.config, start.rank, start.store).runner
+        try:
+            runner = join(start.config, start.rank, start.store).runner
+        except EngineError as error:
+            _give_up(sock, frames, error)
         under_way: deque[Launched] = deque()
         for body in frames:
             # Rank 0 has read the tokens of all but one earlier step when it submits another, and so must this rank.

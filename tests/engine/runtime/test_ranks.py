@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from engine.config import EngineConfig
 from engine.errors import RANK_DIED, ConfigError
+from engine.ipc import Failed, FrameSplitter, Start, decode_events, pack
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
 from tests.engine.runtime.forced import NUM_STEPS, difference_of_ranks
@@ -82,9 +84,28 @@ from engine.core.request import Step
 from engine.runtime.ranks import RankGroup
 start = subprocess.Popen
 subprocess.Popen = lambda command, **options: start([sys.executable, "-c", sys.argv[1], command[-1]], **options)
-group = RankGroup(EngineConfig(model="none", tp=2))
+group = RankGroup(EngineConfig(model="none", tp=2), print)
 group.send(Step(0, (), ()))
 sys.stdin.read()
+"""
+
+# A rank that meets the others and then finds no room; and the engine process, real but for the rank that it starts.
+REFUSING_RANK = """
+import sys
+from engine.errors import ConfigError
+from engine.runtime import ranks
+def load_engine(config, tp):
+    raise ConfigError("the cache leaves no memory")
+ranks.load_engine = load_engine
+ranks.main(int(sys.argv[1]))
+"""
+ENGINE = """
+import subprocess, sys
+from engine.child import leave
+from engine.runtime import process
+start = subprocess.Popen
+subprocess.Popen = lambda command, **options: start([sys.executable, "-c", sys.argv[1], command[-1]], **options)
+leave(process.main(sys.argv[2:]))
 """
 
 
@@ -155,6 +176,21 @@ def test_a_killed_rank_leaves_no_file() -> None:
         os.kill(held, signal.SIGKILL)
         assert rank_0.wait(60) == RANK_DIED
     assert not store.parent.exists()
+
+
+def test_a_rank_that_cannot_start_says_why_once(tiny_model: Path) -> None:
+    """As a message to the server, and nothing but what is usual in the log."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", ENGINE, REFUSING_RANK, "--fd", str(theirs.fileno())]
+    with ours, subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, text=True) as engine:
+        theirs.close()
+        ours.sendall(pack(Start(EngineConfig(model=str(tiny_model), device="cpu", tp=2, num_threads=1))))
+        said = b"".join(iter(partial(ours.recv, 1 << 16), b""))
+        _, log = engine.communicate(timeout=60)
+    assert decode_events(FrameSplitter(), said) == [Failed("rank 1: the cache leaves no memory")]
+    assert engine.returncode == RANK_DIED
+    assert "Traceback" not in log
+    assert "CRITICAL" not in log
 
 
 def test_shares() -> None:
