@@ -69,6 +69,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from engine.server.serve import serve
 
     launch = make_launch(options, environ)
+    _check_directory(options)
     sock = bind(options.host, options.port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(launch, sock))
@@ -250,6 +251,26 @@ def _find_model(options: argparse.Namespace) -> Path:
     from engine.hub import resolve
 
     return resolve(options.model, options.revision)
+
+
+def _check_directory(options: argparse.Namespace) -> None:
+    """Refuse a directory that is no model before a port is announced; what the hub has to be asked for comes later.
+
+    Raises:
+        ConfigError: it does not exist, or has no configuration that can be read.
+    """
+    if options.model is None:
+        return
+    from engine.hub import may_be_repository
+    from engine.model_config import load_model_config
+
+    if may_be_repository(options.model):
+        return
+    path = _find_model(options)
+    if options.speech == "only":
+        _find_speech(options, path)
+    else:
+        load_model_config(path)
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

@@ -74,6 +74,11 @@ def resolve(model: str, revision: str | None = None, *, api: HubApi | None = Non
     raise ConfigError(f"{model}: no such directory, and not a hub id such as owner/name")
 
 
+def may_be_repository(model: str) -> bool:
+    """Whether a model has to be asked for on the hub, since no local directory has this name."""
+    return not Path(model).expanduser().is_dir() and _REPO_ID.fullmatch(model) is not None
+
+
 def _fetch(model: str, revision: str | None, api: HubApi) -> Path:
     try:
         info = api.model_info(model, revision=revision, files_metadata=True)

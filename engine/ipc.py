@@ -8,6 +8,7 @@ typed values, so nothing that arrives can be code.
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -161,10 +162,11 @@ def decode_events(splitter: FrameSplitter, data: bytes) -> list[Event]:
 
 
 class Channel:
-    """A worker's end of the link. One thread may send while another one receives."""
+    """A worker's end of the link. Any thread may send; one at a time receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._sending = threading.Lock()
 
     def send(self, event: Event) -> None:
         """Hand over one message.
@@ -172,7 +174,8 @@ class Channel:
         Raises:
             OSError: the server is gone.
         """
-        self._sock.sendall(pack(event))
+        with self._sending:
+            self._sock.sendall(pack(event))
 
     def receive(self) -> Iterator[Command]:
         """Commands as they come, until the server goes away.

@@ -90,3 +90,8 @@ def media_too_large(message: str) -> InvalidRequest:
 def undecodable(kind: MediaKind) -> InvalidRequest:
     """The one message for every failure inside a decoder, whose own text could hold addresses or content."""
     return invalid_media(f"the {kind} could not be decoded; send it whole, as {ACCEPTED[kind]}")
+
+
+def ends_decoders(kind: MediaKind) -> InvalidRequest:
+    """Two processes in a row came to their end over it."""
+    return invalid_media(f"the {kind} could not be decoded: it ended the process that tried, and the next one, too")

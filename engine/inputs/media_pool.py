@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -11,8 +12,10 @@ from engine.core.request import MediaKind
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.decode_wire import Job, Reply, Setup
 from engine.inputs.fenced import FencedGoneError, FencedProcess
-from engine.inputs.media import EncodedMedia, Preprocessed, undecodable
+from engine.inputs.media import EncodedMedia, Preprocessed, ends_decoders, undecodable
 from engine.inputs.processor_config import MediaConfig
+
+log = logging.getLogger(__name__)
 
 START_LIMIT_S = 60
 _reply_decoder = msgspec.msgpack.Decoder(Reply)  # built here, where there is one thread: see server/jsonbody.py
@@ -22,7 +25,8 @@ class MediaPool:
     """Workers for media, one job each at a time; further jobs wait their turn.
 
     A worker that crashes, takes too long or too much memory, or whose request is cancelled, is killed. Its place is
-    filled again by the next job that gets it.
+    filled again by the next job that gets it. The job of one that ended by itself, for which somebody else may be to
+    blame, is tried once more.
     """
 
     def __init__(
@@ -77,15 +81,18 @@ class MediaPool:
         With `clip_hz` it is a reference clip, and comes back as `preprocess.reference_clip` makes it.
 
         Raises:
-            InvalidRequest: the medium is refused, or was the end of its worker.
+            InvalidRequest: the medium is refused, takes too long, or was the end of two workers.
+            NoWorkerError: there is no worker for it.
         """
         parts = data if isinstance(data, tuple) else (data,)
         job = Job(kind, EncodedMedia(parts, declared_mime), clip_hz)
         slot = await self._idle.get()
         try:
-            reply = await self._run(slot, job)
-        except (TimeoutError, FencedGoneError):
+            reply = await self._run_again(slot, job)
+        except TimeoutError:
             raise undecodable(kind) from None
+        except FencedGoneError:
+            raise ends_decoders(kind) from None
         finally:
             self._idle.put_nowait(slot)
         if reply.result is None:
@@ -102,6 +109,18 @@ class MediaPool:
         for worker in self._workers:
             worker.reap()
 
+    async def _run_again(self, slot: int, job: Job) -> Reply:
+        """`_run`; where the worker ended, which says little of the medium, once more with a new one."""
+        try:
+            return await self._run(slot, job)
+        except FencedGoneError as error:
+            if error.code is None:  # an answer of the file's own making
+                raise undecodable(job.kind) from None
+            if self._is_closed:
+                raise NoWorkerError(is_sudden=False) from None
+            log.warning("a media worker is gone (%s): its job is tried once more", error)
+            return await self._run(slot, job)
+
     async def _run(self, slot: int, job: Job) -> Reply:
         if not self._workers[slot].is_alive:
             self._refill(slot)
@@ -117,7 +136,7 @@ class MediaPool:
         """Set up the new worker in this place; if it is killed meanwhile, which no medium is to blame for, one more."""
         try:
             await self._set_up(self._workers[slot])
-        except _NoStartError as error:
+        except NoWorkerError as error:
             if not error.is_sudden or self._is_closed:
                 raise
             self._refill(slot)
@@ -127,12 +146,12 @@ class MediaPool:
         try:
             reply = await worker.ask(self._setup, _reply_decoder, START_LIMIT_S, self._threads)
         except (TimeoutError, FencedGoneError) as error:
-            raise _NoStartError(is_sudden=isinstance(error, FencedGoneError)) from None
+            raise NoWorkerError(is_sudden=isinstance(error, FencedGoneError)) from None
         if reply.message:
             raise ConfigError(reply.message)
 
 
-class _NoStartError(ConfigError):
+class NoWorkerError(ConfigError):
     """A worker ended before it was ready (suddenly), or did not get ready in time."""
 
     def __init__(self, *, is_sudden: bool) -> None:

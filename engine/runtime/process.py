@@ -18,7 +18,8 @@ from engine.core.request import GenerationRequest
 from engine.errors import ConfigError, WeightError, WorkerDied
 from engine.ipc import Abort, Channel, Command, Failed, Ready, Report, Start, Submit
 
-Build = Callable[[EngineConfig], tuple[EngineLoop, EngineInfo]]
+# Loads the engine; the second argument takes, from any thread, why it fails, where this process has to end at once.
+Build = Callable[[EngineConfig, Callable[[str], None]], tuple[EngineLoop, EngineInfo]]
 
 
 class EngineProcess:
@@ -94,7 +95,7 @@ def _serve(channel: Channel, inbox: Inbox, build: Build) -> int:
     if not isinstance(start, Start):
         return 0  # the server went away before it said anything
     try:
-        loop, info = build(start.config)
+        loop, info = build(start.config, lambda reason: channel.send(Failed(reason)))
     except (ConfigError, WeightError, WorkerDied) as error:
         channel.send(Failed(str(error)))
         return 1
@@ -107,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve(inherited_socket("engine.runtime.process", "engine", argv), _build)
 
 
-def _build(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
+def _build(config: EngineConfig, tell: Callable[[str], None]) -> tuple[EngineLoop, EngineInfo]:
     # Imported late: torch takes seconds, and a server that is gone by then must be noticed.
     from engine.runtime.start import build_engine
 
-    return build_engine(config)
+    return build_engine(config, tell)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ it, since the others would wait for it for ever.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,9 +19,11 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import torch
@@ -27,7 +31,8 @@ import torch.distributed as dist
 
 from engine.config import EngineConfig
 from engine.core.request import Step, StepResult
-from engine.errors import RANK_DIED
+from engine.environment import without_secrets
+from engine.errors import RANK_DIED, EngineError
 from engine.ipc import FrameSplitter, frame
 from engine.parallel import TensorParallel
 from engine.runtime.build import LoadedEngine, load_engine
@@ -54,29 +59,49 @@ class StartRank(msgspec.Struct, frozen=True):
 class RankGroup:
     """The other ranks' processes, seen from rank 0."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
+        """`report` takes, in a thread, what keeps a rank from starting; this process ends when it comes back."""
+        self._report = report
         self._closing = False
         self._sockets: list[socket.socket] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="ming-ranks-")  # mode 0700
-        self.store = str(Path(self._folder.name) / "store")
+        self._folder = tempfile.mkdtemp(prefix="ming-ranks-")  # mode 0700
+        atexit.register(self._remove_folder)
+        self.store = str(Path(self._folder) / "store")
         for rank in range(1, config.tp):
             self._spawn(StartRank(config, rank, self.store))
 
     def _spawn(self, start: StartRank) -> None:
         mine, theirs = socket.socketpair()
         command = [sys.executable, "-m", "engine.runtime.ranks", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=without_secrets(os.environ))
         theirs.close()
         self._sockets.append(mine)
         mine.sendall(frame(msgspec.msgpack.encode(start)))
         threading.Thread(target=self._watch, args=(process, start.rank), daemon=True).start()
+        threading.Thread(target=self._listen, args=(mine, start.rank), daemon=True).start()
 
     def _watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
         code = process.wait()
         if not self._closing:
             log.critical("tensor-parallel rank %d ended with code %d; the engine cannot go on", rank, code)
-            # The main thread may be inside a collective that will never end, so nothing gentler works.
-            os._exit(RANK_DIED)
+            self._end()
+
+    def _listen(self, sock: socket.socket, rank: int) -> None:
+        """A rank says one thing at most: why it cannot start."""
+        with suppress(OSError):  # it is gone, which `_watch` tells
+            for reason in _frames(sock):
+                try:
+                    self._report(f"rank {rank}: {reason.decode()}")
+                finally:
+                    self._end()
+
+    def _end(self) -> NoReturn:
+        """The main thread may be inside a collective that will never end, so nothing gentler works."""
+        self._remove_folder()
+        os._exit(RANK_DIED)
+
+    def _remove_folder(self) -> None:
+        _remove(self._folder)
 
     def send(self, step: Step) -> None:
         """Hand a step to every other rank."""
@@ -88,8 +113,9 @@ class RankGroup:
         """Let the ranks go."""
         self._closing = True
         for sock in self._sockets:
+            sock.shutdown(socket.SHUT_RDWR)  # a thread waits for it, and would keep it open
             sock.close()
-        self._folder.cleanup()
+        self._remove_folder()
 
 
 class RankedRunner:
@@ -125,13 +151,18 @@ def join(config: EngineConfig, rank: int, store: str) -> LoadedEngine:
     return load_engine(config, TensorParallel(rank, config.tp))
 
 
+def _remove(folder: str) -> None:
+    """Remove the folder in which the ranks meet. Every rank that comes to its end does, since others may be killed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _frames(sock: socket.socket) -> Iterator[bytes]:
     splitter = FrameSplitter()
     while data := sock.recv(_RECEIVE_BYTES):
         yield from splitter.feed(data)
 
 
-def _leave_with_rank_0(sock: socket.socket) -> None:
+def _leave_with_rank_0(sock: socket.socket, folder: str) -> None:
     """Thread: end this process soon after rank 0, whatever the main thread does.
 
     It may never come back to read the end of the socket: from a kernel that waits for rank 0, say.
@@ -144,23 +175,40 @@ def _leave_with_rank_0(sock: socket.socket) -> None:
         time.sleep(_EXIT_GRACE_S)
     time.sleep(_EXIT_GRACE_S)
     log.critical("rank 0 is gone; this rank ends in the middle of what it does")
+    _remove(folder)
     os._exit(RANK_DIED)
+
+
+def _give_up(sock: socket.socket, frames: Iterator[bytes], error: EngineError) -> NoReturn:
+    """Tell rank 0 why this rank cannot start, and stay until it hangs up.
+
+    Its main thread may wait for this rank, and would otherwise find it gone before it knows why.
+    """
+    with suppress(OSError):  # rank 0 is gone: it may have the same to say
+        sock.sendall(frame(str(error).encode()))
+        deque(frames, maxlen=0)
+    os._exit(2)
 
 
 def main(fd: int) -> None:
     """One rank's life: load, then run steps until rank 0 hangs up."""
     with socket.socket(fileno=fd) as sock:
-        threading.Thread(target=_leave_with_rank_0, args=(sock,), daemon=True).start()
         frames = _frames(sock)
         start = msgspec.msgpack.decode(next(frames), type=StartRank)
+        folder = str(Path(start.store).parent)
+        threading.Thread(target=_leave_with_rank_0, args=(sock, folder), daemon=True).start()
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rank {start.rank} %(name)s: %(message)s")
-        runner = join(start.config, start.rank, start.store).runner
+        try:
+            runner = join(start.config, start.rank, start.store).runner
+        except EngineError as error:
+            _give_up(sock, frames, error)
         under_way: deque[Launched] = deque()
         for body in frames:
             # Rank 0 has read the tokens of all but one earlier step when it submits another, and so must this rank.
             while len(under_way) > 1:
                 runner.finish(under_way.popleft())
             under_way.append(runner.launch(_step_decoder.decode(body)))
+    _remove(folder)
     os._exit(0)  # torch's process group would wait for ranks that are gone
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,20 +19,26 @@ from engine.runtime.hosts import lead
 from engine.runtime.model_runner import LocalRunner
 from engine.runtime.ranks import RankedRunner, RankGroup, join
 
+log = logging.getLogger(__name__)
 
-def build_engine(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
+Tell = Callable[[str], None]
+
+
+def build_engine(config: EngineConfig, tell: Tell = log.critical) -> tuple[EngineLoop, EngineInfo]:
     """Load the model on every rank and put the scheduler in front of it.
+
+    `tell` takes, in a thread, why another rank of this host cannot start, before this process ends.
 
     Raises:
         ConfigError: configuration, checkpoint and machine do not fit together.
         WeightError: the checkpoint does not fill the model.
         WorkerDied: a rank on another host is gone.
     """
-    loaded, loop = start_engine(config)
+    loaded, loop = start_engine(config, tell)
     return loop, loaded.info
 
 
-def start_engine(config: EngineConfig) -> tuple[LoadedEngine, EngineLoop]:
+def start_engine(config: EngineConfig, tell: Tell = log.critical) -> tuple[LoadedEngine, EngineLoop]:
     """As `build_engine`, with this rank's own model at hand: for what looks at it between steps."""
     if config.tp < 1:
         raise ConfigError(f"--tp {config.tp}: want at least 1")
@@ -41,7 +49,7 @@ def start_engine(config: EngineConfig) -> tuple[LoadedEngine, EngineLoop]:
     if config.torchrun is not None:
         loaded, runner = lead(config, config.torchrun)
         return loaded, loaded.make_loop(runner)
-    group = RankGroup(config)
+    group = RankGroup(config, tell)
     loaded = join(config, 0, group.store)
     return loaded, loaded.make_loop(RankedRunner(group, LocalRunner(loaded.runner)))
 

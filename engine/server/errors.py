@@ -13,7 +13,7 @@ ErrorType = Literal[
     "invalid_request_error", "authentication_error", "rate_limit_error", "server_error", "timeout_error"
 ]
 
-RETRY_AFTER_S = 5  # for states that pass by themselves: starting and draining
+RETRY_AFTER_S = 5  # for states that pass by themselves: starting, draining, and workers that are replaced
 
 
 class ApiError(EngineError):
@@ -54,12 +54,13 @@ def internal_error(request_id: str) -> ApiError:
     return ApiError(500, "server_error", message, code="internal_error", headers={"x-should-retry": "false"})
 
 
-def unavailable(code: Literal["starting", "draining", "engine_failed"]) -> ApiError:
+def unavailable(code: Literal["starting", "draining", "engine_failed", "media_failed"]) -> ApiError:
     """The server takes no work now."""
     message = {
         "starting": "The model is still loading. Try again soon.",
         "draining": "The server is shutting down.",
         "engine_failed": "The engine has stopped.",
+        "media_failed": "The processes that decode media are not there. Try again soon.",
     }[code]
     return ApiError(503, "server_error", message, code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
 

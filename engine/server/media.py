@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from engine.errors import ConfigError, InvalidRequest
 from engine.inputs.chat import MediaTokens, Prompt
 from engine.inputs.fetch import MediaFetcher
 from engine.inputs.media import EncodedMedia, Preprocessed
-from engine.inputs.media_pool import MediaPool
+from engine.inputs.media_pool import MediaPool, NoWorkerError
 from engine.inputs.messages import MediaPart
+from engine.server.errors import ApiError, unavailable
 from engine.server.jsonbody import refused
+
+log = logging.getLogger(__name__)
 
 DEFAULT_LIMITS: Mapping[MediaKind, int] = {"image": 16, "audio": 4, "video": 2}
 
@@ -53,6 +57,7 @@ class MediaLoader:
         Raises:
             Overloaded: `hold` refuses more.
             InvalidRequest: a part cannot be had or decoded; the others are abandoned.
+            ApiError: there is no process to decode it.
         """
         await self._ensure_started()
         tasks = [asyncio.create_task(self._load(part, hold)) for part in parts]
@@ -76,6 +81,8 @@ class MediaLoader:
         except ConfigError as error:
             if self._start is start:
                 self._start = None  # what kept the workers from starting may have passed by the next request
+            if isinstance(error, NoWorkerError):
+                raise _no_worker(error) from None
             raise refused("messages", f"media input is not available on this server: {error}") from None
 
     async def _load(self, part: MediaPart, hold: Callable[[int], None]) -> Preprocessed:
@@ -87,6 +94,8 @@ class MediaLoader:
             return decoded
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=part.where, code=error.code, status=error.status) from None
+        except NoWorkerError as error:
+            raise _no_worker(error) from None
 
     async def _fetch(self, part: MediaPart) -> EncodedMedia:
         outcome = "cancelled"
@@ -100,6 +109,12 @@ class MediaLoader:
             if part.url[:5].lower() != "data:":
                 self._fetches[outcome] += 1
         return media
+
+
+def _no_worker(error: NoWorkerError) -> ApiError:
+    """Nothing is wrong with the request; why is for the log."""
+    log.error("%s", error)
+    return unavailable("media_failed")
 
 
 def check_parts(parts: Sequence[MediaPart], modalities: Sequence[str], limits: Mapping[MediaKind, int]) -> None:

@@ -80,7 +80,7 @@ _ERRORS = {
     429: "The queue is full; Retry-After says when to come back.",
     431: "The headers are too large.",
     500: "The server failed.",
-    503: "The server is starting, draining, or its engine has failed.",
+    503: "The server is starting, draining, or its engine or its decoders have failed.",
     504: "The request took longer than the server allows.",
 }
 _ERRORS_WITHOUT_BODY = (400, 401, 404, 421, 431, 500, 503)

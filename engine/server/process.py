@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
+from engine.environment import without_secrets
 from engine.errors import ConfigError
 from engine.ipc import Command, FrameError, FrameSplitter, decode_events, pack
 from engine.server.worker import Handle, WorkerState
@@ -77,7 +79,11 @@ class WorkerProcess(Generic[H]):
         with theirs:
             # Its standard output is ours to keep for results: whatever a library prints goes to the log.
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, "--fd", str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdout=2
+                *self._command,
+                *("--fd", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdout=2,
+                env=without_secrets(os.environ),
             )
         log.info("%s process %d started", self._name, self._process.pid)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)

@@ -225,7 +225,9 @@ async def steady_num_fds(pid: int) -> int:
     return min(counts)
 
 
-def test_killed_decoder_costs_one_request(small: RunningServer) -> None:
+def test_killed_decoders_cost_no_request(small: RunningServer) -> None:
+    """Before they have the picture, and while they have it: nobody can say that it was the picture's fault."""
+
     async def killed(after_s: float) -> Answer | None:
         decoders = pids_of(small.process.pid, DECODER)
         with held_still(decoders):
@@ -235,15 +237,12 @@ def test_killed_decoder_costs_one_request(small: RunningServer) -> None:
                 kill(pid)
         return await connection.answer()
 
-    for wait_s in WAITS_S:  # a decoder that dies before it has the picture costs nothing
+    for wait_s in WAITS_S[:4]:
         assert is_served(small)
         answer = asyncio.run(killed(wait_s))
         assert answer is not None
-        if answer.status != 200:
-            break
-    assert answer is not None
-    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_media")
-    assert is_served(small)
+        assert (answer.status, answer.json().get("error")) == (200, None)
+    assert "tried once more" in small.log.read_text()
 
 
 # --- signals and kills under load

@@ -27,9 +27,9 @@ from PIL import Image
 
 from engine.errors import ConfigError, InvalidRequest
 from engine.inputs import fenced, media_pool
-from engine.inputs.decode_wire import MAX_FRAME_BYTES, Reply, receive_frame, send_frame
+from engine.inputs.decode_wire import MAX_FRAME_BYTES, Job, Reply, receive_frame, send_frame
 from engine.inputs.media import EncodedMedia, Preprocessed
-from engine.inputs.media_pool import MediaPool
+from engine.inputs.media_pool import MediaPool, NoWorkerError
 from engine.inputs.preprocess import preprocess
 from engine.inputs.processor_config import ImageProcessorConfig, MediaConfig
 from tests.engine.inputs.media_files import AUDIO_FILES, VIDEO_FILES, audio_file, image_file, video_file, yamaha_wav
@@ -150,19 +150,68 @@ def test_jobs_wait_for_a_free_worker() -> None:
     with_pool(test, num_workers=2)
 
 
+async def killed_at_work(workers: MediaPool) -> None:
+    """The worker that is there, over a job that it was given and has not read."""
+    (pid,) = workers.pids
+    os.kill(pid, signal.SIGSTOP)
+    await until_taken(workers)
+    os.kill(pid, signal.SIGKILL)
+
+
 @linux
-def test_a_killed_worker_is_one_refusal_and_is_replaced() -> None:
+def test_a_killed_worker_costs_nobody_a_request() -> None:
+    """Who killed it is not known: its job is tried once more."""
+
     async def test(workers: MediaPool) -> None:
         (pid,) = workers.pids
-        os.kill(pid, signal.SIGSTOP)  # it can take the job, and does not answer
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.create_task(workers.preprocess("image", PNG, None))
+        await killed_at_work(workers)
+        assert (await job).arrays[0].num_tokens == 4
+        assert pid not in workers.pids
+
+    with_pool(test)
+
+
+@linux
+def test_what_ends_two_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    async def test(workers: MediaPool) -> None:
+        run = workers._run
+
+        async def run_to_the_end(slot: int, job: Job) -> Reply:
+            if not workers._workers[slot].is_alive:
+                workers._refill(slot)
+                await workers._get_ready(slot)
+            tried.append(workers.pids[slot])
+            os.kill(tried[-1], signal.SIGSTOP)  # it can take the job, and does not answer
+            running = asyncio.create_task(run(slot, job))
+            await killed_at_work(workers)
+            return await running
+
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "_run", run_to_the_end)
+            with pytest.raises(InvalidRequest, match="ended the process that tried, and the next one") as caught:
+                await workers.preprocess("image", PNG, None)
+        assert caught.value.code == "invalid_media"
+        assert len(set(tried)) == len(tried) == 2
+        await still_serves(workers)
+
+    with_pool(test)
+
+
+@linux
+def test_a_pool_that_is_closed_at_work_tries_nothing_again() -> None:
+    async def test(workers: MediaPool) -> None:
+        os.kill(workers.pids[0], signal.SIGSTOP)
+        before = workers.pids
         job = asyncio.create_task(workers.preprocess("image", PNG, None))
         await until_taken(workers)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(InvalidRequest, match="could not be decoded") as caught:
+        await workers.close()
+        with pytest.raises(NoWorkerError):
             await job
-        assert caught.value.code == "invalid_media"
-        await still_serves(workers)
-        assert pid not in workers.pids
+        assert workers.pids == before
 
     with_pool(test)
 

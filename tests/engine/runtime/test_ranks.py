@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from engine.config import EngineConfig
-from engine.errors import ConfigError
+from engine.errors import RANK_DIED, ConfigError
+from engine.ipc import Failed, FrameSplitter, Start, decode_events, pack
 from engine.parallel import TensorParallel
 from engine.runtime.build import load_engine
 from tests.engine.runtime.forced import NUM_STEPS, difference_of_ranks
@@ -61,12 +65,16 @@ print(json.dumps([info.tp, tokens(loop, requests)]))
 # A rank whose first step never returns, as from a kernel that waits for another rank; all around it is the real thing.
 HELD_RANK = """
 import os, sys, threading
+from pathlib import Path
 from types import SimpleNamespace
 from engine.runtime import ranks
-def launch(step):
-    print(os.getpid(), flush=True)
-    threading.Event().wait()
-ranks.join = lambda *_: SimpleNamespace(runner=SimpleNamespace(launch=launch))
+def join(config, rank, store):
+    Path(store).touch()
+    def launch(step):
+        print(os.getpid(), store, os.environ.get("HF_TOKEN"), flush=True)
+        threading.Event().wait()
+    return SimpleNamespace(runner=SimpleNamespace(launch=launch))
+ranks.join = join
 ranks.main(int(sys.argv[1]))
 """
 FIRST_RANK = """
@@ -76,9 +84,28 @@ from engine.core.request import Step
 from engine.runtime.ranks import RankGroup
 start = subprocess.Popen
 subprocess.Popen = lambda command, **options: start([sys.executable, "-c", sys.argv[1], command[-1]], **options)
-group = RankGroup(EngineConfig(model="none", tp=2))
+group = RankGroup(EngineConfig(model="none", tp=2), print)
 group.send(Step(0, (), ()))
 sys.stdin.read()
+"""
+
+# A rank that meets the others and then finds no room; and the engine process, real but for the rank that it starts.
+REFUSING_RANK = """
+import sys
+from engine.errors import ConfigError
+from engine.runtime import ranks
+def load_engine(config, tp):
+    raise ConfigError("the cache leaves no memory")
+ranks.load_engine = load_engine
+ranks.main(int(sys.argv[1]))
+"""
+ENGINE = """
+import subprocess, sys
+from engine.child import leave
+from engine.runtime import process
+start = subprocess.Popen
+subprocess.Popen = lambda command, **options: start([sys.executable, "-c", sys.argv[1], command[-1]], **options)
+leave(process.main(sys.argv[2:]))
 """
 
 
@@ -118,18 +145,52 @@ def test_bfloat16_logits_of_several_ranks(tiny_model: Path, tmp_path: Path) -> N
         assert 0 < max(found["lean"]) < 2e-2
 
 
-def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
-    """It holds the pipe of the output, too: that ends when both are gone."""
+@contextmanager
+def held_group() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """Rank 0, and the other one's process and store; that one is in the middle of a step."""
     command = [sys.executable, "-c", FIRST_RANK, HELD_RANK]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rank_0:
+    env = os.environ | {"HF_TOKEN": "hunter2"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as rank_0:
         assert rank_0.stdout is not None
-        held = int(rank_0.stdout.readline())
-        rank_0.kill()
+        held, store, secret = rank_0.stdout.readline().split()
+        assert secret == "None"
         try:
+            assert Path(store).exists()
+            yield rank_0, int(held), Path(store)
             assert rank_0.communicate(timeout=60) == ("", None)
         except subprocess.TimeoutExpired:
-            os.kill(held, signal.SIGKILL)
+            os.kill(int(held), signal.SIGKILL)
+            rank_0.kill()
             raise
+
+
+def test_a_rank_that_is_held_goes_with_a_killed_rank_0() -> None:
+    """It holds the pipe of the output, too: that ends when both are gone."""
+    with held_group() as (rank_0, _, store):
+        rank_0.kill()
+    assert not store.parent.exists()
+
+
+def test_a_killed_rank_leaves_no_file() -> None:
+    with held_group() as (rank_0, held, store):
+        os.kill(held, signal.SIGKILL)
+        assert rank_0.wait(60) == RANK_DIED
+    assert not store.parent.exists()
+
+
+def test_a_rank_that_cannot_start_says_why_once(tiny_model: Path) -> None:
+    """As a message to the server, and nothing but what is usual in the log."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", ENGINE, REFUSING_RANK, "--fd", str(theirs.fileno())]
+    with ours, subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, text=True) as engine:
+        theirs.close()
+        ours.sendall(pack(Start(EngineConfig(model=str(tiny_model), device="cpu", tp=2, num_threads=1))))
+        said = b"".join(iter(partial(ours.recv, 1 << 16), b""))
+        _, log = engine.communicate(timeout=60)
+    assert decode_events(FrameSplitter(), said) == [Failed("rank 1: the cache leaves no memory")]
+    assert engine.returncode == RANK_DIED
+    assert "Traceback" not in log
+    assert "CRITICAL" not in log
 
 
 def test_shares() -> None:

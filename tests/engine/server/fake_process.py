@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("--fd", type=int, required=True)
     options = parser.parse_args()
-    return serve(socket.socket(fileno=options.fd), lambda config: build(options.mode, config))
+    return serve(socket.socket(fileno=options.fd), lambda config, _: build(options.mode, config))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,8 +20,10 @@ from engine.ipc import Failed, Ready
 from engine.server import http, outputs
 from engine.server.errors import unavailable
 from engine.server.media import MediaLoader
+from tests.engine.inputs.media_files import image_file
 from tests.engine.server.endpoint import Endpoint, chat_body, decode_events, endpoint, on_loop
 from tests.engine.server.fake_engine import INFO, TOKENIZER, FakeEngine, says
+from tests.pressure.malformed_media import data_url
 
 CHAT = "/v1/chat/completions"
 
@@ -100,6 +103,28 @@ async def test_client_that_leaves_while_its_media_is_fetched() -> None:
         assert server.service.intake.num_requests == 0
         assert fetches == {"cancelled": 1}
         assert server.engine.requests == []
+
+
+@on_loop
+@pytest.mark.slow
+async def test_decoders_that_do_not_start_are_the_servers_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The request is told to come back, and when it does they may start."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
+    async with endpoint(is_ready=False) as server:
+        server.engine.handle.receive(Ready(replace(INFO, modalities=("text", "image"))))
+        server.service.open(TOKENIZER)
+        content = [{"type": "image_url", "image_url": {"url": data_url("image/png", image_file())}}]
+        body = {"messages": [{"role": "user", "content": content}]}
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            async with server.session.post(server.url + CHAT, json=body) as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["type"], error["code"]) == (503, "server_error", "media_failed")
+                assert response.headers["Retry-After"] == "5"
+        assert server.service.intake.num_requests == 0
+        assert (await server.post(CHAT, body))[0] == 200
 
 
 @on_loop

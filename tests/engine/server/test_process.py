@@ -123,6 +123,18 @@ def test_health_answers_while_the_engine_starts(tmp_path: Path) -> None:
         wait_for(lambda: not is_alive(server.engine_pid))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_engine_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MING_API_KEY", "HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    with running("ok", tmp_path) as server:
+        server.until_ready()
+        inherited = Path(f"/proc/{server.engine_pid}/environ").read_bytes()
+    assert b"hunter2" not in inherited
+    assert b"NCCL_DEBUG=WARN" in inherited
+
+
 def test_stream_that_runs_at_sigterm_completes(tmp_path: Path) -> None:
     with running("ok", tmp_path) as server:
         server.until_ready()
@@ -253,10 +265,16 @@ def test_port_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot be written" in done.stderr.splitlines()[-1]
 
 
-def test_model_that_is_not_there(tmp_path: Path) -> None:
-    done = run_engine("--port", "0", "--model", str(tmp_path / "absent"))
+@pytest.mark.parametrize("speech", ["auto", "only"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_directory_that_is_no_model(tmp_path: Path, is_there: bool, speech: str) -> None:
+    """One line, and not a word of a port at which nobody will be served."""
+    folder = tmp_path / "folder"
+    if is_there:
+        folder.mkdir()
+    done = run_engine("--port", "0", "--model", str(folder), "--speech", speech)
     assert done.returncode == 2
-    assert "absent" in done.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"error: .*{re.escape(str(folder))}.*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
