@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -31,3 +33,13 @@ def _git(file: Path, *words: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def command_line(module: str, arguments: Sequence[str]) -> str:
+    """How a measurement is typed again; a file at an absolute path by its name: the place is of one machine."""
+    return shlex.join(["python", "-m", module, *(_portable(argument) for argument in arguments)])
+
+
+def _portable(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{Path(value).name}" if value.startswith("/") else argument

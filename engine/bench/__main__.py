@@ -29,7 +29,7 @@ from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.model_config import LLMConfig
 from engine.runtime.build import LoadedEngine
 from engine.runtime.start import start_engine
-from engine.source import source_commit
+from engine.source import command_line, source_commit
 
 _EXAMPLES = """\
 examples:
@@ -220,7 +220,7 @@ def _header(
         "paths": options.paths,
         "commit": options.commit,
         "torch": torch.__version__,
-        "command": "python -m engine.bench " + " ".join(sys.argv[1:]),
+        "command": command_line("engine.bench", sys.argv[1:]),
         "layers": options.layers,
         "prompt_tokens": options.prompt_tokens,
         "output_tokens": options.output_tokens,

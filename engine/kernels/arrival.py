@@ -24,6 +24,28 @@ def is_last(counter_ptr, num_programs):
     return tl.atomic_add(counter_ptr, 1, sem="acq_rel") == num_programs - 1
 
 
+@jit
+def store_sum(
+    acc, parts_ptr, counter_ptr, y_ptr, cell, mask, part, size, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Store part `part` of SPLITS [ROWS, COLUMNS] in parts of `size`; the last program adds all, to `cell` of y.
+
+    They are added in their order whoever is last, so that equal inputs give equal bits.
+    """
+    if SPLITS == 1:
+        tl.store(y_ptr + cell, acc, mask=mask)
+    else:
+        tl.store(parts_ptr + part * size + cell, acc, mask=mask)
+        if is_last(counter_ptr, SPLITS):
+            total = tl.zeros([ROWS, COLUMNS], tl.float32)
+            for _ in range(SPLITS):
+                total += tl.load(parts_ptr + cell, mask=mask, other=0.0, cache_modifier=".cg")
+                parts_ptr += size
+            tl.store(y_ptr + cell, total, mask=mask)
+            tl.store(counter_ptr, 0)  # for the next launch
+
+
 def counters(count: int) -> Callable[[torch.device], Tensor]:
     """Device -> zeros int32 [count], the same ones each time: for the launches of one kernel."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.arrival import counters, is_last
+from engine.kernels.arrival import counters, store_sum
 from engine.kernels.paths import current
 from engine.kernels.programmatic import launch_options, prefetch_each, wait_then_release
 from engine.kernels.triton_support import cdiv, jit, next_power_of_2, tl, use_kernel
@@ -72,18 +72,7 @@ def _few_rows_kernel(
     acc = _tile(w_ptr, x_ptr, row, row_ok, feature, begins, n, k, CHUNK, ROWS, BLOCK_N, BLOCK_K)
     mask = (feature < n)[:, None] & row_ok[None, :]
     cell = row.to(tl.int64)[None, :] * n + feature[:, None]
-    if SPLITS == 1:
-        tl.store(y_ptr + cell, acc, mask=mask)
-    else:
-        size = num_rows * n
-        tl.store(parts_ptr + part * size + cell, acc, mask=mask)
-        if is_last(arrived_ptr + block, SPLITS):
-            total = tl.zeros([BLOCK_N, ROWS], tl.float32)
-            for _ in range(SPLITS):
-                total += tl.load(parts_ptr + cell, mask=mask, other=0.0, cache_modifier=".cg")
-                parts_ptr += size
-            tl.store(y_ptr + cell, total, mask=mask)
-            tl.store(arrived_ptr + block, 0)  # for the next launch
+    store_sum(acc, parts_ptr, arrived_ptr + block, y_ptr, cell, mask, part, num_rows * n, SPLITS, BLOCK_N, ROWS)
 
 
 @jit

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.arrival import counters, is_last
+from engine.kernels.arrival import counters, store_sum
 from engine.kernels.few_rows import few_rows, takes_few_rows
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
@@ -74,10 +74,7 @@ def _skinny_kernel(
     SPLIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """y [T, n] of BLOCK_N weight rows, ROWS rows of x and one part of the columns; the last part to finish adds all.
-
-    The parts are added in their order whoever is last, so that equal inputs give equal bits.
-    """
+    """y [T, n] of BLOCK_N weight rows, ROWS rows of x and one part of the columns; the last part to finish adds all."""
     wait_then_release(PDL)
     block, part, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = block * BLOCK_N
@@ -97,19 +94,8 @@ def _skinny_kernel(
     feature = first + tl.arange(0, BLOCK_N)
     mask = (feature < n)[:, None] & row_ok[None, :]
     cell = row.to(tl.int64)[None, :] * n + feature[:, None]
-    if SPLITS == 1:
-        tl.store(y_ptr + cell, acc, mask=mask)
-    else:
-        size = num_rows * n
-        tl.store(parts_ptr + part * size + cell, acc, mask=mask)
-        counter = arrived_ptr + tile * tl.num_programs(0) + block
-        if is_last(counter, SPLITS):
-            total = tl.zeros([BLOCK_N, ROWS], tl.float32)
-            for _ in range(SPLITS):
-                total += tl.load(parts_ptr + cell, mask=mask, other=0.0, cache_modifier=".cg")
-                parts_ptr += size
-            tl.store(y_ptr + cell, total, mask=mask)
-            tl.store(counter, 0)  # for the next launch
+    counter = arrived_ptr + tile * tl.num_programs(0) + block
+    store_sum(acc, parts_ptr, counter, y_ptr, cell, mask, part, num_rows * n, SPLITS, BLOCK_N, ROWS)
 
 
 def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.source import source_commit
+from engine.source import command_line, source_commit
 from engine.stages.generated import generate_model, released_config, tiny_config
 from engine.stages.load import SpeechModel
 from engine.stages.noise import SeededNoise
@@ -277,7 +277,7 @@ def _relative(got: Tensor, want: Tensor) -> float:
 
 def _describe(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "command": "python -m engine.stages.bench " + " ".join(sys.argv[1:]),
+        "command": command_line("engine.stages.bench", sys.argv[1:]),
         "commit": options.commit,
         "hardware": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         "torch": torch.__version__,

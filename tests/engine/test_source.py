@@ -36,3 +36,19 @@ def test_the_commit_is_that_of_the_source_wherever_it_runs(tmp_path: Path, monke
     assert source.source_commit(installed) is None, "nothing of that repository"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert source.source_commit() is None, "without git nothing is known"
+
+
+def test_a_recorded_command_names_no_place_of_one_machine() -> None:
+    typed = [
+        "--json",
+        "/a/b/gpu.json",
+        "--out=/a/c",
+        "--paths",
+        "lean rows",
+        "--model",
+        "here/model",
+        "--batches",
+        "1,32",
+    ]
+    want = "python -m engine.bench --json gpu.json --out=c --paths 'lean rows' --model here/model --batches 1,32"
+    assert source.command_line("engine.bench", typed) == want

@@ -23,7 +23,7 @@ from engine.kernels.bench.step import step_cases
 from engine.kernels.bench.timing import Ceilings, eager_s, measure_ceilings, replay_s
 from engine.kernels.bench.tokens import token_cases
 from engine.kernels.triton_support import TritonError
-from engine.source import source_commit
+from engine.source import command_line, source_commit
 
 GROUPS: dict[str, Callable[[Source], Iterator[Case]]] = {
     "tokens": token_cases,
@@ -187,7 +187,7 @@ def table(ceilings: Ceilings, rows: Sequence[Row], commit: str | None) -> str:
     """All rows as JSON, with what they were measured on."""
     content = {
         "hardware": torch.cuda.get_device_name(),
-        "command": "python -m engine.kernels.bench " + " ".join(sys.argv[1:]),
+        "command": command_line("engine.kernels.bench", sys.argv[1:]),
         "commit": commit,
         "torch": torch.__version__,
         "python": platform.python_version(),
