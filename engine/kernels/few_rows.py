@@ -121,7 +121,7 @@ def few_rows(x: Tensor, weight: Tensor, out: Tensor | None = None, tuning: FewRo
             f"out {tuple(out.shape)}; at most {MOST_ROWS} rows, without gaps"
         )
     t = tuning or FewRowsTuning(chunk=512 if num_rows <= 32 else 1024)  # of more rows two programs fit, not three
-    block_k = min(t.block_k // (x.element_size() // 2), max(16, next_power_of_2(k)))
+    block_k = max(16, min(t.block_k // (x.element_size() // 2), next_power_of_2(k)))  # the least of a product is 16
     chunk = max(block_k, min(t.chunk, next_power_of_2(k)))
     blocks, splits = cdiv(n, t.block_n), cdiv(k, chunk)
     assert blocks <= MOST_BLOCKS, "more features than there are counters for"

@@ -14,6 +14,7 @@ from engine.kernels.heads_attention import heads_attention
 from engine.kernels.paged_attention import PagedLayout, paged_attention_reference
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope, qk_norm_rope_reference
+from engine.kernels.triton_support import INTERPRET
 from engine.layers.attention import Attention
 from engine.layers.batch import Batch, LayerCache
 from engine.layers.rope import Rotation
@@ -79,10 +80,12 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def assert_same_bits(got: Tensor, want: Tensor) -> None:
-    """Equal bit for bit, NaN included."""
-    integers = torch.int32 if got.dtype == torch.float32 else torch.int16
-    assert torch.equal(got.view(integers), want.view(integers))
+def assert_same_cells(got: Tensor, want: Tensor) -> None:
+    """The same cells are written. Compiled, two kernels may round differently; the interpreter gives the same bits."""
+    assert torch.equal(got.isnan(), want.isnan())
+    if INTERPRET:
+        assert torch.equal(got.nan_to_num(), want.nan_to_num())
+    assert_near(got.nan_to_num(), want.nan_to_num())
 
 
 def check(step: Step, tuning: DecodeTuning) -> None:
@@ -93,7 +96,7 @@ def check(step: Step, tuning: DecodeTuning) -> None:
     assert_near(out[attends], want[attends])
     assert not out[~attends].any()
     for got, stored in zip(caches, step.stored(), strict=True):
-        assert_same_bits(got, stored)
+        assert_same_cells(got, stored)
 
 
 @pytest.mark.parametrize("heads", HEADS)

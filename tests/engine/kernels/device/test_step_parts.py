@@ -27,8 +27,10 @@ STEPS = 4
 
 
 @pytest.fixture(autouse=True)
-def _devices_by_name(_no_lucky_memory: None) -> None:
+def _as_served(_no_lucky_memory: None) -> None:
+    """Devices by name, and new tensors unfilled: a fill is a launch that no served step makes."""
     torch.set_default_device(None)
+    torch.use_deterministic_algorithms(False)
 
 
 class Products(TorchDispatchMode):
