@@ -296,6 +296,9 @@ def _choose_grouped_quantised(rows_per_expert: float) -> GroupedTuning:
 
 
 def _choose_grouped_split(rows_per_expert: float) -> GroupedTuning:
+    """On one H200 0.79 and 0.90 times what widening takes at 64 and 256 rows an expert, tp 2."""
     if rows_per_expert <= 12:
         return GroupedTuning(16, 64, 128, 128, 128, 4, 3, split=True)
-    return _choose_grouped_quantised(rows_per_expert)
+    if rows_per_expert <= 96:
+        return GroupedTuning(32, 64, 128, 64, 128, 4, 3, split=True)
+    return GroupedTuning(64, 32, 128, 64, 128, 4, 4, split=True)

@@ -95,12 +95,19 @@ VARIANTS: Final[Mapping[str, Paths]] = {
 DEFAULT: Final = "lean"
 
 _PLAIN: Final = Paths()
+_PROMPTS: Final = Paths(split_fp8=True)
+_LEAST_PROMPTS: Final = 256  # tokens from which products by the fp8 matrix unit save more than their launches take
 _current: ContextVar[Paths] = ContextVar("decode paths", default=_PLAIN)
 
 
 def current() -> Paths:
     """The ways that kernels launched now take."""
     return _current.get()
+
+
+def of_prompts(num_tokens: int) -> Paths:
+    """What a step of so many tokens takes that is not captured: it waits for launches, then for multiplications."""
+    return _PROMPTS if num_tokens >= _LEAST_PROMPTS else _PLAIN
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def thin(x: Tensor, weight: Weight, out: Tensor | None = None, tuning: ThinTunin
     if isinstance(weight, Quantised):
         if num_rows > MOST_ROWS:
             raise ValueError(f"thin: {num_rows} rows with fp8 weights; at most {MOST_ROWS} are multiplied")
-        t = tuning or choose_thin_fp8_tuning(k, num_rows)
+        t = tuning or choose_thin_fp8_tuning(k)
         return thin_fp8(x.contiguous(), weight, out, t.block_n, t.num_warps)
     t = tuning or choose_thin_tuning(k, x.element_size())
     _thin_kernel[(cdiv(n, t.block_n),)](
@@ -126,6 +126,9 @@ def choose_thin_tuning(k: int, element_bytes: int) -> ThinTuning:
     return ThinTuning(min(rows, 8), 4)
 
 
-def choose_thin_fp8_tuning(k: int, num_rows: int) -> ThinTuning:
-    """As many bytes of fp8 weights for one row, and half for two: values of both rows are in registers as well."""
-    return choose_thin_tuning(k, num_rows)
+def choose_thin_fp8_tuning(k: int) -> ThinTuning:
+    """As many bytes of fp8 weights, but no more than four rows: every one's sum is in registers as well.
+
+    On one H200 the query product takes 4.6 us for one row and 5.2 for two; with half as many weights 4.8 and 7.0.
+    """
+    return ThinTuning(min(4, choose_thin_tuning(k, 1).block_n), 4)

@@ -24,7 +24,7 @@ from engine.core.request import (
     TokenLogprob,
 )
 from engine.kernels.paged_attention import PagedLayout
-from engine.kernels.paths import DEFAULT, VARIANTS, Paths
+from engine.kernels.paths import DEFAULT, VARIANTS, Paths, of_prompts, taking
 from engine.kernels.stage_decode import Places
 from engine.layers.batch import Batch, LayerCache
 from engine.models.positions import positions_from_spans
@@ -133,7 +133,14 @@ class ModelRunner:
         decodes = _only_decodes(ordered, states)
         if decodes and self.graphs is not None and len(ordered) <= self.graphs.most:
             self._decode(self.graphs, ordered, states, launched)
-            return
+        else:
+            with taking(of_prompts(sum(chunk.count for chunk in ordered))):
+                self._run_packed(ordered, states, launched, decodes=decodes)
+
+    def _run_packed(
+        self, ordered: Sequence[Chunk], states: list[RequestState], launched: Launched, *, decodes: bool
+    ) -> None:
+        """Compute chunks of any lengths in one pass over their packed rows."""
         starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
         batch, features = self._batch(ordered, states, starts)
         embeddings = self.model.embed(self._ids(ordered, states, starts), features)

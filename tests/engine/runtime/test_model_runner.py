@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from engine.core.request import FinishReason, GenerationRequest
+from engine.kernels.paths import Paths, current
 from engine.models.thinker import Ming
 from tests.engine.runtime.helpers import make_loop, media_request, run, text_request, tokens
 
@@ -63,6 +65,22 @@ def test_prefix_cache_changes_nothing(tiny_model: Path, alone: dict[int, list[in
     found = tokens(loop, again)
     assert loop.stats().prefix_hits > 0
     assert {i - 100: found[i] for i in found} == alone
+
+
+def test_long_steps_multiply_fp8_as_it_is(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones wait for launches, of which that takes more."""
+    seen: list[tuple[int, Paths]] = []
+    embed = Ming.embed
+
+    def spy(self: Ming, ids: Tensor, *rest: Any) -> Tensor:
+        seen.append((len(ids), current()))
+        return embed(self, ids, *rest)
+
+    monkeypatch.setattr(Ming, "embed", spy)
+    run(make_loop(tiny_model), [text_request(31, 300, 2)])
+    run(make_loop(tiny_model), [text_request(32, 20, 2)])
+    assert seen == [(300, Paths(split_fp8=True)), (1, Paths()), (20, Paths()), (1, Paths())]
+    assert current() == Paths()
 
 
 def test_media_changes_the_answer(tiny_model: Path, alone: dict[int, list[int]]) -> None:

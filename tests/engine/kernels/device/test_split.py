@@ -145,11 +145,12 @@ def test_products_of_experts(num_tokens: int, size: str, tuning: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["even", "ragged"])
-def test_products_of_sorted_rows(size: str) -> None:
+@pytest.mark.parametrize("tile", [(16, 32, 64, 64, 32, 4, 3), (32, 64, 64, 64, 64, 4, 3), (64, 32, 64, 64, 64, 4, 4)])
+def test_products_of_sorted_rows(tile: tuple[int, ...], size: str) -> None:
     """The same where pairs are sorted: h in their order, y in that of the pairs."""
     w13, w2, _ = experts(*SIZES[size])
     x, (ids, _) = rows_of_all_sizes(21, w13.shape[2]), choose(21, 4, 2)
-    tuning = GroupedTuning(16, 32, 64, 64, 32, 4, 3, split=True)
+    tuning = GroupedTuning(*tile, split=True)
     grouping = group_pairs(ids, 4, tuning.rows)
     pairs = grouping.pairs.long()
     expert, tokens = ids.flatten(), x.repeat_interleave(2, dim=0)
