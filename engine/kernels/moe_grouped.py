@@ -34,7 +34,8 @@ class GroupedTuning:
 
     The second product takes few steps along its short inner side, so that its beginnings and ends weigh: with tiles
     and `down_warps` (0: as the first) small enough, one program's end hides behind another's products. `split` is fp8
-    weights times rows in two parts by the fp8 matrix unit (`moe_grouped_split`) in place of widening them.
+    weights times rows in two parts by the fp8 matrix unit (`moe_grouped_split`) in place of widening them. Tiles of at
+    most `tail` rows, if that is not 0, are multiplied as if they had room for no more: half of all experts end in one.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class GroupedTuning:
     num_stages: int
     down_warps: int = 0
     split: bool = False
+    tail: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,13 @@ def group_pairs(ids: Tensor, num_experts: int, rows: int) -> Grouping:
 
 @jit
 def _find_tile(tile, starts_ptr, first_tile_ptr, num_experts: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr):
-    """-> expert (num_experts behind the last tile), the tile's sorted positions [ROWS], and which of them exist."""
+    """-> expert (num_experts behind the last tile), the tile's first sorted position, and the expert's end."""
     index = tl.arange(0, BINS)
     first_tile = tl.load(first_tile_ptr + index, mask=index <= num_experts, other=2147483647)
     expert = tl.sum((first_tile <= tile).to(tl.int32), 0) - 1
     safe = tl.minimum(expert, num_experts - 1)
     start = tl.load(starts_ptr + safe) + (tile - tl.load(first_tile_ptr + safe)) * ROWS
-    row = start + tl.arange(0, ROWS)
-    return expert, row, row < tl.load(starts_ptr + safe + 1)
+    return expert, start, tl.load(starts_ptr + safe + 1)
 
 
 @jit
@@ -142,6 +143,7 @@ def _up_kernel(
     width: tl.constexpr,
     BINS: tl.constexpr,
     ROWS: tl.constexpr,
+    TAIL: tl.constexpr,
     FORMAT: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
@@ -151,13 +153,35 @@ def _up_kernel(
     """h [P, F] in sorted order. Programs of one tile are neighbours, so that its rows are read from L2 but once."""
     blocks: tl.constexpr = (width + BLOCK_F - 1) // BLOCK_F
     tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    expert, start, end = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
     if expert >= num_experts:
         return
-    token = (tl.load(pairs_ptr + row, mask=exists, other=0) // top_k).to(tl.int64)
     w_ptr = expert_at(w13_ptr, expert, 2 * width, dim, FORMAT)
     s_ptr = scales_at(scales_ptr, expert, 2 * width, dim, FORMAT, RB, CB)
     first = block * BLOCK_F
+    if TAIL > 0:  # noqa: SIM102 a constant and a number do not go together
+        if end - start <= TAIL:
+            _up_rows(
+                x_ptr, pairs_ptr, w_ptr, s_ptr, h_ptr, start, end, first, top_k, dim, width,
+                TAIL, FORMAT, RB, CB, BLOCK_F, BLOCK_K,
+            )  # fmt: skip
+            return
+    _up_rows(
+        x_ptr, pairs_ptr, w_ptr, s_ptr, h_ptr, start, end, first, top_k, dim, width,
+        ROWS, FORMAT, RB, CB, BLOCK_F, BLOCK_K,
+    )  # fmt: skip
+
+
+@jit
+def _up_rows(
+    x_ptr, pairs_ptr, w_ptr, s_ptr, h_ptr, start, end, first, top_k: tl.constexpr, dim: tl.constexpr,
+    width: tl.constexpr, ROWS: tl.constexpr, FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
+    BLOCK_F: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The sorted positions from `start` on, at most ROWS of them and none from `end` on."""
+    row = start + tl.arange(0, ROWS)
+    exists = row < end
+    token = (tl.load(pairs_ptr + row, mask=exists, other=0) // top_k).to(tl.int64)
     h = any_up_tile(w_ptr, s_ptr, x_ptr, token, exists, first, dim, width, FORMAT, ROWS, BLOCK_F, BLOCK_K, RB, CB)
     feature = first + tl.arange(0, BLOCK_F)
     mask = (feature < width)[:, None] & exists[None, :]
@@ -178,6 +202,7 @@ def _down_kernel(
     width: tl.constexpr,
     BINS: tl.constexpr,
     ROWS: tl.constexpr,
+    TAIL: tl.constexpr,
     FORMAT: tl.constexpr,
     RB: tl.constexpr,
     CB: tl.constexpr,
@@ -187,12 +212,34 @@ def _down_kernel(
     """y [P, D] in the order of the pairs."""
     blocks: tl.constexpr = (dim + BLOCK_D - 1) // BLOCK_D
     tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    expert, start, end = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
     if expert >= num_experts:
         return
     w_ptr = expert_at(w2_ptr, expert, dim, width, FORMAT)
     s_ptr = scales_at(scales_ptr, expert, dim, width, FORMAT, RB, CB)
-    first, rows = block * BLOCK_D, row.to(tl.int64)
+    first = block * BLOCK_D
+    if TAIL > 0:  # noqa: SIM102 a constant and a number do not go together
+        if end - start <= TAIL:
+            _down_rows(
+                h_ptr, pairs_ptr, w_ptr, s_ptr, y_ptr, start, end, first, dim, width,
+                TAIL, FORMAT, RB, CB, BLOCK_D, BLOCK_K,
+            )  # fmt: skip
+            return
+    _down_rows(
+        h_ptr, pairs_ptr, w_ptr, s_ptr, y_ptr, start, end, first, dim, width,
+        ROWS, FORMAT, RB, CB, BLOCK_D, BLOCK_K,
+    )  # fmt: skip
+
+
+@jit
+def _down_rows(
+    h_ptr, pairs_ptr, w_ptr, s_ptr, y_ptr, start, end, first, dim: tl.constexpr, width: tl.constexpr,
+    ROWS: tl.constexpr, FORMAT: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The same."""
+    row = start + tl.arange(0, ROWS)
+    exists, rows = row < end, row.to(tl.int64)
     y = any_down_tile(w_ptr, s_ptr, h_ptr, rows, exists, first, dim, width, FORMAT, ROWS, BLOCK_D, BLOCK_K, RB, CB)
     feature = first + tl.arange(0, BLOCK_D)
     pair = tl.load(pairs_ptr + row, mask=exists, other=0).to(tl.int64)
@@ -218,6 +265,7 @@ def up_grouped(x: Tensor, w13: Weight, grouping: Grouping, top_k: int, tuning: G
         width,
         BINS=next_power_of_2(num_experts + 1),
         ROWS=grouping.rows,
+        TAIL=tuning.tail,
         **format_of(w13),
         BLOCK_F=tuning.block_f,
         BLOCK_K=narrowed(tuning.up_k, w13),
@@ -243,6 +291,7 @@ def down_grouped(h: Tensor, w2: Weight, grouping: Grouping, tuning: GroupedTunin
         width,
         BINS=next_power_of_2(num_experts + 1),
         ROWS=grouping.rows,
+        TAIL=tuning.tail,
         **format_of(w2),
         BLOCK_D=tuning.block_d,
         BLOCK_K=narrowed(tuning.down_k, w2),

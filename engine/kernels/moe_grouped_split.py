@@ -41,9 +41,11 @@ def _grouped_split_up_kernel(
     """h [P, F] in sorted order. Programs of one tile are neighbours, as in `moe_grouped`."""
     blocks: tl.constexpr = (width + BLOCK_F - 1) // BLOCK_F
     tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    expert, start, end = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
     if expert >= num_experts:
         return
+    row = start + tl.arange(0, ROWS)
+    exists = row < end
     token = tl.where(exists, tl.load(pairs_ptr + row, mask=exists, other=0) // top_k, -1).to(tl.int64)
     w_ptr = expert_at(w13_ptr, expert, 2 * width, dim, "fp8")
     s_ptr = scales_at(scales_ptr, expert, 2 * width, dim, "fp8", RB, CB)
@@ -78,9 +80,11 @@ def _grouped_split_down_kernel(
     """y [P, D] in the order of the pairs."""
     blocks: tl.constexpr = (dim + BLOCK_D - 1) // BLOCK_D
     tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    expert, row, exists = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
+    expert, start, end = _find_tile(tile, starts_ptr, first_tile_ptr, num_experts, BINS, ROWS)
     if expert >= num_experts:
         return
+    row = start + tl.arange(0, ROWS)
+    exists = row < end
     w_ptr = expert_at(w2_ptr, expert, dim, width, "fp8")
     s_ptr = scales_at(scales_ptr, expert, dim, width, "fp8", RB, CB)
     first, rows = block * BLOCK_D, tl.where(exists, row, -1).to(tl.int64)

@@ -89,6 +89,13 @@ LARGE_TUNINGS = {
     "rows 128 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
     "rows 128 three downs": GroupedTuning(128, 128, 64, 64, 64, 8, 3, down_warps=4),
     "rows 128 two of each": GroupedTuning(128, 64, 64, 128, 64, 8, 3),
+    # Tiles that are nearly empty multiplied as smaller ones.
+    "rows 128 tail 64": GroupedTuning(128, 128, 64, 256, 64, 8, 3, tail=64),
+    "rows 128 tail 32": GroupedTuning(128, 128, 64, 256, 64, 8, 3, tail=32),
+    "rows 128 tail 64 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3, tail=64),
+    "rows 128 tail 64 three downs": GroupedTuning(128, 128, 64, 64, 64, 8, 3, down_warps=4, tail=64),
+    "rows 64 tail 32": GroupedTuning(64, 64, 64, 128, 64, 4, 4, tail=32),
+    "rows 64 tail 16": GroupedTuning(64, 64, 64, 128, 64, 4, 4, tail=16),
 }
 
 TUNINGS = Tunings(FEW_TUNINGS, GROUPED_TUNINGS, LARGE_TUNINGS)

@@ -159,7 +159,9 @@ def test_pairs_are_grouped_by_expert(num_tokens: int, rows: int) -> None:
 def _cover_kernel(
     starts_ptr, first_tile_ptr, owner_ptr, times_ptr, num_experts: tl.constexpr, bins: tl.constexpr, rows: tl.constexpr
 ):
-    expert, row, exists = _find_tile(tl.program_id(0), starts_ptr, first_tile_ptr, num_experts, bins, rows)
+    expert, start, end = _find_tile(tl.program_id(0), starts_ptr, first_tile_ptr, num_experts, bins, rows)
+    row = start + tl.arange(0, rows)
+    exists = row < end
     if expert < num_experts:
         tl.store(owner_ptr + row, expert + row * 0, mask=exists)
         tl.atomic_add(times_ptr + row, 1, mask=exists)
@@ -189,4 +191,16 @@ def test_tiles_that_do_not_divide_the_sizes(dtype: torch.dtype) -> None:
     x, (ids, weights) = layer.tokens(21), choose(21)
     tuning = GroupedTuning(rows=16, block_f=16, up_k=32, block_d=32, down_k=16, num_warps=4, num_stages=2, down_warps=2)
     got = moe_grouped(x, layer.w13, layer.w2, ids, weights, None, tuning)
+    assert_near(got, fused_moe_reference(x, layer.w13, layer.w2, ids, weights, None))
+
+
+@pytest.mark.parametrize("down_warps", [0, 2])
+def test_nearly_empty_tiles_are_smaller_ones(down_warps: int, dtype: torch.dtype) -> None:
+    """Experts whose last tile has few rows, many or none, and one with fewer rows than any tile."""
+    layer = Layer(dtype, shared_width=None, sizes=(5, 64, 32))
+    counts = (32 + 3, 32 + 20, 32, 16, 17)
+    ids = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))[torch.randperm(sum(counts))][:, None]
+    x, weights = layer.tokens(len(ids)), torch.rand(len(ids), 1)
+    tuning = GroupedTuning(32, 16, 32, 32, 16, 4, 3, down_warps=down_warps, tail=16)
+    got = moe_grouped(x, layer.w13, layer.w2, ids.contiguous(), weights, None, tuning)
     assert_near(got, fused_moe_reference(x, layer.w13, layer.w2, ids, weights, None))
