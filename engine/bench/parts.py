@@ -47,7 +47,6 @@ _OWN: Final[Mapping[str, Part]] = {
     "_decode_kernel": Part.ATTENTION,
     "_heads_decode_kernel": Part.ATTENTION,
     "_gate_kernel": Part.GATE,
-    "_gate_choice_kernel": Part.GATE,
     "_route_kernel": Part.GATE,
     "_plan_kernel": Part.EXPERTS,
     "_place_kernel": Part.EXPERTS,

@@ -68,8 +68,7 @@ def _heads_decode_kernel(
     """One sequence, key/value head and share of the keys, as `_decode_kernel`.
 
     With EARLY the step's lengths and tables, and the cache of earlier steps, are asked for before the wait: they were
-    written before the kernel that lets this one start did so, which has waited for whatever wrote them: never where
-    kernels let the next one start before they wait themselves (PDL 2).
+    written before the kernel that lets this one start did so, which has waited for whatever wrote them.
     """
     seq, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     row, line = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)
@@ -233,7 +232,7 @@ def heads_attention(
         num_kv_heads,
         half=cos.shape[1],
         block_size=block_size,
-        EARLY=options["PDL"] == 1 and current().keys_early,
+        EARLY=bool(options["PDL"]) and current().keys_early,
         **plan.constants(),
         **options,
     )

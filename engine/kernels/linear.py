@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.kernels.arrival import counters, store_sum
-from engine.kernels.few_rows import few_rows, takes_few_rows
 from engine.kernels.programmatic import launch_options, wait_then_release
 from engine.kernels.quantised_tiles import narrowed, product_fp8, widen
 from engine.kernels.split_rows import split_rows
@@ -106,9 +105,7 @@ def linear(x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
     """
     if not isinstance(weight, Quantised):
         # Not for weights widened a moment ago: these may be read before the kernel in front of the product has ended.
-        if takes_thin(x, weight):
-            return thin(x, weight, out)
-        return few_rows(x, weight, out) if takes_few_rows(x, weight) else _product(x, weight, out)
+        return thin(x, weight, out) if takes_thin(x, weight) else _product(x, weight, out)
     if x.dim() != 2 or x.shape[1] != weight.shape[-1] or len(weight.shape) != 2 or not weight.is_contiguous():
         raise ValueError(f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}; weights must be contiguous")
     if not use_kernel(x) or weight.format != "fp8":

@@ -140,10 +140,9 @@ def moe_single(
     t = tuning or choose_single_tuning(top_k, dim, width, x.element_size())
     shared13, shared2 = (w13, w2) if shared is None else shared
     h = torch.empty(top_k + (shared is not None), width, dtype=x.dtype, device=x.device)
-    options = {"SHARED": shared is not None, "num_warps": t.num_warps}
-    early = launch_options(x.device, reads_choice=True)
+    options = {"SHARED": shared is not None, "num_warps": t.num_warps, **launch_options(x.device)}
     _up_kernel[(cdiv(width, t.block_f), len(h))](
-        x, ids, w13, shared13, h, top_k, dim, width, BLOCK_F=t.block_f, DIM=next_power_of_2(dim), **options, **early
+        x, ids, w13, shared13, h, top_k, dim, width, BLOCK_F=t.block_f, DIM=next_power_of_2(dim), **options
     )
     _down_kernel[(cdiv(dim, t.block_d),)](
         h,
@@ -159,7 +158,6 @@ def moe_single(
         BLOCK_D=t.block_d,
         WIDTH=next_power_of_2(width),
         **options,
-        **launch_options(x.device),
     )
     return out
 

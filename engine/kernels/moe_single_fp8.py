@@ -159,7 +159,7 @@ def moe_single_fp8(
     shared13, shared2 = (w13, w2) if shared is None else shared
     block_f, block_d = min(t.block_f, LEAST_BLOCK), min(t.block_d, LEAST_BLOCK)
     h = torch.empty(top_k + (shared is not None), width, dtype=x.dtype, device=x.device)
-    options = {"SHARED": shared is not None, "num_warps": t.num_warps}
+    options = {"SHARED": shared is not None, "num_warps": t.num_warps, **launch_options(x.device)}
     _single_fp8_up_kernel[(cdiv(width, block_f), len(h))](
         x,
         ids,
@@ -175,7 +175,6 @@ def moe_single_fp8(
         RUNS=num_runs(dim),
         WIDTH=num_runs(dim) * LEAST_BLOCK,
         **options,
-        **launch_options(x.device, reads_choice=True),
     )
     _single_fp8_down_kernel[(cdiv(dim, block_d),)](
         h,
@@ -194,6 +193,5 @@ def moe_single_fp8(
         RUNS=num_runs(width),
         WIDTH=num_runs(width) * LEAST_BLOCK,
         **options,
-        **launch_options(x.device),
     )
     return out

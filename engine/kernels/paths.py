@@ -23,24 +23,20 @@ class Paths:
     """One switch for each newer way.
 
     `join_attention`: the last program of a sequence's head joins the parts of decode attention (no second launch).
-    `choose_in_gate`: the last program of the gate chooses the experts of a single token (no second launch).
     `thin_products`: products of a few rows with plain or fp8 weights from whole rows in registers.
     `single_experts`: the experts of one token from whole rows in registers, as the thin products.
     `programmatic`: each kernel starts while the one before it ends, fetches weights, and waits before it reads more;
     off wherever the device or Triton lacks it.
     `push_sums`: ranks send each other what they sum, in place of a flag and a read.
     `late_sum`: the weighted sum of a token's experts is made where it is added to the residual stream.
-    `few_rows`: products of 3 to 64 rows with plain weights by our kernel in place of the library's.
-    `release_first`: a kernel lets the next one start before it waits for the one before it, not behind that.
     `sort_sooner`: experts of 33 to 64 tokens are sorted, which takes 4 % less and 7 launches more: they are free in a
     captured step alone.
     `split_fp8`: experts in fp8 by the fp8 matrix unit, rows in two parts, in place of widening every weight.
     `heads_in_attention`: decode attention norms and rotates the heads and writes the cache (no launch for that).
-    `keys_early`: it asks for the keys of earlier steps before it waits; nothing without both, or with `release_first`.
+    `keys_early`: it asks for the keys of earlier steps before it waits; nothing without both.
     """
 
     join_attention: bool = False
-    choose_in_gate: bool = False
     thin_products: bool = False
     single_experts: bool = False
     programmatic: bool = False
@@ -48,8 +44,6 @@ class Paths:
     late_sum: bool = False
     split_fp8: bool = False
     sort_sooner: bool = False
-    few_rows: bool = False
-    release_first: bool = False
     heads_in_attention: bool = False
     keys_early: bool = False
 
@@ -63,22 +57,18 @@ _LEAN: Final = Paths(
     late_sum=True,
     split_fp8=True,
     sort_sooner=True,
+    heads_in_attention=True,
+    keys_early=True,
 )
 VARIANTS: Final[Mapping[str, Paths]] = {
     "plain": Paths(),
     "lean": _LEAN,
-    # What has not been measured yet, beside what serves.
-    "lean rows": replace(_LEAN, few_rows=True),
-    "lean heads": replace(_LEAN, heads_in_attention=True),
-    "lean heads early": replace(_LEAN, heads_in_attention=True, keys_early=True),
-    "lean release": replace(_LEAN, release_first=True),
-    "lean rows heads": replace(_LEAN, few_rows=True, heads_in_attention=True, keys_early=True),
-    "lean rows release": replace(_LEAN, few_rows=True, release_first=True),
+    # What serves without one of its ways and what does nothing without it.
+    "lean but heads": replace(_LEAN, heads_in_attention=False, keys_early=False),
+    "lean but keys": replace(_LEAN, keys_early=False),
     "lean but split": replace(_LEAN, split_fp8=False),
     "lean but programmatic": replace(_LEAN, programmatic=False),
-    "all": replace(_LEAN, choose_in_gate=True, few_rows=True, heads_in_attention=True, keys_early=True),
     "join": Paths(join_attention=True),
-    "gate": Paths(choose_in_gate=True),
     "thin": Paths(thin_products=True),
     "single": Paths(single_experts=True),
     "programmatic": Paths(programmatic=True),
@@ -86,12 +76,11 @@ VARIANTS: Final[Mapping[str, Paths]] = {
     "late": Paths(late_sum=True),
     "split": Paths(split_fp8=True),
     "sort": Paths(sort_sooner=True),
-    "rows": Paths(few_rows=True),
     "heads": Paths(heads_in_attention=True),
     "keys": Paths(keys_early=True),
 }
 # What was fastest over all batch sizes on 2 x H200 (docs/performance.md). `engine.bench --variants` says when that
-# should change; `choose_in_gate` is the one that lost, and some are not measured yet.
+# should change.
 DEFAULT: Final = "lean"
 
 _PLAIN: Final = Paths()

@@ -1,12 +1,11 @@
 """Programmatic dependent launches (compute capability 9.0 and later): a kernel starts while the one before it ends.
 
 A kernel launched so calls `wait_then_release` before it reads or writes anything but weights: that waits until the
-kernel before it has ended and its writes are to be seen, and then lets the next one start, or by the path of
-`release_first` lets it start and then waits. Because every such kernel waits, the end of one means the end of all
-before it; so a buffer that any earlier kernel read may be written again, as on a stream without overlap. In front of it
-stand loads of weights, and `prefetch`, which does not wait for them; and, where no kernel releases first, of what is
-older than the kernel that lets this one start, because that one has waited for it (`Paths.keys_early`: lengths, tables,
-rotation and older keys of attention). Never of what the one before writes.
+kernel before it has ended and its writes are to be seen, and then lets the next one start. Because every such kernel
+waits, the end of one means the end of all before it; so a buffer that any earlier kernel read may be written again, as
+on a stream without overlap. In front of it stand loads of weights, and `prefetch`, which does not wait for them; and of
+what is older than the kernel that lets this one start, because that one has waited for it (`Paths.keys_early`: lengths,
+tables, rotation and older keys of attention). Never of what the one before writes.
 
 The wait must stand in front of loops: Triton's pipeliner moves the first loads of a loop ahead of a wait inside it.
 """
@@ -34,12 +33,7 @@ PREFETCH = constexpr("""{
     mov.u32 $0, 0;
 }""")
 
-# A request in bulk takes an address that all threads of a warp share; this one is each thread's own.
-PREFETCH_LINE = constexpr("""{
-    prefetch.global.L2 [$1];
-    mov.u32 $0, 0;
-}""")
-LINE_BYTES = constexpr(128)
+# A request in bulk takes an address that all threads of a warp share; this one is each thread's own, if it is wanted.
 PREFETCH_WANTED = constexpr("""{
     .reg .pred wanted;
     setp.ne.u32 wanted, $2, 0;
@@ -50,7 +44,7 @@ PREFETCH_WANTED = constexpr("""{
 
 @jit
 def wait_then_release(PDL: tl.constexpr):
-    """Wait for the kernels before this one and let the next one start, with PDL 2 first. Nothing without `PDL`."""
+    """Wait for the kernels before this one and let the next one start. Nothing without `PDL`."""
     wait(PDL)
     release(PDL)
 
@@ -62,17 +56,14 @@ def wait(PDL: tl.constexpr):
     The assembler leaves loads where they stand between the two; without that it spares registers by asking for some of
     them when it has used others.
     """
-    if PDL == 2:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    elif PDL:
+    if PDL:
         tl.extra.cuda.gdc_wait()
 
 
 @jit
 def release(PDL: tl.constexpr):
-    """Let the next kernel start, which PDL 2 has done already."""
-    if PDL == 1:
+    """Let the next kernel start. Nothing without `PDL`."""
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 
 
@@ -89,14 +80,6 @@ def prefetch(ptr, num_bytes, PDL: tl.constexpr):
 
 
 @jit
-def prefetch_each(ptrs, num_bytes: tl.constexpr):
-    """The same by every thread for a pointer of its own, line by line: as many pointers as there are threads."""
-    for line in tl.static_range((num_bytes + LINE_BYTES - 1) // LINE_BYTES):
-        at = ptrs.to(tl.int64) + line * LINE_BYTES
-        tl.inline_asm_elementwise(PREFETCH_LINE, "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1)
-
-
-@jit
 def prefetch_lines(ptrs, wanted):
     """Ask the second-level cache for the lines at `ptrs` where `wanted`; not in the interpreter."""
     tl.inline_asm_elementwise(
@@ -104,14 +87,10 @@ def prefetch_lines(ptrs, wanted):
     )
 
 
-def launch_options(device: torch.device, *, reads_choice: bool = False) -> dict[str, Any]:
-    """Arguments of a launch on `device`: whether the kernel overlaps the one before it.
-
-    With `reads_choice` the next kernel reads, before it waits, what the one before this one has written: it must not
-    start before this one has waited for that.
-    """
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """Arguments of a launch on `device`: whether the kernel overlaps the one before it."""
     if current().programmatic and supported(device):
-        return {"PDL": 2 if current().release_first and not reads_choice else 1, "launch_pdl": True}
+        return {"PDL": 1, "launch_pdl": True}
     return {"PDL": 0}
 
 

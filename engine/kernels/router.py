@@ -64,7 +64,7 @@ def _best_groups(biased, member, topk_group: tl.constexpr, GROUPS: tl.constexpr,
 
 
 @jit
-def experts_by_group(num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr):
+def _experts_by_group(num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr):
     """Experts laid out as [GROUPS, SIZE]: number, place in the group [1, SIZE], whether there is one."""
     size: tl.constexpr = num_experts // n_group
     group, member = tl.arange(0, GROUPS)[:, None], tl.arange(0, SIZE)[None, :]
@@ -72,12 +72,12 @@ def experts_by_group(num_experts: tl.constexpr, n_group: tl.constexpr, GROUPS: t
 
 
 @jit
-def choose(
+def _choose(
     logits, bias_ptr, ids_ptr, weights_ptr, num_experts: tl.constexpr, top_k: tl.constexpr,
     n_group: tl.constexpr, topk_group: tl.constexpr, scaling: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The choice of one token from its logits, laid out by `experts_by_group`: k ids and weights."""
-    expert, member, exists = experts_by_group(num_experts, n_group, GROUPS, SIZE)
+    """The choice of one token from its logits, laid out by `_experts_by_group`: k ids and weights."""
+    expert, member, exists = _experts_by_group(num_experts, n_group, GROUPS, SIZE)
     scores = tl.sigmoid(logits)
     bias = tl.load(bias_ptr + expert, mask=exists, other=0.0).to(tl.float32)
     biased = tl.where(exists, scores + bias, float("-inf"))
@@ -121,11 +121,11 @@ def _route_kernel(
     """One token a program and one warp: comparisons within a warp need no barrier."""
     wait_then_release(PDL)
     token = tl.program_id(0).to(tl.int64)
-    expert, _, exists = experts_by_group(num_experts, n_group, GROUPS, SIZE)
+    expert, _, exists = _experts_by_group(num_experts, n_group, GROUPS, SIZE)
     logits = tl.zeros([GROUPS, SIZE], tl.float32)
     for part in tl.static_range(num_parts):
         logits += tl.load(logits_ptr + (part * num_tokens + token) * num_experts + expert, mask=exists, other=0.0)
-    choose(
+    _choose(
         logits, bias_ptr + token * bias_stride, ids_ptr + token * top_k, weights_ptr + token * top_k,
         num_experts, top_k, n_group, topk_group, scaling, GROUPS, SIZE,
     )  # fmt: skip

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from engine.config import Quant
 from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
-from engine.kernels.gate import gate_logits
-from engine.kernels.gate_choice import gate_choice
+from engine.kernels.gate import gate_logits, gate_parts
 from engine.kernels.paths import current
 from engine.kernels.router import RoutingRule, route
 from engine.kernels.triton_support import use_kernel
@@ -79,7 +78,7 @@ class MultiRouter(nn.Module):
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """[T, D] -> expert ids int64 [T, k] and weights float32 [T, k]."""
         if batch.image_rows is None and batch.audio_rows is None:
-            return gate_choice(x, self.gate.weight, self.gate.expert_bias, self.rule)
+            return route(gate_parts(x, self.gate.weight), self.gate.expert_bias, self.rule)
         logits = self.gate(x)
         bias = self.gate.expert_bias.float().expand_as(logits).clone()
         self._overwrite(logits, bias, x, self.image_gate, batch.image_rows)

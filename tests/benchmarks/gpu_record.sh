@@ -154,7 +154,7 @@ run() {
     layers-bf16) bench layers-bf16 30 80 --layers 8 --batches 1,8,32,64 ;;
     layers-fp8) bench layers-fp8 30 80 --layers 8 --quant fp8 --batches 1,8,32,64 ;;
     # what a captured step may do instead of what is served, side by side: the engine with few layers, and one layer alone
-    variants) bench variants 60 240 "${tp[@]}" --layers 8 --batches 1,2,8,32,64 --variants "lean,lean rows,lean heads,lean heads early,lean release,lean rows heads,lean rows release" ;;
+    variants) bench variants 60 240 "${tp[@]}" --layers 8 --batches 1,2,8,32,64 --variants "lean,lean but keys,lean but heads,lean but programmatic,plain" ;;
     ways) kernels ways 30 120 --only step ;;
     # tp 2 = tp 1: greedy in float32 and logits in bfloat16, through shared memory and NCCL, at full width
     tests-ranks) GPUS_EACH=0 PROCESSES=1 tests tests-ranks 60 200 "-m multi_gpu tests/engine/runtime/test_gpu_ranks.py" ;;

@@ -78,10 +78,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         path.write_text(other)
         assert main([str(path)]) == 2
         assert "is no file of `engine.bench --variants" in capsys.readouterr().err
-    path.write_text(json.dumps({"variants": {"plain": MEASURED, "all": way(row(1, 480.0), row(8, 1200.0))}}))
+    path.write_text(json.dumps({"variants": {"plain": MEASURED, "lean": way(row(1, 480.0), row(8, 1200.0))}}))
     capsys.readouterr()
     assert main([str(path), "--name"]) == 0
-    assert capsys.readouterr().out == "all\n"
+    assert capsys.readouterr().out == "lean\n"
     path.write_text(json.dumps({"variants": {}}))
     assert main([str(path), "--name"]) == 1
     assert capsys.readouterr().out == "\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from argparse import ArgumentTypeError
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from engine.kernels.paths import DEFAULT, VARIANTS, Paths, current, taking
 
 def test_ways_are_taken_inside_their_context_alone() -> None:
     assert current() == Paths() == VARIANTS["plain"]
-    with taking(VARIANTS["all"]):
+    with taking(VARIANTS["lean"]):
         assert current().programmatic
         with taking(VARIANTS["join"]):
             assert current() == Paths(join_attention=True)
@@ -25,26 +24,18 @@ def test_ways_are_taken_inside_their_context_alone() -> None:
     assert current() == Paths()
 
 
-def test_all_ways_that_were_measured_and_did_not_lose_are_served() -> None:
-    """On 2 x H200 a gate whose last program chooses took longer than two launches."""
-    early = replace(VARIANTS["all"], choose_in_gate=False, few_rows=False)
-    assert early == VARIANTS["lean heads early"]
-    assert replace(early, keys_early=False) == VARIANTS["lean heads"]
-    assert VARIANTS[DEFAULT] == replace(early, keys_early=False, heads_in_attention=False)
-
-
-def test_every_switch_is_measured_alone() -> None:
-    names = set(Paths.__dataclass_fields__) - {"release_first"}  # which changes how `programmatic` does it
+def test_every_switch_serves_and_is_measured_alone() -> None:
+    names = set(Paths.__dataclass_fields__)
     alone = [variant for variant in VARIANTS.values() if sum(getattr(variant, name) for name in names) == 1]
     assert {name for variant in alone for name in names if getattr(variant, name)} == names
-    assert all(getattr(VARIANTS["all"], name) for name in names)
+    assert all(getattr(VARIANTS[DEFAULT], name) for name in names)
 
 
 def test_names_of_variants() -> None:
-    assert parse_variants("plain, all") == ["plain", "all"]
+    assert parse_variants("plain, lean") == ["plain", "lean"]
     assert parse_variants("each") == list(VARIANTS)
     with pytest.raises(ArgumentTypeError, match="no variant 'fast'; there are plain"):
-        parse_variants("all,fast")
+        parse_variants("lean,fast")
 
 
 def test_options_of_the_comparison_do_not_reach_its_runs() -> None:
@@ -75,13 +66,13 @@ def test_without_a_gpu_there_is_no_profile(capsys: pytest.CaptureFixture[str]) -
 def test_rates_stand_beside_the_first_ones() -> None:
     found = {
         "plain": {"rows": [{"batch": 1, "decode_tok_s": 400.0}, {"batch": 8, "decode_tok_s": 1000.0}]},
-        "all": {"rows": [{"batch": 1, "decode_tok_s": 500.0}]},
+        "lean": {"rows": [{"batch": 1, "decode_tok_s": 500.0}]},
     }
-    plain, every = table(found)
+    plain, lean = table(found)
     assert plain.split() == "plain decode tok/s 1: 400.0 (x 1.000) 8: 1000.0 (x 1.000)".split()
-    assert every.split() == "all decode tok/s 1: 500.0 (x 1.250) 8: failed".split()
-    (nothing,) = table({"all": {"rows": []}})
-    assert nothing.split() == "all decode tok/s failed".split()
+    assert lean.split() == "lean decode tok/s 1: 500.0 (x 1.250) 8: failed".split()
+    (nothing,) = table({"lean": {"rows": []}})
+    assert nothing.split() == "lean decode tok/s failed".split()
 
 
 def test_what_all_of_them_reach_is_known_first() -> None:
@@ -100,7 +91,7 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
         shown.append(capsys.readouterr().out)
         limits.append(timeout)
         name, path = (command[command.index(option) + 1] for option in ("--paths", "--json"))
-        if name == "all":
+        if name == "lean":
             raise subprocess.TimeoutExpired(command, timeout)
         assert "--keep-tokens" in command
         row = {"batch": 1, "decode_tok_s": 400.0, "failed": 0, "valid": True, "tokens": [[1, 2, 3]]}
@@ -108,7 +99,7 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert compare(["plain", "all", "join"], [], tmp_path, None) == 1
+    assert compare(["plain", "lean", "join"], [], tmp_path, None) == 1
     assert limits == [FIRST_S, LONGEST_S, LONGEST_S]
     assert LONGEST_S <= 240 / 3, "of the time for all of them (gpu_record.sh), two that hang leave some"
     shown.append(capsys.readouterr().out)
@@ -116,16 +107,16 @@ def test_a_variant_that_hangs_leaves_time_for_the_others(
     assert [[name.strip() for name, _ in found] for found in rows] == [
         [],
         ["plain"],
-        ["plain", "all"],
-        ["plain", "all", "join"],
+        ["plain", "lean"],
+        ["plain", "lean", "join"],
     ]
     assert rows[-1][1][1].strip() == "1: failed"
     assert 'choice: DEFAULT = "plain"' in shown[-1]
-    assert "all                   out: no rate" in shown[-1]
+    assert "lean                  out: no rate" in shown[-1]
     limits.clear()
     again = tmp_path / "again"
     again.mkdir()
-    compare(["all", "join"], [], again, None)
+    compare(["lean", "join"], [], again, None)
     assert limits == [FIRST_S, FIRST_S], "one that hangs does not say what others take"
 
 
@@ -134,11 +125,11 @@ def test_two_variants_in_one_call(tiny_model: Path, tmp_path: Path, capfd: pytes
     sizes = ["--batches", "1", "--prompt-tokens", "4", "--output-tokens", "3", "--repeats", "1"]
     where = ["--model", str(tiny_model), "--device", "cpu", "--max-model-len", "128", "--step-tokens", "128"]
     path = tmp_path / "variants.json"
-    assert bench.main([*where, *sizes, "--variants", "plain,all", "--json", str(path)]) == 0
+    assert bench.main([*where, *sizes, "--variants", "plain,lean", "--json", str(path)]) == 0
     found = json.loads(path.read_text())["variants"]
     assert {name: (run["paths"], len(run["rows"])) for name, run in found.items()} == {
         "plain": ("plain", 1),
-        "all": ("all", 1),
+        "lean": ("lean", 1),
     }
     assert "(x 1.000)" in (out := capfd.readouterr().out)
     assert "choice: DEFAULT = " in out

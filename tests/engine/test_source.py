@@ -44,11 +44,11 @@ def test_a_recorded_command_names_no_place_of_one_machine() -> None:
         "/a/b/gpu.json",
         "--out=/a/c",
         "--paths",
-        "lean rows",
+        "lean but heads",
         "--model",
         "here/model",
         "--batches",
         "1,32",
     ]
-    want = "python -m engine.bench --json gpu.json --out=c --paths 'lean rows' --model here/model --batches 1,32"
+    want = "python -m engine.bench --json gpu.json --out=c --paths 'lean but heads' --model here/model --batches 1,32"
     assert source.command_line("engine.bench", typed) == want

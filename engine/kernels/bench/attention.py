@@ -127,7 +127,7 @@ def decode_case(source: Source, num_seqs: int, context: int) -> Case:
 
 
 def heads_case(source: Source, num_seqs: int, context: int) -> Case:
-    """From the packed product to what the heads attend to: in two launches as they are served, and in one."""
+    """From the packed product to what the heads attend to: in two launches, and in one as it is served."""
     s = source.sizes
     batches = [Batch.make(source, [1] * num_seqs, [context] * num_seqs) for _ in range(s.num_sets)]
     slots = [batch.newest_slots() for batch in batches]
@@ -145,7 +145,7 @@ def heads_case(source: Source, num_seqs: int, context: int) -> Case:
 
     def apart(i: int) -> Outputs:
         arguments, layout = raw(i, source.dtype), batches[i].layout
-        with taking(VARIANTS["lean"]):
+        with taking(VARIANTS["lean but heads"]):
             q = qk_norm_rope(*arguments)
             out = torch.empty_like(q)
             decode_attention(q, *arguments[5], layout.block_tables, layout.seq_lens, out)
@@ -169,8 +169,8 @@ def heads_case(source: Source, num_seqs: int, context: int) -> Case:
         return call
 
     variants: dict[str, Run] = {"two launches": apart}
-    variants |= {name: together("lean heads", tuning) for name, tuning in HEADS_TUNINGS.items()}
-    variants |= {f"early {name}": together("lean heads early", tuning) for name, tuning in HEADS_TUNINGS.items()}
+    variants |= {name: together("lean but keys", tuning) for name, tuning in HEADS_TUNINGS.items()}
+    variants |= {f"early {name}": together("lean", tuning) for name, tuning in HEADS_TUNINGS.items()}
     keys = num_seqs * context
     return Case(
         "heads_attention",

@@ -1,4 +1,4 @@
-"""Cases of a decode step: products of a few rows, gate with choice, and one layer's launches by every way."""
+"""Cases of a decode step: products of a few rows, and one layer's launches by every way."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from torch import Tensor
 from engine.kernels.bench.attention import Batch
 from engine.kernels.bench.case import Case, Outputs, Run, Source
 from engine.kernels.decode_attention import decode_attention
-from engine.kernels.few_rows import MOST_ROWS as MOST_FEW
-from engine.kernels.few_rows import FewRowsTuning, few_rows, few_rows_reference
 from engine.kernels.fused_moe import SharedExpert, experts_unsummed, fused_moe
 from engine.kernels.gate import gate_parts
-from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
 from engine.kernels.heads_attention import heads_attention, takes_heads
 from engine.kernels.linear import linear
 from engine.kernels.paths import VARIANTS, Paths, current, taking
@@ -34,18 +31,6 @@ THIN_TUNINGS = {
     "thin n4 warps 8": ThinTuning(4, 8),
     "thin n8 warps 8": ThinTuning(8, 8),
 }
-FEW_ROWS_TUNINGS = {
-    "few rows c512": FewRowsTuning(chunk=512),
-    "few rows c1024": FewRowsTuning(chunk=1024),
-    "few rows n128 c512": FewRowsTuning(128, 64, 512, num_stages=4),
-    "few rows n64 s4": FewRowsTuning(num_stages=4),
-}
-GATE_TUNINGS = {
-    "one launch": GateChoiceTuning(),
-    "one launch e1": GateChoiceTuning(1, 2),
-    "one launch e4": GateChoiceTuning(4, 4),
-    "one launch e2 warps 2": GateChoiceTuning(2, 2),
-}
 
 
 def step_cases(source: Source) -> Iterator[Case]:
@@ -55,10 +40,6 @@ def step_cases(source: Source) -> Iterator[Case]:
     for num_rows in (rows for rows in s.decodes if rows <= MOST_ROWS):
         yield thin_case(source, "query_key_value", num_rows, (s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.dim)
         yield thin_case(source, "output product", num_rows, s.dim, width)
-        yield choice_case(source, num_rows)
-    for num_rows in (rows for rows in s.decodes if MOST_ROWS < rows <= MOST_FEW):
-        yield few_rows_case(source, "query_key_value", num_rows, (s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.dim)
-        yield few_rows_case(source, "output product", num_rows, s.dim, width)
     yield thin_case(source, "head", 1, s.vocab // 2, s.dim)
     for num_rows in s.decodes[:4]:
         yield layer_case(source, num_rows, s.contexts[0])
@@ -80,53 +61,6 @@ def thin_case(source: Source, name: str, num_rows: int, n: int, k: int) -> Case:
     size = (n * k + num_rows * (n + k)) * source.item_bytes
     exact = lambda i: (thin_reference(x[i].float(), weight[i].float()),)  # noqa: E731
     return Case(name, f"T={num_rows}", size, 2 * num_rows * n * k, sets, variants, reference, exact)
-
-
-def few_rows_case(source: Source, name: str, num_rows: int, n: int, k: int) -> Case:
-    """The same of more rows."""
-    sets = source.sizes.num_sets
-    x, weight = source.normal(sets, num_rows, k), source.normal(sets, n, k, scale=k**-0.5)
-
-    def ours(tuning: FewRowsTuning | None) -> Run:
-        return lambda i: (few_rows(x[i], weight[i], tuning=tuning),)
-
-    def reference(i: int) -> Outputs:
-        return (F.linear(x[i], weight[i]),)
-
-    variants: dict[str, Run] = {"library": reference, "few rows": ours(None)}
-    variants |= {name: ours(tuning) for name, tuning in FEW_ROWS_TUNINGS.items()}
-    size = (n * k + num_rows * (n + k)) * source.item_bytes
-    exact = lambda i: (few_rows_reference(x[i].float(), weight[i].float()),)  # noqa: E731
-    return Case(name, f"T={num_rows}", size, 2 * num_rows * n * k, sets, variants, reference, exact)
-
-
-def choice_case(source: Source, num_tokens: int) -> Case:
-    """Gate and choice of experts, in two launches and in one."""
-    s = source.sizes
-    x = source.normal(s.num_sets, num_tokens, s.dim)
-    weight = source.normal(s.num_sets, s.num_experts, s.dim, scale=s.dim**-0.5)
-    bias = 0.1 * torch.randn(s.num_experts, device=source.device)
-
-    def apart(i: int) -> Outputs:
-        return route(gate_parts(x[i], weight[i]), bias, s.rule)
-
-    def together(tuning: GateChoiceTuning) -> Run:
-        return lambda i: gate_choice_few(x[i], weight[i], bias, s.rule, tuning)
-
-    def reference(i: int) -> Outputs:
-        return gate_choice_reference(x[i], weight[i], bias, s.rule)
-
-    def dense(outputs: Outputs) -> Outputs:
-        """Weights of all experts: the order of the chosen ones means nothing."""
-        ids, weights = outputs
-        return (torch.zeros(num_tokens, s.num_experts, device=source.device).scatter_(1, ids, weights),)
-
-    variants: dict[str, Run] = {"two launches": apart}
-    variants |= {name: together(tuning) for name, tuning in GATE_TUNINGS.items()}
-    size = (s.num_experts + num_tokens) * s.dim * source.item_bytes
-    return Case(
-        "gate and choice", f"T={num_tokens}", size, 0, s.num_sets, variants, reference, reference, 1e-3, view=dense
-    )
 
 
 def layer_case(source: Source, num_tokens: int, context: int) -> Case:
@@ -192,7 +126,7 @@ class Layer:
             decode_attention(q, *caches, *where, attended)
         attended = linear(attended.flatten(start_dim=1), self.dense)
         x, normed = add_rms_norm(x, attended, self.norm, EPS)
-        ids, weights = gate_choice(normed, self.gate, self.bias, self.rule)
+        ids, weights = route(gate_parts(normed, self.gate), self.bias, self.rule)
         experts = (normed, self.w13, self.w2, ids, weights, self.shared)
         delta = experts_unsummed(*experts, torch.empty_like(x)) if current().late_sum else fused_moe(*experts)
         return add_rms_norm(x, delta, self.norm, EPS)

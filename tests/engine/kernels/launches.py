@@ -13,7 +13,7 @@ from engine.kernels.decode_attention import decode_attention
 from engine.kernels.embed import embed
 from engine.kernels.expert_sum import ExpertRows
 from engine.kernels.fused_moe import SharedExpert, fused_moe
-from engine.kernels.gate_choice import gate_choice
+from engine.kernels.gate import gate_parts
 from engine.kernels.gumbel import Kept, gumbel_draw
 from engine.kernels.heads_attention import heads_attention
 from engine.kernels.kv_store import kv_store
@@ -27,7 +27,7 @@ from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rotary
 from engine.kernels.rope_table import rope_table
-from engine.kernels.router import RoutingRule
+from engine.kernels.router import RoutingRule, route
 from engine.kernels.sampling import DrawParams, draw
 from engine.kernels.stage_decode import Column, Places, Staged, stage_decode
 from engine.quantised import Format, Quantised, QuantisedWeight
@@ -35,8 +35,8 @@ from engine.quantised import Format, Quantised, QuantisedWeight
 D, C, H, K, HALF = 4096, 128, 16, 2, 32
 E, TOP_K, F, V, BLOCK = 256, 8, 512, 157184, 16
 RULE = RoutingRule(TOP_K, 8, 4, 2.5)
-STEP_PATHS = ("lean but programmatic", "all", "lean rows release")
-HEADS_PATHS = ("heads", "lean heads", "lean heads early")
+STEP_PATHS = ("lean but programmatic", "lean")
+HEADS_PATHS = ("heads", "lean but keys", "lean")
 DECODES, PREFILLS = (1, 8, 32, 64), (2048, 8192)
 
 
@@ -99,7 +99,7 @@ def prefill(num_tokens: int, dtype: torch.dtype) -> None:
 
 def experts(num_tokens: int, dtype: torch.dtype) -> None:
     x, weight, bias = empty(num_tokens, D, dtype=dtype), empty(E, D, dtype=dtype), empty(E, dtype=dtype)
-    ids, weights = gate_choice(x, weight, bias, RULE)
+    ids, weights = route(gate_parts(x, weight), bias, RULE)
     shared = SharedExpert(empty(2 * F, D, dtype=dtype), empty(D, F, dtype=dtype))
     fused_moe(x, empty(E, 2 * F, D, dtype=dtype), empty(E, D, F, dtype=dtype), ids, weights, shared)
 
@@ -160,13 +160,6 @@ def peers(num_tokens: int, dtype: torch.dtype) -> None:
     peer_gather(buffer, empty(num_tokens, V // 2, dtype=dtype))
 
 
-def some_rows(num_tokens: int, dtype: torch.dtype) -> None:
-    """Query product and output product, while the kernel before them waits."""
-    with taking(VARIANTS["lean rows"]):
-        linear(empty(num_tokens, D, dtype=dtype), empty((H + 2 * K) * C, D, dtype=dtype))
-        linear(empty(num_tokens, H * C, dtype=dtype), empty(D, H * C, dtype=dtype))
-
-
 def late_sums(num_tokens: int, dtype: torch.dtype) -> None:
     """The weighted sums of experts where they are added to the residual stream."""
     x, weight = empty(num_tokens, D, dtype=dtype), empty(D, dtype=dtype)
@@ -216,7 +209,6 @@ def launches(dtype: torch.dtype) -> dict[str, partial[None]]:
     found |= {f"{path} {n}": partial(attend_by, n, dtype, path) for n in (1, 32) for path in HEADS_PATHS}
     found["ends 8"] = partial(ends, 8, dtype)
     found |= {"peers 8": partial(peers, 8, dtype), "stage 8": partial(stage, 8)}
-    found |= {f"few rows {n}": partial(some_rows, n, dtype) for n in (4, 64)}
     found["late sums 32"] = partial(late_sums, 32, dtype)
     found |= {f"step {n} {path}": partial(step, n, dtype, path) for n in (1, 4) for path in STEP_PATHS}
     found |= {f"packed step {n} {path}": partial(packed_step, n, dtype, path) for n in (1, 2) for path in STEP_PATHS}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
 import pytest
 import torch
 
@@ -13,7 +10,7 @@ pytest.importorskip("triton")
 from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.triton_support import INTERPRET
 from tests.engine.kernels.compiling import CUOBJDUMP, Compiled, compile_launches
-from tests.engine.kernels.launches import HEADS_PATHS, attend, launches
+from tests.engine.kernels.launches import HEADS_PATHS, launches
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +45,7 @@ READERS = {"_up_kernel", "_down_kernel", "_decode_kernel", "_heads_decode_kernel
 READS = ["experts 1", "experts 32", "experts 64", "decode 1", "decode 32", "experts-fp8 32", "experts-int4 32"]
 
 
-@pytest.mark.parametrize("name", [*READS, "linear-fp8 8", "heads 1", "lean heads 32"])
+@pytest.mark.parametrize("name", [*READS, "linear-fp8 8", "heads 1", "lean but keys 32", "lean 32"])
 def test_weights_and_keys_arrive_in_wide_asynchronous_copies(name: str) -> None:
     """What a step is bound by: 16 bytes a thread, past the registers, several of them under way."""
     readers = [k for n, k in compiled(name).items() if n in READERS]
@@ -86,7 +83,7 @@ def test_fp8_weights_go_from_shared_memory_into_the_matrix_unit(name: str, kerne
         assert 3 * (kernel.shared_bytes + 1024) <= 228 * 1024, kernel
 
 
-READ_EARLY = {"_thin_kernel", "_gate_choice_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
+READ_EARLY = {"_thin_kernel", "_down_kernel", "_rms_norm_kernel", "_sum_add_norm_kernel"}
 READ_EARLY |= {"_push_sum_kernel", "_heads_decode_kernel"}
 WRITES = ("STG", "ATOM", "RED.")
 WAIT, LET_GO = "ACQBULK", "PREEXIT"
@@ -95,7 +92,7 @@ WAIT, LET_GO = "ACQBULK", "PREEXIT"
 @pytest.mark.parametrize("num_tokens", [1, 4])
 def test_kernels_that_start_early_wait_once_and_read_only_weights_before(num_tokens: int) -> None:
     """In the machine code, where a scheduler may have moved what the source puts behind the wait."""
-    kernels = compile_launches(launches(torch.bfloat16)[f"step {num_tokens} all"])
+    kernels = compile_launches(launches(torch.bfloat16)[f"step {num_tokens} lean"])
     assert len(kernels) > 8
     for kernel in kernels:
         assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
@@ -111,7 +108,7 @@ def test_attention_over_raw_heads_asks_for_norms_alone_before_it_waits(num_token
     """Two weights of two columns each, and with `keys_early` the step's numbers and the keys of earlier steps."""
     found = {path: compiled(f"{path} {num_tokens}")["_heads_decode_kernel"] for path in HEADS_PATHS}
     assert found["heads"].count(WAIT) == 0
-    late, early = found["lean heads"], found["lean heads early"]
+    late, early = found["lean but keys"], found["lean"]
     for kernel in (late, early):
         assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
         assert not any(name in kernel.before(WAIT) for name in (LET_GO, "LDGSTS", *WRITES)), kernel
@@ -121,17 +118,9 @@ def test_attention_over_raw_heads_asks_for_norms_alone_before_it_waits(num_token
     assert early.before(WAIT).count("CCTL.E.PF2") == 4  # lines of a key and a value, for each thread
 
 
-def test_keys_wait_where_kernels_release_first() -> None:
-    """What is older than the kernel before may not be there yet: that one need not have waited for it."""
-    with taking(replace(VARIANTS["lean heads early"], release_first=True)):
-        (kernel,) = compile_launches(partial(attend, 1, torch.bfloat16))
-    assert kernel.before(WAIT).count("LDG") == kernel.before(WAIT).count("LDG.E.128") == 4
-    assert "CCTL.E.PF2" not in kernel.before(WAIT)
-
-
 def test_heads_and_what_they_need_are_asked_for_at_once() -> None:
     """The length, the table, the heads and the rotation wait for none of each other."""
-    kernel = compiled("lean heads 1")["_heads_decode_kernel"]
+    kernel = compiled("lean but keys 1")["_heads_decode_kernel"]
     asked = kernel.before("CCTL.E.PF2")
     assert asked.count("LDG.E.128") == 4 + 4 + 2  # norms; two columns of queries and of keys; cos and sin
     assert "BAR.SYNC" not in asked
@@ -139,7 +128,7 @@ def test_heads_and_what_they_need_are_asked_for_at_once() -> None:
 
 def test_split_rows_start_early_and_wait_once() -> None:
     """The experts of packed weights likewise: whole steps are compiled above with plain ones."""
-    with taking(VARIANTS["all"]):
+    with taking(VARIANTS["lean"]):
         kernels = compile_launches(launches(torch.bfloat16)["experts-fp8 32"])
     assert [kernel.name for kernel in kernels] == [
         *("_split_kernel", "_split_up_kernel", "_split_kernel", "_split_down_kernel", "_sum_kernel")
@@ -150,21 +139,11 @@ def test_split_rows_start_early_and_wait_once() -> None:
 
 
 def test_weights_of_one_token_are_asked_for_before_the_wait() -> None:
-    """A product's whole weights, the gate's, and the experts' second ones; the shared expert's first ones in bulk."""
-    kernels = {kernel.name: kernel for kernel in compile_launches(launches(torch.bfloat16)["step 1 all"])}
-    for name in ("_thin_kernel", "_gate_choice_kernel"):
-        assert kernels[name].before(WAIT).count("LDG.E.128") == 8, kernels[name]
+    """A product's whole weights and the experts' second ones; the shared expert's first ones in bulk."""
+    kernels = {kernel.name: kernel for kernel in compile_launches(launches(torch.bfloat16)["step 1 lean"])}
+    assert kernels["_thin_kernel"].before(WAIT).count("LDG.E.128") == 8
     assert kernels["_down_kernel"].before(WAIT).count("LDG.E.128") >= 16
     assert kernels["_up_kernel"].before(WAIT).count("UBLKPF") == 2
-
-
-def test_letting_go_first_is_not_for_the_kernel_behind_which_the_choice_is_read() -> None:
-    """The experts' second product reads the choice before it waits: the first one must have waited for it."""
-    kernels = compile_launches(launches(torch.bfloat16)["step 1 lean rows release"])
-    assert len(kernels) > 8
-    for kernel in kernels:
-        assert (kernel.count(WAIT), kernel.count(LET_GO)) == (1, 1), kernel
-        assert (LET_GO in kernel.before(WAIT)) == (kernel.name != "_up_kernel"), kernel
 
 
 THIN, SINGLE = "_thin_fp8_kernel", {"_single_fp8_up_kernel", "_single_fp8_down_kernel"}
@@ -172,7 +151,7 @@ THIN, SINGLE = "_thin_fp8_kernel", {"_single_fp8_up_kernel", "_single_fp8_down_k
 
 @pytest.mark.parametrize("num_tokens", [1, 2])
 def test_fp8_rows_start_early_and_read_only_weights_before(num_tokens: int) -> None:
-    kernels = compile_launches(launches(torch.bfloat16)[f"packed step {num_tokens} all"])
+    kernels = compile_launches(launches(torch.bfloat16)[f"packed step {num_tokens} lean"])
     names = [kernel.name for kernel in kernels]
     assert names[:2] == [THIN, THIN]
     assert (set(names[2:]) == SINGLE) == (num_tokens == 1)
@@ -190,7 +169,7 @@ def test_fp8_weights_of_one_token_are_asked_for_at_once() -> None:
 
     Weights and rows meet in registers: bytes are widened by pairs as they lie, and none goes through shared memory.
     """
-    kernels = compile_launches(launches(torch.bfloat16)["packed step 1 all"])
+    kernels = compile_launches(launches(torch.bfloat16)["packed step 1 lean"])
     by_name = {kernel.name: kernel for kernel in kernels}
     up, down = by_name["_single_fp8_up_kernel"], by_name["_single_fp8_down_kernel"]
     for kernel in kernels[:2]:
@@ -208,18 +187,6 @@ def test_without_early_starts_nothing_waits() -> None:
     for path in ("step 1 lean but programmatic", "packed step 1 lean but programmatic"):
         for kernel in compile_launches(launches(torch.bfloat16)[path]):
             assert kernel.count(WAIT) == 0, kernel
-
-
-@pytest.mark.parametrize("num_tokens", [4, 64])
-def test_weights_of_some_rows_are_asked_for_before_the_wait(num_tokens: int) -> None:
-    """All of a program's, each thread its lines of 128 bytes; then they go through shared memory."""
-    kernels = compile_launches(launches(torch.bfloat16)[f"few rows {num_tokens}"])
-    assert [kernel.name for kernel in kernels] == ["_few_rows_kernel"] * 2
-    for kernel in kernels:
-        lines = 64 * (512 if num_tokens <= 32 else 1024) * 2 // 128
-        assert kernel.before(WAIT).count("CCTL.") == lines // (32 * kernel.num_warps), kernel
-        assert kernel.count("HGMMA") > 0, kernel
-        assert "LDGSTS.E.BYPASS.128" in kernel.sass, kernel
 
 
 def test_words_are_sent_before_others_are_waited_for() -> None:

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from engine.kernels.gate import GateTuning, gate_logits, gate_logits_reference, gate_parts
-from engine.kernels.gate_choice import GateChoiceTuning, gate_choice, gate_choice_few, gate_choice_reference
-from engine.kernels.paths import VARIANTS, taking
 from engine.kernels.router import RoutingRule, route, route_reference
 from tests.engine.kernels.device.helpers import assert_near, assert_same_choice
 
@@ -76,44 +74,16 @@ def test_broken_logits_never_name_an_expert_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(("num_experts", "rule"), RULES)
-@pytest.mark.parametrize("block_experts", [1, 4])
-def test_gate_and_choice_in_one_launch(
-    num_experts: int, rule: RoutingRule, block_experts: int, dtype: torch.dtype
-) -> None:
-    """Several launches on the same counter: every one chooses, and equal inputs give equal bits."""
-    weight, bias = torch.randn(num_experts, 96, dtype=dtype) / 10, torch.randn(num_experts, dtype=dtype) / 10
-    tuning = GateChoiceTuning(block_experts, num_warps=2)
-    inputs = [torch.randn(count, 96, dtype=dtype) for count in (1, 3)]
-    found = [gate_choice_few(x, weight, bias, rule, tuning) for x in (*inputs, *inputs)]
-    for x, choice in zip((*inputs, *inputs), found, strict=True):
-        assert_same_choice(choice, gate_choice_reference(x, weight, bias, rule))
-    for first, again in zip(found[:2], found[2:], strict=True):
-        assert torch.equal(first[0], again[0])
-        assert torch.equal(first[1], again[1])
+def test_gate_and_choice(num_experts: int, rule: RoutingRule, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(3, 96, dtype=dtype), torch.randn(num_experts, 96, dtype=dtype) / 10
+    bias = torch.randn(num_experts, dtype=dtype) / 10
+    want = route_reference(gate_logits_reference(x, weight), bias.float(), rule)
+    assert_same_choice(route(gate_parts(x, weight), bias, rule), want)
 
 
-def test_one_token_takes_the_path_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_refused() -> None:
     num_experts, rule = RULES[1]
-    x, weight, bias = torch.randn(1, 32), torch.randn(num_experts, 32), torch.randn(num_experts)
-    launched: list[int] = []
-
-    def one_launch(x: torch.Tensor, *arguments: object) -> object:
-        launched.append(len(x))
-        return gate_choice_few(x, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("engine.kernels.gate_choice.gate_choice_few", one_launch)
-    apart = gate_choice(x, weight, bias, rule)
-    assert not launched
-    with taking(VARIANTS["gate"]):
-        together = gate_choice(x, weight, bias, rule)
-        gate_choice(x.expand(9, -1), weight, bias, rule)
-    assert launched == [1]
-    assert torch.equal(apart[0].sort().values, together[0].sort().values)
-
-
-def test_a_gate_that_does_not_fit_is_refused() -> None:
-    num_experts, rule = RULES[1]
-    with pytest.raises(ValueError, match="gate_choice"):
-        gate_choice_few(
-            torch.randn(1, 32), torch.randn(num_experts, 31), torch.randn(num_experts), rule, GateChoiceTuning()
-        )
+    with pytest.raises(ValueError, match="gate"):
+        gate_parts(torch.randn(1, 32), torch.randn(num_experts, 31))
+    with pytest.raises(ValueError, match="bias"):
+        route(torch.randn(1, num_experts), torch.randn(num_experts + 1), rule)

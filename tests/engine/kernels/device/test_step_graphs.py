@@ -17,11 +17,12 @@ from engine.kernels.bench.case import RELEASED_RULE, Sizes, Source
 from engine.kernels.bench.step import Layer
 from engine.kernels.decode_attention import decode_attention
 from engine.kernels.fused_moe import SharedExpert, fused_moe, fused_moe_reference
-from engine.kernels.gate_choice import gate_choice, gate_choice_reference
+from engine.kernels.gate import gate_logits_reference, gate_parts
 from engine.kernels.heads_attention import heads_attention
 from engine.kernels.linear import linear
 from engine.kernels.paths import VARIANTS, Paths, taking
 from engine.kernels.qk_norm_rope import HeadNorms, qk_norm_rope
+from engine.kernels.router import route, route_reference
 from engine.kernels.thin import thin_reference
 from tests.engine.kernels.device.helpers import assert_near, assert_same_choice
 
@@ -55,7 +56,7 @@ def captured(path: str | Paths, run: Callable[[], tuple[Tensor, ...]]) -> tuple[
     return graph.replay, found
 
 
-@pytest.mark.parametrize("path", ["join", "lean", "all"])
+@pytest.mark.parametrize("path", ["join", "lean"])
 def test_joined_attention(path: str) -> None:
     """Lengths from nothing to all, other ones at each replay: other shares are empty, other programs are last."""
     q = torch.randn(5, 16, 128, dtype=BF16)
@@ -78,7 +79,7 @@ def test_joined_attention(path: str) -> None:
         assert not out[i % 5].any()
 
 
-@pytest.mark.parametrize("path", ["heads", "lean heads", "lean heads early", "all"])
+@pytest.mark.parametrize("path", ["heads", "lean but keys", "lean"])
 def test_attention_over_raw_heads(path: str) -> None:
     """Behind the product that feeds it, at growing lengths: every replay stores its own token and reads the others'.
 
@@ -125,17 +126,18 @@ def test_attention_over_raw_heads(path: str) -> None:
         assert out[3].any() == bool(i % 2)
 
 
-@pytest.mark.parametrize("path", ["gate", "all"])
-def test_gate_and_choice(path: str) -> None:
-    x, weight, bias = torch.randn(1, 4096, dtype=BF16), torch.randn(256, 4096, dtype=BF16) / 64, torch.randn(256) / 10
-    replay, (ids, weights) = captured(path, lambda: gate_choice(x, weight, bias, RELEASED_RULE))
+@pytest.mark.parametrize("num_tokens", [1, 8])
+def test_gate_and_choice(num_tokens: int) -> None:
+    x, weight = torch.randn(num_tokens, 4096, dtype=BF16), torch.randn(256, 4096, dtype=BF16) / 64
+    bias = torch.randn(256) / 10
+    replay, choice = captured("lean", lambda: route(gate_parts(x, weight), bias, RELEASED_RULE))
     for _ in range(REPLAYS):
         x.normal_()
         replay()
-        assert_same_choice((ids, weights), gate_choice_reference(x, weight, bias, RELEASED_RULE))
+        assert_same_choice(choice, route_reference(gate_logits_reference(x, weight), bias, RELEASED_RULE))
 
 
-@pytest.mark.parametrize("path", ["thin", "all"])
+@pytest.mark.parametrize("path", ["thin", "lean"])
 @pytest.mark.parametrize(("num_rows", "n", "k"), [(1, 2560, 4096), (2, 4096, 2048)])
 def test_thin_products(path: str, num_rows: int, n: int, k: int) -> None:
     x, weight = torch.randn(num_rows, k, dtype=BF16), torch.randn(n, k, dtype=BF16) / k**0.5
@@ -146,7 +148,7 @@ def test_thin_products(path: str, num_rows: int, n: int, k: int) -> None:
         assert_near(y, thin_reference(x, weight))
 
 
-@pytest.mark.parametrize("path", ["single", "lean", "all"])
+@pytest.mark.parametrize("path", ["single", "lean"])
 def test_experts_of_one_token(path: str) -> None:
     """The choice is made by the kernel just before: with early starts the second product must not read the last one."""
     x, gate, bias = torch.randn(1, 4096, dtype=BF16), torch.randn(64, 4096, dtype=BF16) / 64, torch.zeros(64)
@@ -154,7 +156,7 @@ def test_experts_of_one_token(path: str) -> None:
     shared = SharedExpert(torch.randn(1024, 4096, dtype=BF16) / 64, torch.randn(4096, 512, dtype=BF16) / 22)
 
     def run() -> tuple[Tensor, ...]:
-        ids, weights = gate_choice(x, gate, bias, RELEASED_RULE)
+        ids, weights = route(gate_parts(x, gate), bias, RELEASED_RULE)
         return ids, weights, fused_moe(x, w13, w2, ids, weights, shared)
 
     replay, (ids, weights, out) = captured(path, run)
@@ -164,7 +166,7 @@ def test_experts_of_one_token(path: str) -> None:
         assert_near(out, fused_moe_reference(x, w13, w2, ids, weights, shared))
 
 
-@pytest.mark.parametrize("path", ["lean", "lean heads", "lean heads early"])
+@pytest.mark.parametrize("path", ["lean but heads", "lean but keys", "lean"])
 @pytest.mark.parametrize("num_tokens", [1, 3, 8])
 def test_early_starts_change_no_bit(num_tokens: int, path: str) -> None:
     """Eight layers in a row, each feeding the next: the same kernels with and without overlap, bit for bit."""

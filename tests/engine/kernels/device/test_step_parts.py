@@ -84,7 +84,7 @@ def loaded_engine(path: str) -> LoadedEngine:
     return loaded
 
 
-@pytest.mark.parametrize("path", ["plain", "all"])
+@pytest.mark.parametrize("path", ["plain", "lean"])
 def test_every_launch_of_a_step_has_its_part(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loaded_engine(path)
     seen = launches(partial(steps, loaded, 1), monkeypatch)
@@ -95,13 +95,13 @@ def test_every_launch_of_a_step_has_its_part(path: str, monkeypatch: pytest.Monk
     llm = loaded.runner.model.cfg.llm
     dense, layers = llm.first_k_dense_replace, llm.num_hidden_layers
     assert Part.OTHER not in count, list(zip(kernels, parts_of(kernels), strict=True))
-    heads = 0 if path == "all" else layers  # in attention
+    heads = 0 if path == "lean" else layers  # in attention
     assert (count[Part.HEADS], count[Part.NORMS]) == (heads, 2 * layers + 1)
     assert count[Part.ATTENTION] in (layers, 2 * layers)
     if INTERPRET:  # the GPU's library may split a product
         assert (count[Part.QKV], count[Part.OUTPUT], count[Part.HEAD]) == (layers, layers, 1)
         assert count[Part.DENSE] == 3 * dense  # two products and silu
-        assert count[Part.GATE] == (1 if path == "all" else 2) * (layers - dense)
+        assert count[Part.GATE] == 2 * (layers - dense)
         assert count[Part.EXPERTS] == 2 * (layers - dense)
         assert (count[Part.ENDS], count[Part.DRAW]) == (3, 2)
 
