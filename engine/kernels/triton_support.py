@@ -8,9 +8,10 @@ the other, and wrappers send CPU tensors to them: kernels are tested that way wh
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from functools import lru_cache
 from inspect import signature
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,11 +24,15 @@ __all__ = [
     "jit",
     "next_power_of_2",
     "num_multiprocessors",
+    "only_compile",
     "tl",
+    "triton",
     "use_kernel",
 ]
 
 log = logging.getLogger(__name__)
+
+only_compile: Final[ContextVar[bool]] = ContextVar("launches only compile", default=False)
 
 try:
     import triton
@@ -49,6 +54,12 @@ except ModuleNotFoundError:
 
 if triton is not None:
 
+    class _Kernel(triton.JITFunction):
+        """A kernel whose launches end before anything runs while `only_compile` says so."""
+
+        def run(self, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+            return super().run(*args, grid=grid, warmup=warmup or only_compile.get(), **options)
+
     def jit(function: Any) -> Any:
         """`triton.jit`, by which a count is a number: not one kernel for 1, one for multiples of 16, one for the rest.
 
@@ -57,7 +68,9 @@ if triton is not None:
         """
         counts = [name for name in signature(function).parameters if name.startswith("num_") or name == "table_stride"]
         dynamic = [name for name in counts if "constexpr" not in str(function.__annotations__.get(name, ""))]
-        return triton.jit(function, do_not_specialize=dynamic)
+        if triton.knobs.runtime.interpret:
+            return triton.jit(function, do_not_specialize=dynamic)
+        return _Kernel(function, do_not_specialize=dynamic)
 
 
 # Triton binds kernels to its interpreter or its compiler when they are defined: TRITON_INTERPRET is read once.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -47,6 +49,7 @@ class BailingMoe(nn.Module):
         self.word_embeddings = VocabParallelEmbedding(cfg.vocab_size, cfg.hidden_size, tp)
         self.rotary_emb = VideoRope(cfg)
         self.layers = nn.ModuleList(DecoderLayer(cfg, i, tp) for i in range(cfg.num_hidden_layers))
+        self._num_layers_run: int | None = None
         self.norm = ResidualNorm(cfg.hidden_size, cfg.rms_norm_eps, tp)
         self.lm_head = ParallelHead(cfg.vocab_size, cfg.hidden_size, tp)
 
@@ -54,6 +57,15 @@ class BailingMoe(nn.Module):
         """[T, D] -> normed hidden states [T, D]; writes every layer's keys and values into its cache."""
         rotation = self.rotary_emb(batch.positions, embeddings.dtype)
         x, share = embeddings, None
-        for layer, cache in zip(self.layers, caches, strict=True):
+        for layer, cache in islice(zip(self.layers, caches, strict=True), self._num_layers_run):
             x, share = layer(x, share, rotation, cache, batch)
         return self.norm(x, share)[1]
+
+    @contextmanager
+    def of_each_kind(self) -> Iterator[None]:
+        """Only the first layer of each kind runs while the context is open: what others launch is the same."""
+        self._num_layers_run = 1 + sum(isinstance(layer.mlp, DenseMLP) for layer in self.layers)
+        try:
+            yield
+        finally:
+            self._num_layers_run = None

@@ -31,7 +31,7 @@ from engine.runtime.encoder import EncoderRunner
 from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
 from engine.runtime.tower_graphs import TowerGraphs
-from engine.runtime.warm_up import warm_up
+from engine.runtime.warm_up import fitting, rehearse, warm_up
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.generated import GeneratedCheckpoint
 from engine.weights.load import Source, load_weights, present_components, source_shapes, stored_tensors
@@ -40,6 +40,7 @@ from engine.weights.rules import AUDIO, COMPONENTS, THINKER, VISION, Shard
 log = logging.getLogger(__name__)
 
 PEER_TOKENS = 256  # steps above it sum through NCCL, which moves large messages faster
+MOST_COMPILING = 16  # threads; the part in Python is one thread's
 STEP_TOKENS_ALONE = 8192  # of a GPU while nothing decodes: 1.6 times the time of 2048, bound by reading experts
 STEP_ENCODES = 4  # media of different requests that share one call of the towers
 
@@ -104,9 +105,7 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
     if device.type == "cuda" and not config.eager:
         if config.tower_graphs:
             model.run_tower = TowerGraphs(Capturer().capture)
-        sizes = graph_sizes(min(config.step_requests, limits.shared_tokens))
-        runner.prepare_graphs(sizes, VARIANTS[config.decode_paths or DEFAULT])
-        warm_up(runner, num_blocks, limits.step_tokens, max_model_len)
+        _prepare_steps(runner, config, limits, num_blocks, tp)
     info = EngineInfo(
         max_model_len=max_model_len,
         vocab_size=cfg.llm.vocab_size,
@@ -125,6 +124,18 @@ def load_engine(config: EngineConfig, tp: TensorParallel | None = None) -> Loade
         "loaded %s in %.1f s: %d cache blocks of %d tokens", config.model, info.load_s, num_blocks, info.block_size
     )
     return LoadedEngine(config, info, runner)
+
+
+def _prepare_steps(
+    runner: ModelRunner, config: EngineConfig, limits: SchedulerLimits, num_blocks: int, tp: TensorParallel
+) -> None:
+    """Compile and capture what steps launch, before the first request waits for it."""
+    sizes = graph_sizes(min(config.step_requests, limits.shared_tokens))
+    paths = VARIANTS[config.decode_paths or DEFAULT]
+    steps = list(fitting(num_blocks, runner.block_size, limits.step_tokens, limits.max_model_len, runner.num_places))
+    rehearse(runner, sizes, paths, steps, max(1, min(MOST_COMPILING, (os.cpu_count() or 1) // tp.size)))
+    runner.prepare_graphs(sizes, paths)
+    warm_up(runner, steps)
 
 
 def _limits(config: EngineConfig, device: torch.device, max_model_len: int) -> SchedulerLimits:

@@ -109,8 +109,16 @@ class DecodeGraphs:
         """Prepare every batch size, the largest first, so that the smaller ones fit into its memory."""
         started = time.perf_counter()
         for size in reversed(self.sizes):
-            self._sized[size] = self._prepare(size)
+            self._sized[size] = self._prepare(size, captures=self._captures)
         log.info("prepared decode steps of %s sequences in %.1f s", self.sizes, time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def rehearse(self) -> None:
+        """Launch once, uncaptured, what steps of every batch size launch, without sequences."""
+        for size in reversed(self.sizes):
+            sized = self._prepare(size, captures=False)
+            sized.model()
+            sized.draw()
 
     def run(self, rows: Sequence[DecodeRow], *, draw: bool) -> tuple[Tensor, Tensor | None]:
         """Launch one step: -> float32 logits [B, V], and with `draw` the tokens int64 [B] of its plain rows.
@@ -144,7 +152,7 @@ class DecodeGraphs:
         packed[len(rows) :, Column.KEEP] = len(self._places.last_tokens) - 1
         return host
 
-    def _prepare(self, size: int) -> _Sized:
+    def _prepare(self, size: int, *, captures: bool) -> _Sized:
         staged = Staged.empty(size, self._places.tables.shape[1], self._device)
         rows = torch.zeros(size, Column.COUNT, dtype=torch.int64, device=self._device)
         rows[:, Column.SLOT] = -1
@@ -169,14 +177,17 @@ class DecodeGraphs:
             kept = Kept(self._places.last_tokens, rows[:, Column.KEEP])
             gumbel_draw(logits, staged.temperatures, staged.seeds, staged.indices, tokens, kept)
 
-        return _Sized(rows, staged, logits, tokens, chosen, self._captured(model), self._captured(draw))
+        work = [self._by_paths(launch) for launch in (model, draw)]
+        if captures:
+            work = [self._capturer.capture(each) for each in work]
+        return _Sized(rows, staged, logits, tokens, chosen, *work)
 
-    def _captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+    def _by_paths(self, launch: Callable[[], None]) -> Callable[[], None]:
         def work() -> None:
             with taking(self._paths):
                 launch()
 
-        return self._capturer.capture(work) if self._captures else work
+        return work
 
 
 def graph_sizes(most: int) -> list[int]:

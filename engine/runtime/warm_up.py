@@ -2,7 +2,8 @@
 
 A kernel is compiled when it is first launched for a class of sizes, which takes up to seconds; captured decode steps
 have done so when they were captured, all others would do it in front of a user. Compiled kernels are kept on disk: from
-the second start on this takes less than a second.
+the second start on this takes about a second. For the first start there is `rehearse`: the same launches before that,
+of as few layers as have all kernels among them, compiled on all cores and not run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import torch
 
 from engine.core.request import Chunk, GenerationRequest, SamplingParams, Step
 from engine.errors import ConfigError
+from engine.kernels.compile_ahead import compiling_ahead
+from engine.kernels.paths import Paths
 from engine.kernels.triton_support import cdiv
+from engine.runtime.decode_graphs import DecodeGraphs
 from engine.runtime.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,23 @@ class WarmStep:
         return sum(self.prompts)
 
 
-def warm_up(runner: ModelRunner, num_blocks: int, most_tokens: int, max_model_len: int) -> None:
-    """Run a step of each kind that fits; afterwards the runner holds no request. Every rank does the same.
+def rehearse(
+    runner: ModelRunner, sizes: Sequence[int], paths: Paths, steps: Sequence[WarmStep], num_threads: int
+) -> None:
+    """Compile on `num_threads` what decode steps of `sizes` sequences by `paths` and the packed `steps` launch.
+
+    Every rank does the same: sums of long steps over ranks are the library's, and take place.
+    """
+    graphs = DecodeGraphs(runner.model, runner.caches, runner.places, sizes, runner.expert_looks, paths)
+    request_ids, step_ids = count(-1, -1), count(-1, -1)
+    with compiling_ahead(num_threads), runner.model.model.of_each_kind():
+        graphs.rehearse()
+        for step in steps:
+            _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids, sample=False)
+
+
+def warm_up(runner: ModelRunner, steps: Sequence[WarmStep]) -> None:
+    """Run `steps`; afterwards the runner holds no request. Every rank does the same.
 
     Blocks of the cache are written, before anybody owns one.
 
@@ -52,22 +71,15 @@ def warm_up(runner: ModelRunner, num_blocks: int, most_tokens: int, max_model_le
     """
     started = time.perf_counter()
     request_ids, step_ids = count(-1, -1), count(-1, -1)  # requests of the server have positive ones
-    steps = list(fitting(num_blocks, runner.block_size, most_tokens, max_model_len, runner.num_places))
     for step in steps:
-        try:
-            _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids)
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"the cache leaves no memory for a step of {step.num_tokens} tokens: lower --memory-fraction, "
-                "--kv-tokens or --step-tokens"
-            ) from error
+        _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids, sample=True)
     log.info("ran %d steps of other sizes in %.1f s", len(steps), time.perf_counter() - started)
 
 
 def fitting(
     num_blocks: int, block_size: int, most_tokens: int, max_model_len: int, most_requests: int
 ) -> Iterator[WarmStep]:
-    """The steps that an engine of these limits can make."""
+    """A step of each kind that an engine of these limits can make."""
     longest = min(most_tokens, max_model_len)
     found = [WarmStep((n,)) for n in PROMPTS if n <= longest]
     found += [WarmStep((BESIDE,) + (1,) * n) for n in DECODES if longest >= BESIDE]
@@ -78,14 +90,24 @@ def fitting(
             yield step
 
 
-def _run(runner: ModelRunner, step: WarmStep, ids: Sequence[int], step_ids: Iterator[int]) -> None:
-    """One step and the one that forgets its requests."""
+def _run(runner: ModelRunner, step: WarmStep, ids: Sequence[int], step_ids: Iterator[int], *, sample: bool) -> None:
+    """One step, with `sample` a token of each request, and the step that forgets its requests.
+
+    Raises:
+        ConfigError: there is no memory for it.
+    """
     new, chunks, block = [], [], 0
     for request_id, length in zip(ids, step.prompts, strict=True):
         blocks = cdiv(length, runner.block_size)
         prompt = tuple(i % runner.vocab_size for i in range(length))
         new.append(GenerationRequest(request_id, prompt, step.sampling))
-        chunks.append(Chunk(request_id, 0, length, 0, tuple(range(block, block + blocks)), sample=True))
+        chunks.append(Chunk(request_id, 0, length, 0, tuple(range(block, block + blocks)), sample=sample))
         block += blocks
-    runner.finish(runner.launch(Step(next(step_ids), tuple(new), tuple(chunks))))
+    try:
+        runner.finish(runner.launch(Step(next(step_ids), tuple(new), tuple(chunks))))
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the cache leaves no memory for a step of {step.num_tokens} tokens: lower --memory-fraction, "
+            "--kv-tokens or --step-tokens"
+        ) from error
     runner.finish(runner.launch(Step(next(step_ids), (), (), dropped=tuple(ids))))

@@ -84,6 +84,7 @@ LARGE_TUNINGS = {
     "rows 64 f128": GroupedTuning(64, 128, 64, 256, 64, 8, 3),
     "rows 128": GroupedTuning(128, 128, 64, 256, 64, 8, 3),
     "rows 128 stages 4": GroupedTuning(128, 128, 64, 128, 64, 8, 4),
+    "rows 128 tail 64 two downs stages 4": GroupedTuning(128, 128, 64, 128, 64, 8, 4, tail=64),
     "rows 128 f64": GroupedTuning(128, 64, 64, 128, 64, 8, 4),
     # Programs of the second product, or of both, that a multiprocessor holds at a time; above it is one.
     "rows 128 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3),
@@ -91,9 +92,8 @@ LARGE_TUNINGS = {
     "rows 128 two of each": GroupedTuning(128, 64, 64, 128, 64, 8, 3),
     # Tiles that are nearly empty multiplied as smaller ones.
     "rows 128 tail 64": GroupedTuning(128, 128, 64, 256, 64, 8, 3, tail=64),
-    "rows 128 tail 32": GroupedTuning(128, 128, 64, 256, 64, 8, 3, tail=32),
+    "rows 128 tail 32 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3, tail=32),
     "rows 128 tail 64 two downs": GroupedTuning(128, 128, 64, 128, 64, 8, 3, tail=64),
-    "rows 128 tail 64 three downs": GroupedTuning(128, 128, 64, 64, 64, 8, 3, down_warps=4, tail=64),
     "rows 64 tail 32": GroupedTuning(64, 64, 64, 128, 64, 4, 4, tail=32),
     "rows 64 tail 16": GroupedTuning(64, 64, 64, 128, 64, 4, 4, tail=16),
 }
