@@ -34,6 +34,7 @@ from engine.runtime.decode_graphs import DecodeGraphs, DecodeRow
 from engine.runtime.encoder import EncoderRunner
 from engine.runtime.expert_looks import ExpertLooks
 from engine.runtime.fetch import Fetch
+from engine.runtime.packed_graphs import SIZES, PackedGraphs
 from engine.runtime.request_state import RequestState
 from engine.runtime.sampler import Draw, SamplerRow, describe, sample, signed
 
@@ -77,6 +78,8 @@ class ModelRunner:
         self.places = Places.empty(limits.step_requests, -(-limits.max_model_len // self.block_size), device)
         self.expert_looks = ExpertLooks(model)
         self.graphs: DecodeGraphs | None = None
+        self.packed_graphs: PackedGraphs | None = None
+        self.step_tokens = limits.step_tokens
         self._free_places = list(range(limits.step_requests))
 
     @property
@@ -85,9 +88,19 @@ class ModelRunner:
         return len(self.places.tables) - 1
 
     def prepare_graphs(self, sizes: Sequence[int], paths: Paths = VARIANTS[DEFAULT]) -> None:
-        """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew."""
-        self.graphs = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks, paths)
+        """From now on run decode steps of up to the largest of `sizes` sequences without deciding anything anew.
+
+        Steps with short prompts likewise.
+        """
+        self.graphs, self.packed_graphs = self.make_graphs(sizes, paths)
         self.graphs.capture_all()
+        self.packed_graphs.capture_all()
+
+    def make_graphs(self, sizes: Sequence[int], paths: Paths) -> tuple[DecodeGraphs, PackedGraphs]:
+        """Graphs of decode steps, and of steps with short prompts, not captured yet."""
+        decodes = DecodeGraphs(self.model, self.caches, self.places, sizes, self.expert_looks, paths)
+        packed = [size for size in SIZES if size <= self.step_tokens]
+        return decodes, PackedGraphs(self.model, self.caches, self.places.tables.shape[1], packed, paths)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -143,13 +156,15 @@ class ModelRunner:
         """Compute chunks of any lengths in one pass over their packed rows."""
         starts = [0, *np.cumsum([chunk.count for chunk in ordered]).tolist()]
         batch, features = self._batch(ordered, states, starts)
-        embeddings = self.model.embed(self._ids(ordered, states, starts), features)
+        ids = self._ids(ordered, states, starts)
         if decodes:
             with self.expert_looks.watched() as chosen:
-                hidden = self.model(embeddings, batch, self.caches)
+                hidden = self.model(self.model.embed(ids), batch, self.caches)
             launched.experts = self.expert_looks.take(chosen, len(ordered))
+        elif self.packed_graphs is not None and self.packed_graphs.takes(batch):
+            hidden = self.packed_graphs.run(ids, batch)
         else:
-            hidden = self.model(embeddings, batch, self.caches)
+            hidden = self.model(self.model.embed(ids, features), batch, self.caches)
         self._score_prompts(ordered, states, starts, hidden, launched)
         sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
         if sampled:

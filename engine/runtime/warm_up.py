@@ -21,7 +21,6 @@ from engine.errors import ConfigError
 from engine.kernels.compile_ahead import compiling_ahead
 from engine.kernels.paths import Paths
 from engine.kernels.triton_support import cdiv
-from engine.runtime.decode_graphs import DecodeGraphs
 from engine.runtime.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
@@ -53,10 +52,11 @@ def rehearse(
 
     Every rank does the same: sums of long steps over ranks are the library's, and take place.
     """
-    graphs = DecodeGraphs(runner.model, runner.caches, runner.places, sizes, runner.expert_looks, paths)
+    decodes, packed = runner.make_graphs(sizes, paths)
     request_ids, step_ids = count(-1, -1), count(-1, -1)
     with compiling_ahead(num_threads), runner.model.model.of_each_kind():
-        graphs.rehearse()
+        decodes.rehearse()
+        packed.rehearse()
         for step in steps:
             _run(runner, step, [next(request_ids) for _ in step.prompts], step_ids, sample=False)
 

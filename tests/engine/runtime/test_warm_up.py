@@ -13,6 +13,7 @@ from engine.errors import ConfigError
 from engine.kernels.paths import DEFAULT, VARIANTS
 from engine.runtime.build import load_engine
 from engine.runtime.model_runner import Launched
+from engine.runtime.packed_graphs import SIZES
 from engine.runtime.warm_up import BESIDE, DECODES, PROMPTS, WarmStep, fitting, rehearse, warm_up
 from tests.engine.runtime.helpers import text_request, tokens
 
@@ -62,7 +63,7 @@ def test_a_rehearsal_runs_a_layer_of_each_kind_and_leaves_nothing(tiny_model: Pa
     for i, layer in enumerate(runner.model.model.layers):
         layer.register_forward_hook(lambda *_, i=i: ran.append(i))
     rehearse(runner, [1, 4], VARIANTS[DEFAULT], [WarmStep((24,)), WarmStep((40, 1, 1))], 1)
-    assert ran == [0, 1] * 4  # one dense layer, one with experts; two batch sizes, two packed steps
+    assert ran == [0, 1] * (2 + len(SIZES) + 2)  # a dense layer, one with experts; captured sizes, two steps
     assert not runner.states
     assert sorted(runner._free_places) == list(range(free))
     assert tokens(loaded.make_loop(), requests) == new
