@@ -92,12 +92,21 @@ NUM_RESERVED = 251  # `<|reserved_token_5|>` to `<|reserved_token_255|>`
 
 
 def cut_layers(model: Path, num_layers: int, folder: Path) -> Path:
-    """`folder`, made to hold the configuration and tokenizer of `model` with its first layers only; no weights."""
+    """`folder`, made to hold the configuration and tokenizer of `model` with its first layers only; no weights.
+
+    Raises:
+        ConfigError: it has no configuration, or fewer layers.
+    """
+    try:
+        tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{model / 'config.json'}: {error.strerror}") from error
+    if num_layers > (most := tree["llm_config"]["num_hidden_layers"]):
+        raise ConfigError(f"--layers {num_layers}: {model} has {most}")
     folder.mkdir()
     for path in model.glob("*.json"):
         if not path.name.endswith(".index.json"):
             shutil.copy(path, folder)
-    tree = json.loads((model / "config.json").read_text(encoding="utf-8"))
     tree["llm_config"]["num_hidden_layers"] = num_layers
     (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
     return folder

@@ -18,7 +18,7 @@ import torch
 from engine.bench.age import process_age_s
 from engine.bench.files import write_whole
 from engine.bench.limits import device_name, part_bytes, step_bytes
-from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_shapes
+from engine.bench.offline import DecodeRate, Offline, PrefillRate, parse_batches, parse_count, parse_shapes
 from engine.bench.parts import part_lines, part_times
 from engine.bench.profile import kernel_times, launches_of
 from engine.bench.variants import compare, parse_variants
@@ -48,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 measured, 1 requests failed, 2 options or machine do not allow it."""
     parser = _parser()
     options = parser.parse_args(argv)
-    if options.output_tokens < 2:
-        parser.error("--output-tokens: want 2 or more, decode rates are those of the tokens behind the first")
-    if options.profile and (options.device == "cpu" or not torch.cuda.is_available()):
-        parser.error("--profile lists kernels of a GPU, and there is none here")
+    if wrong := _wrong_together(options):
+        parser.error(wrong)
     if options.talker:
         from engine.stages.bench import main as time_talker  # imported late: the thinker's figures need none of it
 
@@ -67,6 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _wrong_together(options: argparse.Namespace) -> str | None:
+    """What would be found out only when the model is loaded."""
+    if options.output_tokens < 2:
+        return "--output-tokens: want 2 or more, decode rates are those of the tokens behind the first"
+    if options.profile and (options.device == "cpu" or not torch.cuda.is_available()):
+        return "--profile lists kernels of a GPU, and there is none here"
+    if options.json is not None and not options.json.parent.is_dir():
+        return f"--json {options.json}: there is no directory {options.json.parent}"
+    decoded = options.prompt_tokens + max(options.output_tokens, 1 + PROFILED_STEPS if options.profile else 0)
+    longest = max([decoded, *(tokens + 1 for _, tokens in options.prefill)])
+    if not (options.talker or options.quant_error) and longest > options.max_model_len:
+        return f"--max-model-len {options.max_model_len}: prompt and answer of a stream take {longest} tokens"
+    return None
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
@@ -93,6 +106,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     for step_tokens in options.prefill_steps or [None]:
         for batch, tokens in options.prefill:
             prefill = bench.prefill(batch, tokens, step_tokens)
+            failed += prefill.failed
             result["prefill"].append(asdict(prefill))
             _show(options, result, _prefill_line(prefill))
     for batch in options.profile:
@@ -155,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", type=Path, help="directory with config.json (default: the released geometry)")
     add("--load-format", choices=("generated", "checkpoint"), default="generated", help="default: generated")
-    add("--layers", type=int, metavar="N", help="keep the first N layers of the geometry; for kernel work")
-    add("--tp", type=int, default=1, metavar="N", help="ranks, one GPU each (default: 1)")
+    add("--layers", type=parse_count, metavar="N", help="keep the first N layers of the geometry; for kernel work")
+    add("--tp", type=parse_count, default=1, metavar="N", help="ranks, one GPU each (default: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: bfloat16")
     add("--quant", choices=("none", "fp8", "int4"), default="none", help="weights in 8 or 4 bits (default: none)")
@@ -174,14 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep-tokens", action="store_true", help="also write what each stream said")
     add("--commit", default=source_commit(), help="what to record where git does not know it")
     add("--batches", type=parse_batches, default=[1, 2, 4, 8, 16, 32, 64], help="default: 1,2,4,8,16,32,64")
-    add("--prompt-tokens", type=int, default=64, metavar="N", help="default: 64")
-    add("--output-tokens", type=int, default=128, metavar="N", help="default: 128")
+    add("--prompt-tokens", type=parse_count, default=64, metavar="N", help="default: 64")
+    add("--output-tokens", type=parse_count, default=128, metavar="N", help="default: 128")
     add("--prefill", type=parse_shapes, default=[], metavar="BxN,...", help="prompts to time: 1x1024,1x3500,8x3500")
     steps_help = "time prompts in steps of at most N tokens, for each N (default: as --step-tokens)"
     add("--prefill-steps", type=parse_batches, default=[], metavar="N,...", help=steps_help)
-    add("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
-    add("--step-tokens", type=int, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
-    add("--max-model-len", type=int, default=8192, metavar="N", help="default: 8192")
+    add("--repeats", type=parse_count, default=3, metavar="N", help="the median counts (default: 3)")
+    add("--step-tokens", type=parse_count, metavar="N", help="most tokens of one step (default: as `python -m engine`)")
+    add("--max-model-len", type=parse_count, default=8192, metavar="N", help="default: 8192")
     add("--profile", type=parse_batches, default=[], metavar="B,...", help="kernels and parts of a step of B sequences")
     add("--json", type=Path, metavar="PATH", help="also write everything here")
     return parser
@@ -202,7 +216,7 @@ def _config(options: argparse.Namespace, folder: Path) -> EngineConfig:
         tp=options.tp,
         max_model_len=options.max_model_len,
         step_tokens=options.step_tokens,
-        step_requests=max(options.batches),
+        step_requests=max([*options.batches, *options.profile, *(batch for batch, _ in options.prefill)]),
         eager=options.eager,
         peer_sums=not options.no_peer_sums,
         decode_paths=options.paths,
@@ -264,7 +278,8 @@ def _decode_line(row: dict[str, Any]) -> str:
 
 def _prefill_line(rate: PrefillRate) -> str:
     steps = "" if rate.step_tokens is None else f", steps of {rate.step_tokens}"
-    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s{steps}"
+    failed = f", {rate.failed} FAILED" if rate.failed else ""
+    return f"prefill {rate.batch} x {rate.tokens}: {1e3 * rate.seconds:8.1f} ms, {rate.tok_s:9.0f} tok/s{steps}{failed}"
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:

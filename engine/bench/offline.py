@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class PrefillRate:
     tokens: int
     seconds: float
     tok_s: float
-    step_tokens: int | None = None
+    step_tokens: int | None
+    failed: int
 
 
 class Offline:
@@ -83,8 +85,9 @@ class Offline:
         if step_tokens is not None:
             self._loop.set_step_tokens(step_tokens)
         self._seconds(batch, tokens, 1)
-        seconds = statistics.median(self._seconds(batch, tokens, 1)[0] for _ in range(self._repeats))
-        return PrefillRate(batch, tokens, seconds, batch * tokens / seconds, step_tokens)
+        times, lost = zip(*(self._seconds(batch, tokens, 1) for _ in range(self._repeats)), strict=True)
+        seconds = statistics.median(times)
+        return PrefillRate(batch, tokens, seconds, batch * tokens / seconds, step_tokens, sum(lost))
 
     def look(self, batch: int, prompt_tokens: int, output_tokens: int) -> Look:
         """What the streams of a batch say, and how many experts its decode steps touch."""
@@ -133,24 +136,37 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
     """`8x3500,1x1024` -> batch and tokens.
 
     Raises:
-        ValueError: it is not of that form.
+        ArgumentTypeError: it is not of that form.
     """
-    shapes: list[tuple[int, int]] = []
-    for part in filter(None, text.split(",")):
-        batch, _, tokens = part.partition("x")
-        shapes.append((int(batch), int(tokens)))
-    if any(min(shape) < 1 for shape in shapes):
-        raise ValueError(text)
+    try:
+        shapes = [(parse_count(batch), parse_count(tokens)) for batch, tokens in _pairs(text)]
+    except (ValueError, ArgumentTypeError) as error:
+        raise ArgumentTypeError(f"want prompts x tokens such as 8x3500,1x1024, got {text!r}") from error
     return shapes
+
+
+def _pairs(text: str) -> list[list[str]]:
+    return [part.split("x") for part in text.split(",")] if text else []
 
 
 def parse_batches(text: str) -> Sequence[int]:
     """`1,8,64`.
 
     Raises:
-        ValueError: it is not of that form.
+        ArgumentTypeError: it is not of that form.
     """
-    batches = [int(part) for part in text.split(",")]
-    if any(batch < 1 for batch in batches):
-        raise ValueError(text)
-    return batches
+    try:
+        return [parse_count(part) for part in text.split(",")]
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"want whole numbers of at least 1 such as 1,8,64, got {text!r}") from error
+
+
+def parse_count(text: str) -> int:
+    """A number of something.
+
+    Raises:
+        ArgumentTypeError: it is not one, or there would be none.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
+    return int(text)
