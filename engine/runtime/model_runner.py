@@ -127,7 +127,7 @@ class ModelRunner:
         return StepResult(launched.step_id, samples, scored, launched.encoded, launched.failed, experts)
 
     def _start(self, request: GenerationRequest) -> RequestState:
-        prompt = torch.tensor(request.prompt_ids, device=self.device)
+        prompt = self._to_device(np.asarray(request.prompt_ids, dtype=np.int64))
         sampler = SamplerRow.start(request.sampling, prompt, self.vocab_size)
         sampler.constraint = self.constraints.start(request)
         place = self._free_places.pop()
@@ -168,7 +168,7 @@ class ModelRunner:
         self._score_prompts(ordered, states, starts, hidden, launched)
         sampled = [i for i, chunk in enumerate(ordered) if chunk.sample]
         if sampled:
-            last = torch.tensor([starts[i + 1] - 1 for i in sampled], device=self.device)
+            last = self._to_device(np.asarray([starts[i + 1] - 1 for i in sampled]))
             self._draw(self.model.logits(hidden[last]), [states[i] for i in sampled], launched)
 
     def _draw(self, logits: Tensor, states: list[RequestState], launched: Launched) -> None:
@@ -286,7 +286,7 @@ class ModelRunner:
         return self._rows(image), self._rows(audio), features
 
     def _rows(self, rows: list[int]) -> Tensor | None:
-        return torch.tensor(rows, device=self.device) if rows else None
+        return self._to_device(np.asarray(rows)) if rows else None
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)

@@ -94,11 +94,13 @@ class PackedGraphs:
         """Packed tokens int64 [T] -> normed hidden states [T, D], which the next step overwrites."""
         num_tokens = len(ids)
         sized = self._sized[next(size for size in self.sizes if size >= num_tokens)]
-        sequences, lengths = torch.from_numpy(self._rows(batch.layout, len(sized.ids))).to(self._device)
-        # Rows that pad a step are the first one again, and store nothing.
+        rows = self._rows(batch.layout, len(sized.ids))
+        sequences, lengths = torch.from_numpy(rows).to(self._device, non_blocking=True)
+        # Rows that pad a step are another one again, that with the fewest keys to read, and store nothing.
+        like = int(rows[1].argmin())
         for target, source in ((sized.ids, ids), (sized.positions, batch.positions), (sized.slots, batch.slots)):
             target[..., :num_tokens].copy_(source)
-            target[..., num_tokens:].copy_(source[..., :1])
+            target[..., num_tokens:].copy_(source[..., like : like + 1])
         sized.slots[num_tokens:].fill_(-1)
         sized.lengths.copy_(lengths)
         tables = batch.layout.block_tables
@@ -113,7 +115,8 @@ class PackedGraphs:
         for sequence, (start, end) in enumerate(pairwise(layout.query_starts)):
             rows[0, start:end] = sequence
             rows[1, start:end] = np.arange(1 - (end - start), 1) + layout.lengths[sequence]
-        rows[:, layout.query_starts[-1] :] = rows[:, :1]
+        end = layout.query_starts[-1]
+        rows[:, end:] = rows[:, [rows[1, :end].argmin()]]
         return rows
 
     def _prepare(self, size: int, *, captures: bool) -> _Sized:

@@ -92,7 +92,7 @@ def sample(logits: Tensor, rows: Sequence[SamplerRow], masks: Sequence[Tensor | 
     for filtered in (False, True):  # a row is drawn in the same way whatever its neighbours are
         chosen = [i for i, row in enumerate(rows) if row.params.temperature > 0 and row.is_filtered == filtered]
         if chosen:
-            index = torch.tensor(chosen, device=logits.device)
+            index = torch.tensor(chosen).to(logits.device, non_blocking=True)
             tokens[index] = _draw(logits[index], [rows[i] for i in chosen])
     return Draw(tokens, logprobs)
 

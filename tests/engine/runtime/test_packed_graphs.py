@@ -67,7 +67,7 @@ def batch_of(news: list[int], lengths: list[int], **gates: Tensor) -> Batch:
 
 def test_each_row_attends_to_what_came_before_it() -> None:
     rows = PackedGraphs._rows(batch_of([1, 3, 2], [9, 3, 7]).layout, 8)
-    assert rows.tolist() == [[0, 1, 1, 1, 2, 2, 0, 0], [9, 1, 2, 3, 6, 7, 9, 9]]
+    assert rows.tolist() == [[0, 1, 1, 1, 2, 2, 1, 1], [9, 1, 2, 3, 6, 7, 1, 1]]
 
 
 def test_what_is_taken(tiny_model: Path) -> None:
