@@ -28,7 +28,7 @@ from engine.runtime.capture import Capturer
 from engine.runtime.constraint import Constraints
 from engine.runtime.decode_graphs import graph_sizes
 from engine.runtime.encoder import EncoderRunner
-from engine.runtime.kv_cache import CacheShape, allocate, count_blocks
+from engine.runtime.kv_cache import CacheShape, allocate, check_room, count_blocks
 from engine.runtime.model_runner import LocalRunner, ModelRunner
 from engine.runtime.tower_graphs import TowerGraphs
 from engine.runtime.warm_up import fitting, rehearse, warm_up
@@ -178,6 +178,10 @@ def load_model(
     """Build the model without storage, then read this rank's slices straight into parameters on `device`.
 
     Packed weights are packed slice by slice on their way; the whole model never exists in `dtype`.
+
+    Raises:
+        ConfigError: there is no thinker in the checkpoint, or no room for the weights.
+        WeightError: the checkpoint does not fill the model.
     """
     present = present_components(checkpoint.files)
     if THINKER not in present:
@@ -186,6 +190,7 @@ def load_model(
         model = Ming(cfg, tp, vision=VISION in present, audio=AUDIO in present)
     model = model.to(dtype)
     quantise_layers(model.model, quant)
+    check_room(sum(part.nbytes for part in (*model.parameters(), *model.buffers())), device)
     model = model.to_empty(device=device).requires_grad_(False).eval()
     model.reset_tables(device)
     for name, tower in (("vision", model.vision_encoder), ("audio", model.audio_encoder)):

@@ -1,7 +1,8 @@
-"""Cache tensors of every layer, and how many blocks the memory holds."""
+"""Cache tensors of every layer, and what the memory holds: weights, and how many blocks beside them."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,23 @@ class CacheShape:
         """Keys and values of one block over all layers."""
         per_token = 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
         return self.num_layers * self.block_size * per_token
+
+
+def check_room(num_bytes: int, device: torch.device) -> None:
+    """Whether the weights of a rank can be there at all: off the GPU in all memory that the machine has.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if device.type == "cuda":
+        room = torch.cuda.mem_get_info(device)[0]
+    else:
+        room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > room:
+        raise ConfigError(
+            f"the weights of a rank take {num_bytes / 1e9:.1f} GB, and {device} has {room / 1e9:.1f}; "
+            "raise --tp, pack them with --quant fp8 or int4, or take a smaller --model"
+        )
 
 
 def allocate(shape: CacheShape, num_blocks: int, device: torch.device) -> list[LayerCache]:

@@ -75,6 +75,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=64, metavar="N", help="largest size (default: 64)")
     options = parser.parse_args(typed[:split])
     options.engine = typed[split + 1 :]
+    if not options.offline.is_file():
+        parser.error(f"{options.offline}: no such file; `python -m engine.bench --json` makes it")
     return options
 
 
