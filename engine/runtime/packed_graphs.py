@@ -94,7 +94,8 @@ class PackedGraphs:
         """Packed tokens int64 [T] -> normed hidden states [T, D], which the next step overwrites."""
         num_tokens = len(ids)
         sized = self._sized[next(size for size in self.sizes if size >= num_tokens)]
-        sequences, lengths = torch.from_numpy(self._rows(batch.layout, len(sized.ids))).to(self._device)
+        rows = torch.from_numpy(self._rows(batch.layout, len(sized.ids)))
+        sequences, lengths = rows.to(self._device, non_blocking=True)
         # Rows that pad a step are the first one again, and store nothing.
         for target, source in ((sized.ids, ids), (sized.positions, batch.positions), (sized.slots, batch.slots)):
             target[..., :num_tokens].copy_(source)
