@@ -31,12 +31,15 @@ def compiling_ahead(num_threads: int) -> Iterator[None]:
         yield
         return
     started = time.perf_counter()
-    with ThreadPoolExecutor(num_threads, "compile") as pool, triton.AsyncCompileMode(pool) as mode:
+    # Errors are asked for below: one that left the mode through its end would leave it switched on.
+    with ThreadPoolExecutor(num_threads, "compile") as pool, triton.AsyncCompileMode(pool, ignore_errors=True) as mode:
         token = only_compile.set(True)
         try:
             yield
         finally:
             only_compile.reset(token)
+    for future in mode.raw_futures:
+        future.result()
     log.info(
         "compiled or found %d kernels in %.1f s, %d threads",
         len(mode.raw_futures),
