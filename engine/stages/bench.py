@@ -127,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 all right, 1 a recorded run differs from a plain one or is not finite, 2 no such device."""
     options = _parse(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("error: no usable GPU here; `python -m engine.stages.bench --device cpu --tiny` tries the script out", file=sys.stderr)
+        print(
+            "error: no usable GPU here; `python -m engine.stages.bench --device cpu --tiny` tries the script out",
+            file=sys.stderr,
+        )
         return 2
     device = torch.device(options.device)
     began = time.perf_counter()
