@@ -28,7 +28,8 @@ from engine.runtime.capture import Capturer
 log = logging.getLogger(__name__)
 
 SIZES: Final = (16, 32, 64, 128, 256)  # rows; those that pad a step choose no experts of their own
-MOST_KEYS: Final = 1 << 17  # that all rows of a step attend to: each reads its keys for itself
+MOST_KEYS: Final = 1 << 17  # that all rows of prompts attend to: each reads its keys for itself
+MOST_CONTEXT: Final = 1 << 13  # of any row: beside so many others one program walks through all its keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,10 @@ class PackedGraphs:
             return False
         if layout.query_starts[-1] > self.sizes[-1]:
             return False
+        if max(layout.lengths) > MOST_CONTEXT:
+            return False
         news = (end - start for start, end in pairwise(layout.query_starts))
-        return sum(new * length for new, length in zip(news, layout.lengths, strict=True)) <= MOST_KEYS
+        return sum(new * length for new, length in zip(news, layout.lengths, strict=True) if new > 1) <= MOST_KEYS
 
     def run(self, ids: Tensor, batch: Batch) -> Tensor:
         """Packed tokens int64 [T] -> normed hidden states [T, D], which the next step overwrites."""

@@ -125,7 +125,7 @@ PACKED=(--prefill 8x3500,1x3500 --prefill-steps 8192,28672)
 [ "$DEVICE" = cuda ] || PREFILL=(--prefill 2x64 --prefill-steps 64,128) PACKED=(--prefill 2x64) PROFILE=()
 GPU_TESTS=(tests/engine/runtime/test_gpus.py tests/engine/runtime/test_constraint.py tests/engine/runtime/test_tower_graphs.py)
 GPU_TESTS+=(tests/engine/goldens/test_gpu_goldens.py tests/engine/models/test_vision.py tests/engine/models/test_audio_encoder.py)
-GPU_TESTS+=(tests/engine/stages/test_recorder.py)
+GPU_TESTS+=(tests/engine/stages/test_recorder.py tests/engine/runtime/test_packed_graphs.py)
 
 chosen() { # the whole geometry by the way that the variants speak for, where that is not what serves
   local way served
