@@ -206,6 +206,7 @@ def make_config(options: argparse.Namespace, path: Path, place: HostRank | None)
         num_threads=options.threads,
         audio_batching=options.audio_batching,
         eager=options.eager,
+        tower_graphs=options.tower_graphs,
         peer_sums=not options.no_peer_sums,
         torchrun=place,
     )

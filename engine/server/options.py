@@ -131,6 +131,11 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         default="alone",
         help="clips of a request on their own (default), or zero-padded together as released",
     )
+    add(
+        "--tower-graphs",
+        action="store_true",
+        help="on a GPU, capture vision and audio towers for the 16 shapes that came again last, not with --eager",
+    )
     add("--eager", action="store_true", help="on a GPU, launch decode steps kernel by kernel, without CUDA graphs")
     add("--no-peer-sums", action="store_true", help="sum over GPUs through NCCL alone, small steps too")
     add("--threads", type=_positive, metavar="N", help="CPU threads of the engine (default: half the cores)")

@@ -165,7 +165,10 @@ run() {
     quant-error) bench quant-error 20 70 --quant-error --layers 4 ;;
     talker) step talker 30 90 "$PYTHON" -m engine.stages.bench --json "$OUT/talker.json" ${COMMIT:+--commit "$COMMIT"} \
       "${TALKER[@]}" ;;
-    *) say "== $1: no such step" ;;
+    *)
+      say "== $1: no such step"
+      UNKNOWN=2
+      ;;
   esac
 }
 
@@ -181,3 +184,4 @@ fi
 for name; do run "$name"; done
 say "done after $SECONDS s${LEFT:+, left: ${LEFT[*]}}"
 pack
+exit "${UNKNOWN:-0}"
