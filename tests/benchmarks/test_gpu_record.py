@@ -38,11 +38,11 @@ def test_a_point_must_be_near_offline_with_as_many_experts() -> None:
     assert [line(row).endswith("MISSED") for row in rows] == [False, True, True, True, True, False, True]
 
 
-def record(out: Path, *steps: str, **variables: str) -> str:
+def record(out: Path, *steps: str, exit_code: int = 0, **variables: str) -> str:
     """The recording script on the CPU; its report."""
     env = os.environ | {"DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable} | variables
     done = subprocess.run(["bash", SCRIPT, out, *steps], env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == exit_code, done.stderr
     return (out / "report.txt").read_text()
 
 
@@ -60,7 +60,7 @@ def test_steps_without_time_are_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_named_step_leaves_its_log_and_a_failure_ends_nothing(tmp_path: Path) -> None:
-    report = record(tmp_path, "kernels", "nonsense", "http-bf16", COMMIT="abc1234")
+    report = record(tmp_path, "kernels", "nonsense", "http-bf16", COMMIT="abc1234", exit_code=2)
     assert "device cpu, abc1234" in report
     assert "== kernels: exit code 2" in report  # there is no GPU
     assert "== nonsense: no such step" in report
